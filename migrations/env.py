@@ -1,0 +1,26 @@
+"""Runs the migrations on the app's own engine."""
+
+from __future__ import annotations
+
+from alembic import context
+from flask import current_app
+
+db = current_app.extensions["migrate"].db
+
+
+def run() -> None:
+    with db.engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=db.metadata,
+            compare_type=True,
+            # SQLite too: extensions.py begins its transactions.
+            transactional_ddl=True,
+            # One transaction each, so that an interrupted upgrade goes on where it stopped.
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+run()

@@ -1,0 +1,23 @@
+"""A signup front door whose verification mail is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flask import Flask
+
+from webapp import cli, config, extensions, logs, pages
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """Return the app with everything bound.
+
+    `environ` stands in for the process environment and `.env`. Raises ConfigError.
+    """
+    app = Flask(__name__, instance_path=str(config.INSTANCE))
+    app.config.from_mapping(config.load(environ))
+    logs.init_app(app)
+    extensions.init_app(app)
+    pages.init_app(app)
+    cli.init_app(app)
+    return app

@@ -1,0 +1,163 @@
+"""The queue of hints: Huey on the embedded SQLite queue, with signed JSON messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from flask import Flask
+from huey.api import Huey, Task
+from huey.consumer import Consumer
+from huey.registry import Message
+from huey.serializer import Serializer
+from huey.signals import SIGNAL_COMPLETE, SIGNAL_ERROR
+from huey.storage import BaseStorage, SqliteStorage
+from itsdangerous import BadSignature, Signer
+from redis.exceptions import RedisError
+from sqlalchemy.engine import make_url
+
+from webapp.config import INSTANCE
+
+log = structlog.get_logger(__name__)
+
+# An idle SQLite queue is polled: this bounds how long a task waits to be seen.
+POLL_SECONDS = 0.5
+
+BROKER_ERRORS = (sqlite3.Error, RedisError, OSError)
+
+Companion = Callable[[threading.Event], None]
+
+
+class BrokerDown(Exception):
+    """The queue did not take a message; it may or may not have arrived."""
+
+
+class FlaskHuey(Huey):
+    """Huey whose storage comes from the app's settings, and whose tasks run in the app's context."""
+
+    app: Flask
+
+    def __init__(self) -> None:
+        self.companions: list[Companion] = []
+        super().__init__(results=False)
+        self.signal(SIGNAL_COMPLETE)(_log_complete)
+        self.signal(SIGNAL_ERROR)(_log_error)
+
+    def init_app(self, app: Flask) -> None:
+        self.app = app
+        self.name = "signup"
+        self.serializer = SignedJSON([*app.config["SECRET_KEY_FALLBACKS"], app.config["SECRET_KEY"]])
+        self.storage = self.create_storage()
+        app.extensions["huey"] = self
+
+    def create_storage(self) -> BaseStorage | None:
+        """Return the storage, or nothing while no app is bound."""
+        return storage_for(self.name, self.app) if hasattr(self, "app") else None
+
+    def companion(self, run: Companion) -> Companion:
+        """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
+        self.companions.append(run)
+        return run
+
+    def enqueue(self, task: Task) -> None:
+        """Raises BrokerDown."""
+        try:
+            super().enqueue(task)
+        except BROKER_ERRORS as error:
+            raise BrokerDown(f"{type(error).__name__}: {error}") from error
+
+    def execute(self, task: Task, timestamp: datetime | None = None) -> Any:
+        with self.app.app_context(), structlog.contextvars.bound_contextvars(task_id=task.id):
+            return super().execute(task, timestamp)
+
+    def create_consumer(self, **options: Any) -> FlaskConsumer:
+        # huey_consumer has just given Huey's logger a handler with a format of its own; ours is on the root.
+        logging.getLogger("huey").handlers.clear()
+        logging.getLogger("huey").setLevel(logging.WARNING)
+        if isinstance(self.storage, SqliteStorage):
+            options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
+        return FlaskConsumer(self, **options)
+
+
+def storage_for(name: str, app: Flask) -> BaseStorage:
+    """Return the embedded queue, in a file of its own: its writers and the database's do not wait for each other."""
+    url = make_url(app.config["DATABASE_URL"])
+    file = INSTANCE / "queue.db"
+    if url.drivername == "sqlite" and url.database:
+        database = Path(url.database)
+        file = database.with_name(f"{database.stem}-queue.db")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return SqliteStorage(name, filename=str(file))
+
+
+class FlaskConsumer(Consumer):
+    """Huey's consumer, with the companions that share its life."""
+
+    def start(self) -> None:
+        super().start()
+        self.companion_threads = [
+            threading.Thread(target=run, args=[self.stop_flag], name=run.__name__, daemon=True)
+            for run in self.huey.companions
+        ]
+        for thread in self.companion_threads:
+            thread.start()
+        log.info("worker_started", workers=self.workers)
+
+    def stop(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - Huey's signature
+        super().stop(graceful)
+        if graceful:
+            for thread in self.companion_threads:
+                thread.join()
+        log.info("worker_stopped", graceful=graceful)
+
+
+class SignedJSON(Serializer):
+    """Messages that run no code when read, and that only holders of our key can write.
+
+    `keys`: oldest first; the last one signs, all of them are accepted.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__()
+        self.signer = Signer(keys, salt="huey")
+
+    def _serialize(self, data: Any) -> bytes:
+        if isinstance(data, Message):
+            data = {name: value for name, value in data._asdict().items() if value is not None}
+        return self.signer.sign(json.dumps(data, default=_plain, separators=(",", ":")))
+
+    def _deserialize(self, data: bytes) -> Any:
+        try:
+            value = json.loads(self.signer.unsign(bytes(data)))
+        except BadSignature as error:
+            raise ValueError("a message in the queue was not signed with our SECRET_KEY") from error
+        if isinstance(value, dict) and "name" in value:
+            value["eta"] = datetime.fromisoformat(value["eta"]) if "eta" in value else None
+            return Message(**value)
+        return value
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__name__} cannot be an argument of a task: pass a row's id as text")
+
+
+def _log_complete(_signal: str, task: Task) -> None:
+    log.info("processed task", task=task.name, payload=payload(task))
+
+
+def _log_error(_signal: str, task: Task, error: Exception) -> None:
+    log.error("process task failed", task=task.name, payload=payload(task), error=f"{type(error).__name__}: {error}")
+
+
+def payload(task: Task) -> str:
+    """Return the task's arguments as one line of JSON."""
+    return json.dumps({"args": task.args, **task.kwargs}) if task.args else json.dumps(task.kwargs)

@@ -1,0 +1,227 @@
+"""Settings: read from the environment, checked all at once, handed to Flask."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTANCE = ROOT / "instance"
+EXAMPLE_SECRETS = {"changeme", "change-me", "secret", "dev", "development"}
+MEGABYTE = 1024 * 1024
+
+Parser = Callable[[str], Any]
+
+
+class ConfigError(SystemExit):
+    """Settings that make no sense; its text names every problem, one a line.
+
+    Uncaught, it ends the process with that text and no traceback: there is nothing to debug.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(["These settings need your attention:", *(f"  {problem}" for problem in problems)]))
+
+
+def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return Flask's configuration.
+
+    `environ` stands in for the process environment and `.env` (the environment wins).
+    Raises ConfigError.
+    """
+    if environ is None:
+        environ = {**{k: v for k, v in dotenv_values(ROOT / ".env").items() if v is not None}, **os.environ}
+    problems: list[str] = []
+    config = {name: _read(name, parse, default, environ, problems) for name, (parse, default) in SETTINGS.items()}
+    if config["APP_ENV"] == "development":
+        _fill_in_for_development(config)
+    problems += _missing(config, problems) + _contradictions(config)
+    if problems:
+        raise ConfigError(problems)
+    return config | _flask(config)
+
+
+def _read(name: str, parse: Parser, default: object, environ: Mapping[str, str], problems: list[str]) -> Any:
+    raw = environ.get(name, "")
+    if path := environ.get(f"{name}_FILE"):
+        try:
+            raw = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name}_FILE: cannot be read: {error}")
+            return default
+    if not raw.strip():
+        return default
+    try:
+        return parse(raw.strip())
+    except ValueError as error:
+        problems.append(f"{name}: {error}")
+        return default
+
+
+# Parsers: text in, value out, ValueError with what would be right.
+
+
+def _text(raw: str) -> str:
+    if not raw.isprintable():
+        raise ValueError("must be one line of printable text")
+    return raw
+
+
+def _boolean(raw: str) -> bool:
+    try:
+        return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[raw.lower()]
+    except KeyError:
+        raise ValueError(f"must be true or false, not {raw!r}") from None
+
+
+def _number(minimum: int, maximum: int) -> Parser:
+    def parse(raw: str) -> int:
+        if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}, not {raw!r}")
+        return int(raw)
+
+    return parse
+
+
+def _choice(*choices: str) -> Parser:
+    def parse(raw: str) -> str:
+        if raw.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {raw!r}")
+        return raw.lower()
+
+    return parse
+
+
+def _secret(raw: str) -> str:
+    if len(raw) < 16 or raw.lower().strip("-_!") in EXAMPLE_SECRETS:
+        raise ValueError(
+            "must be at least 16 random characters, "
+            "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return raw
+
+
+def _secrets(raw: str) -> list[str]:
+    return [_secret(part.strip()) for part in raw.split(",") if part.strip()]
+
+
+def _database_url(raw: str) -> str:
+    for prefix in ("postgresql://", "postgres://", "postgresql+psycopg://"):
+        if raw.startswith(prefix):
+            return "postgresql+psycopg://" + raw.removeprefix(prefix)
+    if raw.startswith("sqlite:///") and len(raw) > len("sqlite:///"):
+        return raw
+    raise ValueError("must begin with postgresql:// or sqlite:///")
+
+
+def _public_url(raw: str) -> str:
+    parts = urlsplit(raw)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError(f"must look like https://www.example.com, not {raw!r}")
+    return raw.rstrip("/")
+
+
+def _mailbox(raw: str) -> str:
+    name, address = parseaddr(_text(raw))
+    local, _, domain = address.rpartition("@")
+    if not local or not domain or not address.isascii():
+        raise ValueError(f"must be an address, or Name <address>, not {raw!r}")
+    return f"{name} <{address}>" if name else address
+
+
+# The manual of these settings is .env.example; a test keeps the two together.
+SETTINGS: dict[str, tuple[Parser, Any]] = {
+    "APP_ENV": (_choice("production", "development"), "production"),
+    "SECRET_KEY": (_secret, None),
+    "SECRET_KEY_FALLBACKS": (_secrets, []),
+    "DATABASE_URL": (_database_url, f"sqlite:///{INSTANCE / 'app.db'}"),
+    "PUBLIC_URL": (_public_url, None),
+    "APP_NAME": (_text, "Signup"),
+    "MAIL_SERVER": (_text, None),
+    "MAIL_PORT": (_number(1, 65535), 25),
+    "MAIL_USERNAME": (_text, None),
+    "MAIL_PASSWORD": (_text, None),
+    "MAIL_USE_TLS": (_boolean, False),
+    "MAIL_USE_SSL": (_boolean, False),
+    "MAIL_TIMEOUT": (_number(1, 300), 20),
+    "MAIL_DEFAULT_SENDER": (_mailbox, None),
+    "MAIL_REPLY_TO": (_mailbox, None),
+    "MAIL_MAX_ATTEMPTS": (_number(1, 100), 10),
+    "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
+    "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
+    "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
+    "LOG_FORMAT": (_choice("console", "json"), "console"),
+    "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),
+}
+
+
+def _fill_in_for_development(config: dict[str, Any]) -> None:
+    """Make a fresh checkout run without a single setting."""
+    config["SECRET_KEY"] = config["SECRET_KEY"] or _development_secret()
+    config["PUBLIC_URL"] = config["PUBLIC_URL"] or "http://localhost:5000"
+    config["MAIL_SERVER"] = config["MAIL_SERVER"] or "127.0.0.1"
+
+
+def _development_secret() -> str:
+    """Return the secret kept under instance/: a restart must not break links in flight."""
+    path = INSTANCE / "development-secret"
+    INSTANCE.mkdir(exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.touch(0o600)
+    draft.write_text(secrets.token_urlsafe(32), encoding="utf-8")
+    # Web and worker start together and must agree: the first to link its draft wins.
+    with suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
+    return path.read_text(encoding="utf-8")
+
+
+def _missing(config: dict[str, Any], problems: list[str]) -> list[str]:
+    told = {problem.partition(":")[0].removesuffix("_FILE") for problem in problems}
+    return [
+        f"{name}: is missing (for a trial on your own machine use `make run`, which needs no settings)"
+        for name in ("SECRET_KEY", "PUBLIC_URL", "MAIL_SERVER")
+        if config[name] is None and name not in told
+    ]
+
+
+def _contradictions(config: dict[str, Any]) -> list[str]:
+    problems = []
+    if config["MAIL_USE_TLS"] and config["MAIL_USE_SSL"]:
+        problems.append("MAIL_USE_TLS and MAIL_USE_SSL: choose one (TLS is STARTTLS, mostly port 587; SSL is port 465)")
+    if (config["MAIL_USERNAME"] is None) != (config["MAIL_PASSWORD"] is None):
+        problems.append("MAIL_USERNAME and MAIL_PASSWORD: set both or neither")
+    return problems
+
+
+def _flask(config: dict[str, Any]) -> dict[str, Any]:
+    """What Flask and its extensions call our settings, and what follows from them."""
+    public = urlsplit(config["PUBLIC_URL"])
+    secure = public.scheme == "https"
+    return {
+        "MAIL_DEFAULT_SENDER": config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}",
+        "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
+        # An error's text must not carry addresses into the log.
+        "SQLALCHEMY_ENGINE_OPTIONS": {"hide_parameters": True},
+        "MAX_CONTENT_LENGTH": MEGABYTE,
+        "MAX_FORM_MEMORY_SIZE": MEGABYTE,
+        # A __Host- cookie must be Secure, so the name follows the scheme.
+        "SESSION_COOKIE_NAME": "__Host-session" if secure else "session",
+        "SESSION_COOKIE_SECURE": secure,
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_SAMESITE": "Lax",
+        "PREFERRED_URL_SCHEME": public.scheme,
+        # Our pages send no Referer, and the token is bound to the session anyway.
+        "WTF_CSRF_SSL_STRICT": False,
+        # A waiting page may stay open for hours.
+        "WTF_CSRF_TIME_LIMIT": None,
+    }

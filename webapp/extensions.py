@@ -1,0 +1,80 @@
+"""The extensions that rooms share, unbound; create_app() binds them."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, has_request_context, request
+from flask_babel import Babel
+from flask_login import LoginManager
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import MetaData, event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import DeclarativeBase, registry
+
+from webapp import clock
+from webapp.broker import FlaskHuey
+from webapp.smtp import Mail
+
+
+class Base(DeclarativeBase):
+    """What tables have in common: UTC times, and constraints with predictable names."""
+
+    registry = registry(type_annotation_map={datetime: clock.UTCDateTime()})
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+# Rows stay readable after their commit: without this, reading one attribute costs a SELECT.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+migrate = Migrate(compare_type=True, render_as_batch=False)
+login = LoginManager()
+babel = Babel()
+mail = Mail()
+huey = FlaskHuey()
+
+if TYPE_CHECKING:
+    # Flask-SQLAlchemy makes its Model at run time, which a type checker cannot follow.
+    Model = Base
+else:
+    Model = db.Model
+
+
+def init_app(app: Flask) -> None:
+    db.init_app(app)
+    migrate.init_app(app, db)
+    login.init_app(app)
+    babel.init_app(app)
+    mail.init_app(app)
+    huey.init_app(app)
+    with app.app_context():
+        if db.engine.dialect.name == "sqlite":
+            _tune_sqlite(db.engine)
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver must not begin transactions by itself: on_begin does.
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 10000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        # A read that turns into a write fails at once when another wrote meanwhile, whatever the
+        # timeout. So whatever may write takes the write lock first; only pages that are merely shown do not.
+        reads = has_request_context() and request.method in {"GET", "HEAD"}
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,78 @@
+"""Logs: lines for people on a console, JSON for machines, ids on every line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import uuid
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+
+SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def init_app(app: Flask) -> None:
+    configure(app.config["LOG_FORMAT"], app.config["LOG_LEVEL"])
+    app.before_request(_bind_request_id)
+    app.after_request(_log_request)
+
+
+def configure(log_format: str, level: str) -> None:
+    """Send every logger of this process, ours and the libraries', to stderr in one format."""
+    renderer: list[Any]
+    if log_format == "json":
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        # The pretty tracebacks show local variables, and those hold passwords.
+        plain = structlog.dev.plain_traceback
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *SHARED,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    # Huey tells every scheduled task at info; our own events say it with the mail's id.
+    logging.getLogger("huey").setLevel(logging.WARNING)
+
+
+def _bind_request_id() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9-]{1,64}", given) else uuid.uuid4().hex
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _log_request(response: Response) -> Response:
+    if "request_id" in g:
+        response.headers["X-Request-ID"] = g.request_id
+    # The rule, never the path: a path may hold a token.
+    rule = request.url_rule.rule if request.url_rule else None
+    if rule != "/static/<path:filename>":
+        structlog.get_logger(__name__).info("request", method=request.method, rule=rule, status=response.status_code)
+    return response

@@ -1,0 +1,402 @@
+"""Mail we have promised to send, and what became of each promise."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parseaddr
+from typing import Any
+
+import structlog
+from flask import current_app
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    case,
+    false,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+
+log = structlog.get_logger(__name__)
+
+# After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
+LEASE_MARGIN = 15.0
+
+# A mail that outlived this many workers is sent alone and seldom: it may be what kills them.
+POISON_EXPIRIES = 5
+QUARANTINE = 3600.0
+
+BACKOFF_FIRST = 30.0
+BACKOFF_MAX = 1800.0
+
+VERIFICATION_PRIORITY = 10
+NOTICE_PRIORITY = 0
+
+
+class LeaseLost(Exception):
+    """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a try did not end in a 250: our own class of error, and what the server said."""
+
+    error_class: str
+    text: str
+    phase: str | None = None
+    code: int | None = None
+
+
+class OutgoingEmail(Model):
+    """One promise: a mail, its state, and why it is in that state."""
+
+    __tablename__ = "outgoing_emails"
+    __table_args__ = (
+        CheckConstraint("status IN ('queued', 'sending', 'sent', 'dead', 'canceled')", name="status"),
+        CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name="lease"),
+        Index(
+            "ix_outgoing_emails_due",
+            "priority",
+            "next_attempt_at",
+            postgresql_where=text("status = 'queued'"),
+            sqlite_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_outgoing_emails_leased",
+            "lease_until",
+            postgresql_where=text("status = 'sending'"),
+            sqlite_where=text("status = 'sending'"),
+        ),
+        Index(
+            "uq_outgoing_emails_active_dedupe_key",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("status IN ('queued', 'sending')"),
+            sqlite_where=text("status IN ('queued', 'sending')"),
+        ),
+        Index("ix_outgoing_emails_user_id", "user_id"),
+        Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    message_id: Mapped[str] = mapped_column(String(320), unique=True)
+    dedupe_key: Mapped[str] = mapped_column(String(320))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    verify_email_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("verify_emails.id", ondelete="SET NULL"))
+    # Both are fixed by the first claim, so that a retry sends the same mail.
+    template: Mapped[str | None] = mapped_column(String(50))
+    locale: Mapped[str | None] = mapped_column(String(20))
+    to_address: Mapped[str] = mapped_column(String(254))
+    priority: Mapped[int] = mapped_column(server_default="0")
+    status: Mapped[str] = mapped_column(String(10), server_default="queued")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int]
+    lease_expiries: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    hinted_at: Mapped[datetime | None]
+    lease_token: Mapped[uuid.UUID | None]
+    lease_until: Mapped[datetime | None]
+    locked_by: Mapped[str | None] = mapped_column(String(100))
+    in_doubt: Mapped[bool] = mapped_column(server_default=false())
+    last_error_class: Mapped[str | None] = mapped_column(String(50))
+    last_smtp_code: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(String(300))
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    # Not a column: when this process claimed it, by the monotonic clock.
+    claimed_at = 0.0
+
+
+class DeliveryAttempt(Model):
+    """One try at one mail, and how it ended."""
+
+    __tablename__ = "delivery_attempts"
+    __table_args__ = (Index("ix_delivery_attempts_email_id", "email_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outgoing_emails.id", ondelete="CASCADE"))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    outcome: Mapped[str] = mapped_column(String(20))
+    phase: Mapped[str | None] = mapped_column(String(20))
+    code: Mapped[int | None]
+    reply: Mapped[str | None] = mapped_column(String(300))
+    worker: Mapped[str | None] = mapped_column(String(100))
+
+
+def post(
+    *,
+    to_address: str,
+    user_id: int,
+    dedupe_key: str,
+    verify_email_id: uuid.UUID | None = None,
+    template: str | None = None,
+    locale: str | None = None,
+    priority: int = NOTICE_PRIORITY,
+    delay: float = 0,
+    expires_in: float | None = None,
+) -> OutgoingEmail | None:
+    """Promise a mail, as part of the caller's transaction; due in `delay` seconds.
+
+    Returns nothing when a mail with this key waits already: its promise serves both.
+    Without `template` the first claim chooses one.
+    """
+    email_id = uuid.uuid4()
+    email = OutgoingEmail(
+        id=email_id,
+        message_id=f"<{email_id}@{sender_domain()}>",
+        dedupe_key=dedupe_key,
+        user_id=user_id,
+        verify_email_id=verify_email_id,
+        template=template,
+        locale=locale,
+        to_address=to_address,
+        priority=priority,
+        status="queued",
+        max_attempts=current_app.config["MAIL_MAX_ATTEMPTS"],
+        next_attempt_at=db_now(delay),
+        expires_at=db_now(expires_in) if expires_in is not None else None,
+        created_at=db_now(),
+    )
+    try:
+        with db.session.begin_nested():
+            db.session.add(email)
+    except IntegrityError:
+        return None
+    return email
+
+
+def sender_domain() -> str:
+    return parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])[1].rpartition("@")[2]
+
+
+def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
+    """Take due mails, for the time of one send each; whoever gets a row sends it. The caller commits."""
+    due = select(OutgoingEmail.id).where(
+        OutgoingEmail.status == "queued",
+        OutgoingEmail.next_attempt_at <= db_now(),
+        or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
+    )
+    if email_id is not None:
+        due = due.where(OutgoingEmail.id == email_id)
+    due = due.order_by(OutgoingEmail.priority.desc(), OutgoingEmail.next_attempt_at).limit(limit)
+    # A CTE, since Postgres may run a plain subquery again for each row, past its limit.
+    chosen = due.with_for_update(skip_locked=True).cte("due")
+    claimed = db.session.scalars(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(chosen.c.id)), OutgoingEmail.status == "queued")
+        .values(
+            status="sending",
+            lease_token=uuid.uuid4(),
+            lease_until=db_now(current_app.config["MAIL_TIMEOUT"] + LEASE_MARGIN),
+            locked_by=worker,
+        )
+        .returning(OutgoingEmail),
+        execution_options={"populate_existing": True, "synchronize_session": False},
+    ).all()
+    for email in claimed:
+        email.claimed_at = time.monotonic()
+    return claimed
+
+
+def settle(email: OutgoingEmail, reply: str) -> None:
+    """Write down that the server took the mail."""
+    _release(
+        email,
+        "sent",
+        Failure(error_class="", text=reply, phase="dot", code=250),
+        status="sent",
+        attempts=OutgoingEmail.attempts + 1,
+        sent_at=db_now(),
+        finished_at=db_now(),
+        in_doubt=False,
+        last_error_class=None,
+        last_error=None,
+        last_smtp_code=250,
+    )
+
+
+def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = None, in_doubt: bool = False) -> None:
+    """Try again later: after `delay` seconds at no cost, or by the backoff, which spends an attempt."""
+    if delay is None and email.attempts + 1 >= email.max_attempts:
+        bury(email, failure)
+        return
+    _release(
+        email,
+        "deferred",
+        failure,
+        status="queued",
+        attempts=OutgoingEmail.attempts + (delay is None),
+        next_attempt_at=db_now(backoff(email.attempts) if delay is None else delay),
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
+        **_last(failure),
+    )
+
+
+def bury(email: OutgoingEmail, failure: Failure) -> None:
+    """Give the mail up, with its reason, until an operator revives it."""
+    _release(
+        email,
+        "failed",
+        failure,
+        status="dead",
+        attempts=OutgoingEmail.attempts + 1,
+        finished_at=db_now(),
+        **_last(failure),
+    )
+
+
+def drop(email: OutgoingEmail, reason: str) -> None:
+    """Cancel a claimed mail that nobody needs any more."""
+    _release(email, "canceled", Failure("Canceled", reason), status="canceled", finished_at=db_now(), last_error=reason)
+
+
+def cancel(verify_email_id: uuid.UUID, reason: str) -> None:
+    """Cancel a verification's mail that still waits; what is being sent goes on."""
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.verify_email_id == verify_email_id, OutgoingEmail.status == "queued")
+        .values(status="canceled", finished_at=db_now(), last_error=reason),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def reap() -> int:
+    """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
+    expiries = OutgoingEmail.lease_expiries + 1
+    reaped = db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now())
+        .values(
+            status="queued",
+            lease_token=None,
+            lease_until=None,
+            lease_expiries=expiries,
+            next_attempt_at=case((expiries >= POISON_EXPIRIES, db_now(QUARANTINE)), else_=db_now()),
+            in_doubt=True,
+            last_error_class="LeaseExpired",
+            last_error="the worker ended before it could write down the outcome",
+        )
+        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries, OutgoingEmail.locked_by),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for email_id, lease_expiries, worker in reaped:
+        _record(email_id, "lease_expired", Failure("LeaseExpired", "the worker ended"), worker=worker, elapsed=0)
+        tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
+        tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
+    expired = db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now())
+        .values(status="dead", finished_at=db_now(), last_error_class="Expired")
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for (email_id,) in expired:
+        log.error("email_expired", email_id=str(email_id))
+    return len(reaped) + len(expired)
+
+
+def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[uuid.UUID]:
+    """Return mails due for `overdue` seconds that had no hint lately, and note that they get one now."""
+    unhinted = (
+        select(OutgoingEmail.id)
+        .where(
+            OutgoingEmail.status == "queued",
+            OutgoingEmail.next_attempt_at <= db_now(-overdue),
+            or_(OutgoingEmail.hinted_at.is_(None), OutgoingEmail.hinted_at <= db_now(-again_after)),
+        )
+        .order_by(OutgoingEmail.priority.desc(), OutgoingEmail.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("unhinted")
+    )
+    return db.session.scalars(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(unhinted.c.id)))
+        .values(hinted_at=db_now())
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+
+
+def latest_for(user_id: int) -> OutgoingEmail | None:
+    """Return the newest mail promised to this user."""
+    return db.session.scalar(
+        select(OutgoingEmail).where(OutgoingEmail.user_id == user_id).order_by(OutgoingEmail.created_at.desc()).limit(1)
+    )
+
+
+def backoff(attempts: int) -> float:
+    """Return seconds until the next try after so many: doubling, at most half an hour, spread by a third."""
+    longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**attempts)
+    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret
+
+
+def redact(reply: str) -> str:
+    """Return a server's reply without addresses, links, codes and control characters, cut to 300 characters."""
+    reply = re.sub(r"\w+://\S+", "<link>", reply)
+    reply = re.sub(r"\S+@\S+", "<address>", reply)
+    reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
+    return "".join(char if char.isprintable() else " " for char in reply)[:300]
+
+
+def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
+    """End this worker's hold on the mail, unless it was lost. Raises LeaseLost."""
+    # Not by the ORM's unit of work: the token decides, not what this process believes.
+    released = db.session.execute(
+        update(OutgoingEmail)
+        .where(
+            OutgoingEmail.id == email.id,
+            OutgoingEmail.status == "sending",
+            OutgoingEmail.lease_token == email.lease_token,
+        )
+        .values(lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values)
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    )
+    if released.first() is None:
+        raise LeaseLost(str(email.id))
+    elapsed = time.monotonic() - email.claimed_at
+    _record(email.id, outcome, failure, worker=email.locked_by, elapsed=elapsed)
+
+
+def _record(email_id: uuid.UUID, outcome: str, failure: Failure, *, worker: str | None, elapsed: float) -> None:
+    db.session.execute(
+        insert(DeliveryAttempt).values(
+            email_id=email_id,
+            started_at=db_now(-elapsed),
+            finished_at=db_now(),
+            outcome=outcome,
+            phase=failure.phase,
+            code=failure.code,
+            reply=redact(failure.text),
+            worker=worker,
+        )
+    )
+
+
+def _last(failure: Failure) -> dict[str, Any]:
+    return {
+        "last_error_class": failure.error_class,
+        "last_smtp_code": failure.code,
+        "last_error": redact(failure.text),
+    }

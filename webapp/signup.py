@@ -1,0 +1,72 @@
+"""Signing up: the user, the verification and the promise of its mail, in one commit."""
+
+from __future__ import annotations
+
+from flask import current_app
+
+from webapp import outbox, users, verification
+from webapp.clock import db_now
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import Address, User
+
+
+def sign_up(
+    *, username: str, full_name: str, address: Address, password_hash: str, locale: str
+) -> tuple[User, OutgoingEmail]:
+    """Commit a pending user and its mail, together or not at all. Raises UsernameTaken.
+
+    Never looks the address up: what a known one means is the worker's to decide,
+    so that this answers the same, as fast, for everybody's address.
+    """
+    name_key = users.username_key(username)
+    if users.is_username_taken(name_key):
+        db.session.rollback()
+        raise users.UsernameTaken
+    user = User(
+        username=username,
+        username_key=name_key,
+        full_name=full_name,
+        email=address.mailed,
+        email_key=address.key,
+        password_hash=password_hash,
+        purge_at=db_now(users.PURGE_AFTER),
+        locale=locale,
+        created_at=db_now(),
+    )
+    db.session.add(user)
+    email = _post_link(user, verification.begin(user, "signup"), delay=delay())
+    db.session.commit()
+    if email is None:
+        raise AssertionError("a new verification cannot have a mail already")
+    return user, email
+
+
+def delay() -> float:
+    """Return how many seconds a signup's mail waits: time to notice a wrong address."""
+    return float(current_app.config["VERIFY_EMAIL_DELAY"])
+
+
+def resend(user: User) -> OutgoingEmail | None:
+    """Promise the pending user's link again, at once; nothing when one is on its way already.
+
+    The link stays the same. Who signed up before verification existed gets a first one.
+    """
+    current = verification.current_for(user) or verification.begin(user, "signup")
+    email = _post_link(user, current, delay=0)
+    db.session.commit()
+    return email
+
+
+def _post_link(user: User, proof: verification.VerifyEmail, *, delay: float) -> OutgoingEmail | None:
+    db.session.flush()
+    return outbox.post(
+        to_address=user.email,
+        user_id=user.id,
+        verify_email_id=proof.id,
+        dedupe_key=f"verify:{proof.id}",
+        locale=user.locale,
+        priority=outbox.VERIFICATION_PRIORITY,
+        delay=delay,
+        expires_in=users.PURGE_AFTER if user.purge_at is not None else None,
+    )

@@ -1,0 +1,262 @@
+"""Flask-Mail's connection with what it lacks: timeouts, verified TLS, reuse, and which step failed."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email.charset import QP, Charset
+from email.mime.base import MIMEBase
+from email.mime.text import MIMEText
+from email.utils import parseaddr
+from functools import cache
+from types import TracebackType
+from typing import Literal, Self, cast
+
+import flask_mail
+import structlog
+from flask import Flask
+
+log = structlog.get_logger(__name__)
+
+Phase = Literal["connect", "tls", "login", "sender", "recipient", "data", "dot"]
+
+# A connection idle for longer is asked whether it still lives before a mail is trusted to it.
+FRESH_SECONDS = 5
+
+# Quoted-printable keeps lines short and 7-bit: relays that fold or strip leave them alone.
+SEVEN_BIT = Charset("utf-8")
+SEVEN_BIT.body_encoding = QP
+
+
+class SmtpError(Exception):
+    """The conversation ended without a 250 for the message.
+
+    `phase` is the step that failed; `code` and `reply` are the server's, or None and the network's
+    error. Lost at "dot" without a code, the message may have been taken.
+    """
+
+    def __init__(self, phase: Phase, code: int | None, reply: str) -> None:
+        self.phase: Phase = phase
+        self.code = code
+        self.reply = reply
+        super().__init__(f"{phase}: {reply}" if code is None else f"{phase}: {code} {reply}")
+
+
+class Message(flask_mail.Message):
+    """A mail with its alternatives on top, in lines that any relay passes unchanged."""
+
+    def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
+        return MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset is taken too
+
+    def _message(self) -> MIMEBase:
+        mixed = super()._message()
+        if self.attachments or not self.alts:
+            return mixed
+        alternative = cast("MIMEBase", mixed.get_payload(0))
+        for name, value in mixed.items():
+            if name not in {"Content-Type", "MIME-Version"}:
+                alternative[name] = value
+        alternative.policy = mixed.policy
+        return alternative
+
+
+class Mail(flask_mail.Mail):
+    """Flask-Mail, keeping one connection for each thread."""
+
+    def init_app(self, app: Flask) -> flask_mail._Mail:
+        self.kept = threading.local()
+        self.state = state = super().init_app(app)
+        # Flask-Mail sends nothing while testing; our tests have a real server.
+        state.suppress = False
+        self.timeout: int = app.config["MAIL_TIMEOUT"]
+        # Shared, since making one costs 50 ms.
+        self.tls = ssl.create_default_context()
+        return state
+
+    def connect(self) -> Connection:
+        """Return this thread's connection: `with` opens it, or finds it open."""
+        connection: Connection | None = getattr(self.kept, "connection", None)
+        if connection is None:
+            connection = self.kept.connection = Connection(self)
+        return connection
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if hasattr(self.kept, "connection"):
+            self.kept.connection.close()
+
+
+class Connection(flask_mail.Connection):
+    """A connection that outlives a mail that went well, and none that did not.
+
+    Each `with` is one mail, and has MAIL_TIMEOUT seconds in all. Raises SmtpError.
+    """
+
+    mail: Mail
+    host: smtplib.SMTP | None
+    last_used = 0.0
+
+    def __enter__(self) -> Self:
+        # Timeouts of single reads add up without end against a server that drips.
+        self.watchdog = threading.Timer(self.mail.timeout, self._cut)
+        self.watchdog.daemon = True
+        self.watchdog.start()
+        try:
+            if self.host is not None and not self._is_alive():
+                self.close()
+            if self.host is None:
+                self.configure_host()
+        except BaseException:
+            self.watchdog.cancel()
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.watchdog.cancel()
+        self.last_used = time.monotonic()
+        if error is not None:
+            self.close()
+
+    def configure_host(self) -> smtplib.SMTP:
+        """Return a connection that is greeted, encrypted and signed in, as the settings say."""
+        mail = self.mail
+        self.num_emails = 0
+        with step("connect"):
+            host = (
+                smtplib.SMTP_SSL(local_hostname=our_name(), timeout=mail.timeout, context=mail.tls)
+                if mail.use_ssl
+                else smtplib.SMTP(local_hostname=our_name(), timeout=mail.timeout)
+            )
+            # Within reach of the watchdog from its first byte on.
+            self.host = host
+            # What smtplib's constructor does; starttls() and SMTP_SSL check the certificate against it.
+            host._host = mail.server  # type: ignore[attr-defined]  # noqa: SLF001
+            accept(*host.connect(mail.server, mail.port))
+            host.ehlo_or_helo_if_needed()
+        if mail.use_tls:
+            with step("tls"):
+                accept(*host.starttls(context=mail.tls))
+                host.ehlo_or_helo_if_needed()
+        if mail.username and mail.password:
+            with step("login"):
+                host.login(mail.username, mail.password)
+        return host
+
+    def send(  # type: ignore[override] # the server's reply is worth keeping
+        self,
+        message: flask_mail.Message,
+        envelope_from: str | tuple[str, str] | None = None,
+        before_dot: Callable[[], None] | None = None,
+    ) -> str:
+        """Hand the message over; return the server's final reply, "250 …".
+
+        `before_dot` is called when only the final dot is missing; raising there sends nothing.
+        Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
+        """
+        if message.has_bad_headers():
+            raise flask_mail.BadHeaderError
+        content = smtplib._quote_periods(message.as_bytes())  # type: ignore[attr-defined]  # noqa: SLF001
+        sender = bare(envelope_from or message.sender)
+        try:
+            self._begin(sender)
+        except SmtpError as error:
+            # A server may close what was idle: the mail has not begun, so a new connection costs it nothing.
+            if not self.num_emails or error.code not in {None, 421}:
+                raise
+            self.close()
+            self.configure_host()
+            self._begin(sender)
+        host = self.opened()
+        with step("recipient"):
+            for recipient in message.recipients:
+                accept(*host.rcpt(bare(recipient)))
+            for copy in [*message.cc, *message.bcc]:
+                code, reply = host.rcpt(bare(copy))
+                if code not in {250, 251}:
+                    log.warning("copy_refused", smtp_code=code, reply=reply.decode(errors="replace"))
+        with step("data"):
+            host.putcmd("data")
+            accept(*host.getreply(), expected=354)
+            host.send(content if content.endswith(b"\r\n") else content + b"\r\n")
+            if before_dot is not None:
+                before_dot()
+        with step("dot"):
+            host.send(b".\r\n")
+            code, reply = host.getreply()
+            accept(code, reply)
+        self.num_emails += 1
+        return f"{code} {reply.decode(errors='replace')}"
+
+    def opened(self) -> smtplib.SMTP:
+        if self.host is None:
+            raise SmtpError("connect", None, "the connection was closed")
+        return self.host
+
+    def _begin(self, sender: str) -> None:
+        with step("sender"):
+            accept(*self.opened().mail(sender))
+
+    def close(self) -> None:
+        """Forget the connection, politely where the server still listens."""
+        host, self.host = self.host, None
+        if host is not None:
+            # What QUIT answers changes nothing about a mail that was accepted.
+            with suppress(OSError, smtplib.SMTPException):
+                if host.sock is not None:
+                    host.sock.settimeout(1)
+                    host.quit()
+            host.close()
+
+    def _is_alive(self) -> bool:
+        if time.monotonic() - self.last_used < FRESH_SECONDS:
+            return True
+        try:
+            return bool(self.host and self.host.noop()[0] == 250)
+        except (OSError, smtplib.SMTPException):
+            return False
+
+    def _cut(self) -> None:
+        sock = self.host.sock if self.host else None
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+@cache
+def our_name() -> str:
+    """Return what we call ourselves in EHLO; asking for it may cost a DNS query."""
+    name = socket.getfqdn()
+    return name if "." in name else "[127.0.0.1]"
+
+
+@contextmanager
+def step(phase: Phase) -> Iterator[None]:
+    """Say in which phase an error of the server's or the network's happened."""
+    try:
+        yield
+    except smtplib.SMTPResponseException as error:
+        reply = error.smtp_error
+        raise SmtpError(
+            phase, error.smtp_code, reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+        ) from error
+    except (OSError, smtplib.SMTPException) as error:
+        raise SmtpError(phase, None, f"{type(error).__name__}: {error}") from error
+
+
+def accept(code: int, reply: bytes, expected: int = 250) -> None:
+    # 220 greets, 251 forwards.
+    if code != expected and not (expected == 250 and code in {220, 251}):
+        raise smtplib.SMTPResponseException(code, reply)
+
+
+def bare(address: str | tuple[str, str]) -> str:
+    """Return the address alone, its domain in ASCII."""
+    return parseaddr(flask_mail.sanitize_address(address))[1]

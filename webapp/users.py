@@ -1,0 +1,224 @@
+"""People: the keys that make two spellings one account, and passwords."""
+
+from __future__ import annotations
+
+import os
+import threading
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from email_validator import EmailNotValidError, validate_email
+from flask_login import UserMixin
+from sqlalchemy import ColumnElement, Index, String, func, literal, select, text
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+
+USERNAME_MAX = 64
+FULL_NAME_MAX = 100
+EMAIL_MAX = 254
+PASSWORD_MAX = 128
+
+# Never-verified users vanish this long after their signup or last mail.
+PURGE_AFTER = 7 * 86400.0
+
+
+class User(UserMixin, Model):
+    """A person who signed up; an account only once the address is proved."""
+
+    __tablename__ = "users"
+    # Unique only among the verified: a pending row reserves nothing, so nobody can squat an address.
+    __table_args__ = (
+        Index(
+            "uq_users_verified_email_key",
+            "email_key",
+            unique=True,
+            postgresql_where=text("email_verified_at IS NOT NULL"),
+            sqlite_where=text("email_verified_at IS NOT NULL"),
+        ),
+        Index(
+            "uq_users_verified_username_key",
+            "username_key",
+            unique=True,
+            postgresql_where=text("email_verified_at IS NOT NULL"),
+            sqlite_where=text("email_verified_at IS NOT NULL"),
+        ),
+        Index("ix_users_email_key", "email_key"),
+        Index("ix_users_username_key", "username_key"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(USERNAME_MAX))
+    username_key: Mapped[str] = mapped_column(String(4 * USERNAME_MAX))
+    full_name: Mapped[str] = mapped_column(String(FULL_NAME_MAX))
+    email: Mapped[str] = mapped_column(String(EMAIL_MAX))
+    email_key: Mapped[str] = mapped_column(String(EMAIL_MAX))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    email_verified_at: Mapped[datetime | None]
+    role: Mapped[str] = mapped_column(String(20), server_default="user")
+    purge_at: Mapped[datetime | None]
+    locale: Mapped[str] = mapped_column(String(20), server_default="en")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+    @hybrid_property
+    def is_email_verified(self) -> bool:
+        return self.email_verified_at is not None
+
+    @is_email_verified.inplace.expression
+    @classmethod
+    def _is_email_verified(cls) -> ColumnElement[bool]:
+        return cls.email_verified_at.is_not(None)
+
+
+class UsernameTaken(Exception):
+    """Somebody else holds this username."""
+
+
+class AddressInvalid(ValueError):
+    """Not an address that we can mail; its text says why."""
+
+
+class UsernameInvalid(ValueError):
+    """Not a username; `reason` is "length" or "characters"."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Address:
+    """`mailed` is what mail is sent to, `key` what makes two spellings one account."""
+
+    mailed: str
+    key: str
+
+
+def parse_address(text: str) -> Address:
+    """Raises AddressInvalid."""
+    try:
+        # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
+        valid = validate_email(text, allow_smtputf8=False, check_deliverability=False, test_environment=True)
+    except EmailNotValidError as error:
+        raise AddressInvalid(str(error)) from error
+    # Lower-cased, not case-folded: folding would merge mailboxes that differ.
+    return Address(mailed=valid.ascii_email or valid.normalized, key=f"{valid.local_part.lower()}@{valid.ascii_domain}")
+
+
+def normalize_username(text: str) -> str:
+    """Return the username as it is shown, or raise UsernameInvalid."""
+    name = unicodedata.normalize("NFKC", text.strip())
+    if not name or len(name) > USERNAME_MAX:
+        raise UsernameInvalid("length")
+    # Marks too: Thai and Hindi vowels are marks.
+    if not all(char in "._-" or unicodedata.category(char)[0] in "LMN" for char in name):
+        raise UsernameInvalid("characters")
+    return name
+
+
+def username_key(username: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
+
+
+def find_verified(*, email_key: str | None = None, username_key: str | None = None) -> User | None:
+    query = select(User).where(User.email_verified_at.is_not(None))
+    query = query.where(User.email_key == email_key) if email_key else query.where(User.username_key == username_key)
+    return db.session.scalar(query)
+
+
+def find_newest_pending(*, email_key: str | None = None, username_key: str | None = None) -> User | None:
+    query = select(User).where(User.email_verified_at.is_(None))
+    query = query.where(User.email_key == email_key) if email_key else query.where(User.username_key == username_key)
+    return db.session.scalar(query.order_by(User.id.desc()).limit(1))
+
+
+def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:
+    """Return whether somebody else holds this username.
+
+    Verified users do, and so do users from before verification existed, whom nothing
+    purges. Between two of those the first to verify wins.
+    """
+    holds: ColumnElement[bool] = User.email_verified_at.is_not(None)
+    if asked_by is None or asked_by.purge_at is not None:
+        holds = holds | User.purge_at.is_(None)
+    query = select(User.id).where(User.username_key == username_key, holds)
+    if asked_by is not None:
+        query = query.where(User.id != asked_by.id)
+    return db.session.scalar(query.limit(1)) is not None
+
+
+def authenticate(identifier: str, password: str) -> User | None:
+    """Return whose username or address and password these are: a verified user before a pending one.
+
+    Always two lookups and two hashes, so that time tells nothing. Ends the transaction it reads in.
+    """
+    # Postgres takes no NUL, and nobody's name has one.
+    identifier = "" if "\0" in identifier else identifier.strip()
+    try:
+        keys = (
+            {"email_key": parse_address(identifier).key}
+            if "@" in identifier
+            else {"username_key": username_key(identifier)}
+        )
+    except AddressInvalid:
+        keys = {"email_key": "nobody"}
+    verified, pending = find_verified(**keys), find_newest_pending(**keys)
+    # No transaction stays open while a password is hashed. (A rollback would expire what was read.)
+    db.session.commit()
+    matches = [user for user in (verified, pending) if verify_password(user, password) and user is not None]
+    return matches[0] if matches else None
+
+
+def extend_purge(user: User) -> None:
+    """Give a pending user the full time again; users from before verification have no end."""
+    if user.purge_at is not None:
+        user.purge_at = db_now(PURGE_AFTER)
+
+
+def lock(email_key: str, username_key: str) -> None:
+    """Let nobody else confirm this address or username until the commit.
+
+    Always in this order: without it, rivals who confirm at once deadlock. SQLite's
+    writers come one by one already.
+    """
+    if db.engine.dialect.name == "postgresql":
+        for key in (f"email:{email_key}", f"username:{username_key}"):
+            db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(key), 0))))
+
+
+# Passwords: OWASP's minimum for argon2id; a hash takes 19 MiB and about 25 ms.
+HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+# More hashes at once than cores are no faster, and each takes its memory.
+hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+
+def hash_password(password: str) -> str:
+    with hashing:
+        return HASHER.hash(normalize_password(password))
+
+
+def verify_password(user: User | None, password: str) -> bool:
+    """Return whether it is this user's; without a user it takes as long to say no."""
+    try:
+        with hashing:
+            HASHER.verify(user.password_hash if user else _dummy_hash(), normalize_password(password))
+    except (VerifyMismatchError, InvalidHashError):
+        return False
+    return user is not None
+
+
+def normalize_password(password: str) -> str:
+    """NFKC, so that the same keys pressed on another keyboard or system are the same password."""
+    return unicodedata.normalize("NFKC", password)
+
+
+@cache
+def _dummy_hash() -> str:
+    return HASHER.hash(os.urandom(16).hex())

@@ -1,0 +1,187 @@
+"""Proof that an address is somebody's: links, and confirming them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import uuid
+from datetime import datetime
+
+from flask import current_app
+from sqlalchemy import ForeignKey, Index, String, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from webapp import outbox, users
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+from webapp.users import User
+
+TOKEN_BYTES = 16 + 16  # the row's id, then half a SHA-256
+
+
+class LinkInvalid(Exception):
+    """No link of ours, or one that was withdrawn."""
+
+
+class LinkExpired(LinkInvalid):
+    """A link of ours whose time is over; `verification` is what it was for."""
+
+    def __init__(self, verification: VerifyEmail) -> None:
+        self.verification = verification
+        super().__init__()
+
+
+class AlreadyVerified(Exception):
+    """The link did its work before."""
+
+
+class VerifyEmail(Model):
+    """One chance to prove one address. No secret is stored: link and code are computed from the id."""
+
+    __tablename__ = "verify_emails"
+    __table_args__ = (Index("ix_verify_emails_user_id", "user_id"), Index("ix_verify_emails_email_key", "email_key"))
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    email_key: Mapped[str] = mapped_column(String(users.EMAIL_MAX))
+    purpose: Mapped[str] = mapped_column(String(10))
+    key_id: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    # From the first hand-off; until then there is nothing that could be too old.
+    expires_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    voided_at: Mapped[datetime | None]
+    void_reason: Mapped[str | None] = mapped_column(String(50))
+
+    user: Mapped[User] = relationship()
+
+
+def begin(user: User, purpose: str) -> VerifyEmail:
+    """Add a verification of the user's address, as part of the caller's transaction."""
+    verification = VerifyEmail(
+        id=uuid.uuid4(),
+        user=user,
+        email_key=user.email_key,
+        purpose=purpose,
+        key_id=next(iter(_keys())),
+        created_at=db_now(),
+    )
+    db.session.add(verification)
+    return verification
+
+
+def current_for(user: User) -> VerifyEmail | None:
+    """Return the user's newest verification that was not withdrawn."""
+    return db.session.scalar(
+        select(VerifyEmail)
+        .where(VerifyEmail.user_id == user.id, VerifyEmail.voided_at.is_(None))
+        .order_by(VerifyEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def link(verification: VerifyEmail) -> str:
+    return f"{current_app.config['PUBLIC_URL']}/verify/{token(verification)}"
+
+
+def token(verification: VerifyEmail) -> str:
+    """Return the link's secret part: the same at every call, as long as its key is kept."""
+    mac = _mac(verification, "link")[:16]
+    return base64.urlsafe_b64encode(verification.id.bytes + mac).rstrip(b"=").decode()
+
+
+def find(token_text: str) -> VerifyEmail:
+    """Return what a link is for, without judging its state. Raises LinkInvalid."""
+    try:
+        raw = base64.urlsafe_b64decode(token_text.encode("ascii") + b"=")
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise LinkInvalid from error
+    if len(raw) != TOKEN_BYTES:
+        raise LinkInvalid
+    verification = db.session.get(VerifyEmail, uuid.UUID(bytes=raw[:16]))
+    if verification is None or verification.key_id not in _keys():
+        raise LinkInvalid
+    # Compared as text, since several texts decode to the same bytes.
+    if not hmac.compare_digest(token(verification), token_text):
+        raise LinkInvalid
+    return verification
+
+
+def check(verification: VerifyEmail) -> None:
+    """Raises AlreadyVerified, LinkInvalid or LinkExpired."""
+    if verification.used_at is not None:
+        raise AlreadyVerified
+    if verification.voided_at is not None:
+        raise LinkInvalid
+    expired = VerifyEmail.expires_at.is_not(None) & (VerifyEmail.expires_at <= db_now())
+    if db.session.scalar(select(expired).where(VerifyEmail.id == verification.id)):
+        raise LinkExpired(verification)
+
+
+def confirm(verification_id: uuid.UUID, *, username: str | None = None, password_hash: str | None = None) -> User:
+    """Make the user verified and commit; of rivals for one address, the first wins.
+
+    `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
+    Raises AlreadyVerified, LinkInvalid, LinkExpired or UsernameTaken.
+    """
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    user = verification.user
+    name = username or user.username
+    users.lock(user.email_key, users.username_key(name))
+    db.session.refresh(verification)
+    db.session.refresh(user)
+    check(verification)
+    if users.is_username_taken(users.username_key(name), asked_by=user):
+        raise users.UsernameTaken
+    verification.used_at = db_now()
+    user.email_verified_at = db_now()
+    user.purge_at = None
+    if password_hash is not None:
+        user.password_hash = password_hash
+    user.username, user.username_key = name, users.username_key(name)
+    _void_rivals(verification)
+    outbox.cancel(verification.id, "verified meanwhile")
+    try:
+        db.session.commit()
+    except IntegrityError as error:
+        # Who verified this address by another signup owns it; this link is void with that.
+        db.session.rollback()
+        raise LinkInvalid from error
+    return user
+
+
+def handed_off(verification_id: uuid.UUID) -> None:
+    """Start the link's time, as its mail was handed to the mail server."""
+    ttl = current_app.config["VERIFY_EMAIL_TTL"]
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    verification.expires_at = db_now(ttl)
+    users.extend_purge(verification.user)
+
+
+def _void_rivals(winner: VerifyEmail) -> None:
+    db.session.execute(
+        update(VerifyEmail)
+        .where(
+            VerifyEmail.email_key == winner.email_key,
+            VerifyEmail.id != winner.id,
+            VerifyEmail.used_at.is_(None),
+            VerifyEmail.voided_at.is_(None),
+        )
+        .values(voided_at=db_now(), void_reason="address verified by another signup"),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def _mac(verification: VerifyEmail, use: str) -> bytes:
+    salt = f"{use}:{verification.purpose}:".encode()
+    return hmac.digest(_keys()[verification.key_id], salt + verification.id.bytes, "sha256")
+
+
+def _keys() -> dict[str, bytes]:
+    """Return the signing keys by their id, the newest first: each follows from one secret."""
+    secrets = [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+    keys = [hmac.digest(secret.encode(), b"verification links", "sha256") for secret in secrets]
+    return {hashlib.sha256(key).hexdigest()[:16]: key for key in keys}
