@@ -1,0 +1,52 @@
+"""The pages: one module each, a blueprint and its form."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+from flask_babel import get_locale
+from werkzeug.datastructures import LanguageAccept
+
+from webapp import extensions
+from webapp.extensions import db
+from webapp.pages import account, errors, home, login, mailbox, signup, verify, waiting
+from webapp.users import User
+
+LOCALES = ["en"]
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; frame-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+def init_app(app: Flask) -> None:
+    for page in (home, signup, waiting, verify, login, account):
+        app.register_blueprint(page.blueprint)
+    # Anybody could read everybody's links there.
+    if app.config["APP_ENV"] == "development":
+        app.register_blueprint(mailbox.blueprint)
+    errors.init_app(app)
+    app.after_request(_add_headers)
+    app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
+    app.extensions["babel"].locale_selector = _choose_locale
+    extensions.login.login_view = "login.show"
+    extensions.login.login_message = None
+    extensions.login.user_loader(lambda user_id: db.session.get(User, int(user_id)))
+
+
+def _choose_locale() -> str | None:
+    accepted: LanguageAccept = request.accept_languages
+    return accepted.best_match(LOCALES, default=LOCALES[0])
+
+
+def _add_headers(response: Response) -> Response:
+    headers = response.headers
+    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    if request.endpoint != "static":
+        # Each page shows somebody's state.
+        headers.setdefault("Cache-Control", "no-store")
+    if request.is_secure:
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+    return response

@@ -1,0 +1,16 @@
+"""The account of whoever is signed in."""
+
+from __future__ import annotations
+
+from flask import Blueprint, render_template
+from flask_login import login_required
+
+from webapp.pages.forms import Form
+
+blueprint = Blueprint("account", __name__)
+
+
+@blueprint.get("/account")
+@login_required
+def show() -> str:
+    return render_template("account.html", form=Form())

@@ -1,0 +1,59 @@
+"""What the forms share: cleaning, checking, and how a form is shown again."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from flask import current_app
+from flask_babel import lazy_gettext as _
+from flask_wtf import FlaskForm
+from wtforms import Field, PasswordField
+from wtforms.validators import InputRequired, Length, ValidationError
+
+from webapp import users
+
+
+class Form(FlaskForm):
+    """A form that is shown again, with its status, when something is wrong with it."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the CSRF token was missing or old."""
+        return "csrf_token" in self.errors
+
+    @property
+    def status(self) -> int:
+        if self.is_stale:
+            return 400
+        return 422 if self.errors else 200
+
+
+def strip(text: str | None) -> str:
+    return (text or "").strip()
+
+
+class OneLine:
+    """Refuses line breaks, NUL and other control characters: they are nobody's name, and could end a header."""
+
+    def __call__(self, _form: FlaskForm, field: Field) -> None:
+        if any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in field.data or ""):
+            raise ValidationError(_("Please leave out line breaks and other control characters."))
+
+
+class LongEnough:
+    def __call__(self, _form: FlaskForm, field: Field) -> None:
+        minimum = current_app.config["PASSWORD_MIN_LENGTH"]
+        if len(field.data or "") < minimum:
+            raise ValidationError(_("Please use at least %(minimum)s characters.", minimum=minimum))
+
+
+def new_password_field(label: str) -> PasswordField:
+    return PasswordField(
+        label,
+        validators=[
+            InputRequired(_("Please choose a password.")),
+            LongEnough(),
+            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "new-password"},
+    )

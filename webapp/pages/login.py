@@ -1,0 +1,69 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from flask import Blueprint, redirect, render_template, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import lazy_gettext as _
+from flask_login import current_user, login_user
+from wtforms import PasswordField, StringField
+from wtforms.validators import DataRequired, InputRequired, Length
+
+from webapp import users
+from webapp.pages import waiting
+from webapp.pages.forms import Form, strip
+
+blueprint = Blueprint("login", __name__)
+
+
+class LoginForm(Form):
+    identifier = StringField(
+        _("Username or e-mail address"),
+        filters=[strip],
+        validators=[
+            DataRequired(_("Please enter your username or e-mail address.")),
+            Length(max=users.EMAIL_MAX, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    password = PasswordField(
+        _("Password"),
+        validators=[
+            InputRequired(_("Please enter your password.")),
+            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "current-password"},
+    )
+
+
+@blueprint.get("/login")
+def show() -> ResponseReturnValue:
+    if current_user.is_authenticated:
+        return redirect(url_for("account.show"), 303)
+    return render_template("login.html", form=LoginForm())
+
+
+@blueprint.post("/login")
+def submit() -> ResponseReturnValue:
+    form = LoginForm()
+    if form.validate():
+        user = users.authenticate(form.identifier.data, form.password.data)
+        if user is not None and user.is_email_verified:
+            # A new session: what this browser held before must not become the account's.
+            session.clear()
+            login_user(user)
+            return redirect(url_for("account.show"), 303)
+        if user is not None:
+            waiting.remember(user)
+            return redirect(url_for("waiting.show"), 303)
+        form.password.errors = [_("Username, address or password is wrong. Please try again.")]
+    return render_template("login.html", form=form), form.status
+
+
+@blueprint.post("/logout")
+def sign_out() -> ResponseReturnValue:
+    form = Form()
+    if current_user.is_authenticated and not form.validate():
+        return render_template("account.html", form=form), form.status
+    session.clear()
+    return redirect(url_for("home.show"), 303)

@@ -1,0 +1,97 @@
+"""The signup form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import get_locale
+from flask_babel import lazy_gettext as _
+from wtforms import EmailField, StringField
+from wtforms.validators import DataRequired, Length, ValidationError
+
+from webapp import signup, tasks, users
+from webapp.pages import waiting
+from webapp.pages.forms import Form, OneLine, new_password_field, strip
+
+blueprint = Blueprint("signup", __name__)
+
+
+class SignupForm(Form):
+    username = StringField(
+        _("Username"),
+        filters=[strip],
+        validators=[DataRequired(_("Please choose a username."))],
+        description=_("Letters, digits, dots, hyphens and underscores. You can sign in with it."),
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    full_name = StringField(
+        _("Full name"),
+        filters=[strip],
+        validators=[
+            Length(max=users.FULL_NAME_MAX, message=_("Please use at most %(max)d characters.")),
+            OneLine(),
+        ],
+        description=_("Optional."),
+        render_kw={"autocomplete": "name"},
+    )
+    email = EmailField(
+        _("E-mail address"),
+        filters=[strip],
+        validators=[DataRequired(_("Please enter your e-mail address."))],
+        description=_("We send one mail there to check that it is yours."),
+        render_kw={"autocomplete": "email"},
+    )
+    password = new_password_field(_("Password"))
+
+    address: users.Address
+    name: str
+
+    def validate_username(self, field: StringField) -> None:
+        try:
+            self.name = users.normalize_username(field.data)
+        except users.UsernameInvalid as error:
+            raise ValidationError(username_advice(error)) from error
+
+    def validate_email(self, field: EmailField) -> None:
+        try:
+            self.address = users.parse_address(field.data)
+        except users.AddressInvalid as error:
+            raise ValidationError(
+                _("Please check this address: it should look like name@example.com, in plain letters before the @.")
+            ) from error
+
+
+def username_advice(error: users.UsernameInvalid) -> Any:
+    if error.reason == "length":
+        return _("Please use at most %(max)d characters.", max=users.USERNAME_MAX)
+    return _("Please use only letters, digits, dots, hyphens and underscores.")
+
+
+@blueprint.get("/signup")
+def show() -> str:
+    return render_template("signup.html", form=SignupForm())
+
+
+@blueprint.post("/signup")
+def submit() -> ResponseReturnValue:
+    form = SignupForm()
+    if form.validate():
+        # Before the transaction, which must not stay open for as long as a hash takes.
+        password_hash = users.hash_password(form.password.data)
+        try:
+            user, email = signup.sign_up(
+                username=form.name,
+                full_name=form.full_name.data,
+                address=form.address,
+                password_hash=password_hash,
+                locale=str(get_locale()),
+            )
+        except users.UsernameTaken:
+            form.username.errors = [_("Somebody else has this username. Please choose another.")]
+        else:
+            tasks.deliver_later(email.id, delay=signup.delay())
+            waiting.remember(user)
+            return redirect(url_for("waiting.show"), 303)
+    return render_template("signup.html", form=form), form.status

@@ -1,0 +1,198 @@
+"""The link from the mail: looking at it changes nothing, only the button confirms."""
+
+from __future__ import annotations
+
+from flask import Blueprint, current_app, make_response, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import lazy_gettext as _
+from flask_login import login_user
+from wtforms import HiddenField, PasswordField, StringField
+from wtforms.validators import Length, Optional
+
+from webapp import signup, tasks, users, verification
+from webapp.pages import waiting
+from webapp.pages.forms import Form, LongEnough, strip
+from webapp.pages.signup import username_advice
+from webapp.users import User
+from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+
+blueprint = Blueprint("verify", __name__)
+
+COOKIE = "link"
+COOKIE_SECONDS = 3600
+
+
+class ConfirmForm(Form):
+    # The page's own link: another may have been opened in another tab meanwhile.
+    verification = HiddenField()
+    username = StringField(_("Another username"), filters=[strip])
+    password = PasswordField(
+        _("Password you chose"),
+        validators=[Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters."))],
+        render_kw={"autocomplete": "current-password"},
+    )
+    new_password = PasswordField(
+        _("New password"),
+        validators=[
+            Optional(),
+            LongEnough(),
+            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "new-password"},
+    )
+
+
+@blueprint.get("/verify/<token>")
+def follow(token: str) -> ResponseReturnValue:
+    """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
+    try:
+        verification.check(verification.find(token))
+    except AlreadyVerified:
+        pass
+    except LinkExpired:
+        return _with_cookie(_expired(), token)
+    except LinkInvalid:
+        return _invalid()
+    return _with_cookie(redirect(url_for("verify.show"), 303), token)
+
+
+@blueprint.get("/verify")
+def show() -> ResponseReturnValue:
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        return _expired()
+    except LinkInvalid:
+        return _invalid()
+    return _page(proof, ConfirmForm(verification=str(proof.id)))
+
+
+@blueprint.post("/verify")
+def confirm() -> ResponseReturnValue:
+    form = ConfirmForm()
+    try:
+        proof = _opened()
+        verification.check(proof)
+        if not form.validate() or form.verification.data != str(proof.id):
+            status = form.status
+            form.verification.data = str(proof.id)
+            return _page(proof, form), status
+        password_hash = _prove(form, proof.user)
+        if form.errors:
+            return _page(proof, form), form.status
+        user = verification.confirm(proof.id, username=_chosen_name(form), password_hash=password_hash)
+    except users.UsernameTaken:
+        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        return _page(_opened(), form, needs_username=True), form.status
+    except users.UsernameInvalid as error:
+        form.username.errors = [username_advice(error)]
+        return _page(_opened(), form, needs_username=True), form.status
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        return _expired()
+    except LinkInvalid:
+        return _invalid()
+    # A new session: what this browser held before must not become the account's.
+    session.clear()
+    login_user(user)
+    response = make_response(redirect(url_for("account.show"), 303))
+    response.delete_cookie(COOKIE, path="/verify")
+    return response
+
+
+@blueprint.post("/verify/renew")
+def renew() -> ResponseReturnValue:
+    """Send the expired link's mail again, to the address that it was for."""
+    form = Form()
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        if not form.validate():
+            return _expired(form)
+        if email := signup.resend(proof.user):
+            tasks.deliver_later(email.id)
+        return redirect(url_for("verify.renewed"), 303)
+    except LinkInvalid:
+        return _invalid()
+    return redirect(url_for("verify.show"), 303)
+
+
+@blueprint.get("/verify/renewed")
+def renewed() -> str:
+    return render_template("verify/renewed.html")
+
+
+def _opened() -> VerifyEmail:
+    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    return verification.find(request.cookies.get(COOKIE, ""))
+
+
+def _prove(form: ConfirmForm, user: User) -> str | None:
+    """Check that the person who holds the link also chose the password, or chooses one now.
+
+    The link alone never gives an account: whoever typed the address first chose its password.
+    Returns a new password's hash; puts what is wrong into the form's errors.
+    """
+    if form.new_password.data:
+        return users.hash_password(form.new_password.data)
+    if not waiting.may_confirm(user) and not users.verify_password(user, form.password.data or ""):
+        form.password.errors = [
+            _("This is not the password of this signup. Try again, or set a new one below.")
+            if form.password.data
+            else _("Please give the password that you chose, or set a new one below.")
+        ]
+    return None
+
+
+def _chosen_name(form: ConfirmForm) -> str | None:
+    return users.normalize_username(form.username.data) if form.username.data else None
+
+
+def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False) -> str:
+    return render_template(
+        "verify/confirm.html",
+        form=form,
+        user=proof.user,
+        masked=mask(proof.user.email),
+        needs_password=not waiting.may_confirm(proof.user),
+        needs_username=needs_username,
+    )
+
+
+def mask(address: str) -> str:
+    """Return enough of an address for its owner to know it by."""
+    local, _at, domain = address.rpartition("@")
+    return f"{local[0]}{'•' * min(6, max(1, len(local) - 1))}@{domain}"
+
+
+def _with_cookie(page: ResponseReturnValue, token: str) -> ResponseReturnValue:
+    response = make_response(page)
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=COOKIE_SECONDS,
+        path="/verify",
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def _already() -> ResponseReturnValue:
+    return render_template("verify/already.html")
+
+
+def _expired(form: Form | None = None) -> ResponseReturnValue:
+    return render_template("verify/expired.html", form=form or Form()), 410
+
+
+def _invalid() -> ResponseReturnValue:
+    return render_template("verify/invalid.html"), 404
