@@ -1,0 +1,105 @@
+"""Processes that tests start, and end by their own pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from webapp.config import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+class Process:
+    """A program of ours, with what it printed."""
+
+    def __init__(self, *command: str, environ: Mapping[str, str]) -> None:
+        self.command = command
+        self.environ = dict(environ)
+
+    def __enter__(self) -> Self:
+        self.output: IO[bytes] = tempfile.TemporaryFile()
+        self.popen = subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            env=self.environ,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.popen.poll() is None:
+            # Its own process group: gunicorn's workers too.
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            self.popen.wait()
+        if error is not None:
+            sys.stderr.write(f"--- {' '.join(self.command)}\n{self.log}\n")
+        self.output.close()
+
+    def kill(self) -> None:
+        os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self, seconds: float = 15) -> int:
+        """Ask it to end, as an operator does; return its exit code."""
+        self.popen.terminate()
+        return self.popen.wait(seconds)
+
+    @property
+    def log(self) -> str:
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return the JSON log lines of this event."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def wait_for_event(self, event: str, seconds: float = 30) -> dict[str, Any]:
+        wait_until(lambda: self.events(event), f"no {event!r} in the log of {self.command[0]}", seconds)
+        return self.events(event)[-1]
+
+
+def gunicorn(environ: Mapping[str, str], port: int, *options: str) -> Process:
+    return Process(str(BIN / "gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}", *options, environ=environ)
+
+
+def consumer(environ: Mapping[str, str]) -> Process:
+    return Process(str(BIN / "huey_consumer"), "huey_worker.huey", "-w", "4", "-g", "TERM", environ=environ)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, seconds: float = 20) -> None:
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, f"nothing listens on port {port}", seconds)
+
+
+def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20) -> None:
+    """Return once `condition` holds; fail with `complaint` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{complaint} (within {seconds} s)"
+        time.sleep(0.05)

@@ -1,0 +1,136 @@
+"""The queue: what its messages hold, and what happens when it does not answer."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import uuid
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from tests.factories import change, get, make_signup
+from tests.smtp_server import Server
+from webapp import tasks
+from webapp.broker import SignedJSON
+from webapp.clock import db_now
+from webapp.extensions import huey
+
+
+def queued(app: Flask) -> list[bytes]:
+    return list(app.extensions["huey"].storage.enqueued_items())
+
+
+def run_queue(app: Flask) -> None:
+    """What a worker does with everything that waits in the queue."""
+    while task := huey.dequeue():
+        huey.execute(task)
+
+
+def test_a_message_is_readable_json_that_holds_only_the_mails_id(app: Flask) -> None:
+    email_id = uuid.uuid4()
+    with app.app_context():
+        tasks.deliver_later(email_id, delay=10)
+    (message,) = queued(app)
+    body, _, signature = bytes(message).decode().rpartition(".")
+    assert f'"kwargs":{{"email_id":"{email_id}"}}' in body
+    assert '"name":"webapp.tasks.deliver_email"' in body
+    assert len(signature) > 20
+
+
+def test_a_message_that_we_did_not_sign_is_not_read(app: Flask) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path("/tmp/evil").touch, ())  # noqa: S108 - never called
+
+    mine = SignedJSON(["0123456789abcdef"])
+    for message in (pickle.dumps(Evil()), b'{"name":"x"}', b"", SignedJSON(["another key 456789"]).serialize({"a": 1})):
+        with pytest.raises(ValueError, match="not signed"):
+            mine.deserialize(message)
+
+
+def test_a_message_signed_with_the_key_before_is_read() -> None:
+    message = SignedJSON(["the old key 012345"]).serialize({"a": 1})
+    assert SignedJSON(["the old key 012345", "the new key 012345"]).deserialize(message) == {"a": 1}
+
+
+def test_a_task_runs_in_the_apps_context_and_is_logged(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    email_id = make_signup(app)
+    with app.app_context():
+        tasks.deliver_later(email_id)
+    run_queue(app)
+    assert get(app, email_id).status == "sent"
+    events = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    enqueued = next(event for event in events if event["event"] == "enqueued task")
+    processed = next(event for event in events if event["event"] == "processed task")
+    assert enqueued["task"] == processed["task"] == "deliver_email"
+    assert enqueued["payload"] == processed["payload"] == f'{{"email_id": "{email_id}"}}'
+
+
+def test_a_failing_task_is_logged_with_task_payload_and_error(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    smtp.answers["RCPT"] = "451 try later"
+    email_id = make_signup(app)
+    with app.app_context():
+        tasks.deliver_later(email_id)
+    run_queue(app)
+    failed = next(
+        record.msg
+        for record in caplog.records
+        if isinstance(record.msg, dict) and record.msg["event"] == "process task failed"
+    )
+    assert failed["level"] == "error"
+    assert failed["task"] == "deliver_email"
+    assert failed["payload"] == f'{{"email_id": "{email_id}"}}'
+    assert "451 try later" in failed["error"]
+
+
+def test_an_unreadable_message_harms_no_other(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    app.extensions["huey"].storage.enqueue(b"garbage", 1000)
+    with app.app_context():
+        tasks.deliver_later(email_id)
+    with pytest.raises(ValueError, match="not signed"):
+        huey.dequeue()
+    run_queue(app)
+    assert get(app, email_id).status == "sent"
+
+
+def test_a_queue_that_fails_costs_a_signup_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    file = app.extensions["huey"].storage.filename
+    app.extensions["huey"].storage.close()
+    with sqlite3.connect(file) as database:
+        database.execute("DROP TABLE task")
+    with app.app_context():
+        tasks.deliver_later(uuid.uuid4())
+    assert "hint_failed" in caplog.text
+
+
+def test_the_sweep_sends_what_is_overdue_when_the_queue_fails(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    change_due = db_now(-5)
+
+    change(app, email_id, next_attempt_at=change_due)
+    file = app.extensions["huey"].storage.filename
+    app.extensions["huey"].storage.close()
+    with sqlite3.connect(file) as database:
+        database.execute("DROP TABLE task")
+    with app.app_context():
+        tasks.sweep()
+    assert get(app, email_id).status == "sent"
+
+
+def test_the_sweep_hints_what_is_overdue(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+
+    change(app, email_id, next_attempt_at=db_now(-5))
+    with app.app_context():
+        tasks.sweep()
+        tasks.sweep()
+    assert len(queued(app)) == 1
+    run_queue(app)
+    assert len(smtp.mails) == 1

@@ -1,0 +1,114 @@
+"""Settings: what is wrong with them is told at once, in words that help."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from webapp.config import ROOT, SETTINGS, ConfigError, load
+
+GOOD = {"SECRET_KEY": "0123456789abcdef-x", "PUBLIC_URL": "https://signup.example", "MAIL_SERVER": "mail.example"}
+
+
+def problems(**environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load({**GOOD, **environ})
+    return caught.value.problems
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"MAIL_PORT": "many", "VERIFY_EMAIL_DELAY": "-1", "LOG_FORMAT": "xml"})
+    message = str(caught.value)
+    for name in ("SECRET_KEY", "PUBLIC_URL", "MAIL_SERVER", "MAIL_PORT", "VERIFY_EMAIL_DELAY", "LOG_FORMAT"):
+        assert re.search(rf"^  {name}: ", message, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECRET_KEY", "short"),
+        ("SECRET_KEY", "change-me"),
+        ("SECRET_KEY_FALLBACKS", "0123456789abcdef,short"),
+        ("DATABASE_URL", "mysql://localhost/app"),
+        ("DATABASE_URL", "sqlite://"),
+        ("PUBLIC_URL", "signup.example"),
+        ("PUBLIC_URL", "ftp://signup.example"),
+        ("PUBLIC_URL", "https://signup.example/?a=b"),
+        ("APP_NAME", "two\nlines"),
+        ("MAIL_PORT", "0"),
+        ("MAIL_PORT", "65536"),
+        ("MAIL_PORT", "²"),
+        ("MAIL_USE_TLS", "perhaps"),
+        ("MAIL_TIMEOUT", "0"),
+        ("MAIL_DEFAULT_SENDER", "nobody"),
+        ("MAIL_DEFAULT_SENDER", "a@b.example\nBcc: c@d.example"),
+        ("VERIFY_EMAIL_TTL", "1"),
+        ("PASSWORD_MIN_LENGTH", "4"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(name: str, value: str) -> None:
+    (problem,) = problems(**{name: value})
+    assert problem.startswith(f"{name}: must ")
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    (problem,) = problems(MAIL_USE_TLS="true", MAIL_USE_SSL="true")
+    assert "choose one" in problem
+    (problem,) = problems(MAIL_USERNAME="mick")
+    assert "set both or neither" in problem
+
+
+def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-a-file-0123456789\n")
+    config = load({**GOOD, "SECRET_KEY": "", "SECRET_KEY_FILE": str(tmp_path / "key")})
+    assert config["SECRET_KEY"].startswith("from-a-file")
+    assert "cannot be read" in problems(MAIL_PASSWORD_FILE=str(tmp_path / "missing"))[0]
+
+
+def test_an_empty_setting_counts_as_unset() -> None:
+    assert load({**GOOD, "MAIL_PORT": "  "})["MAIL_PORT"] == 25
+
+
+def test_the_sender_follows_from_the_public_url() -> None:
+    assert load(GOOD)["MAIL_DEFAULT_SENDER"] == "no-reply@signup.example"
+    assert load({**GOOD, "MAIL_DEFAULT_SENDER": "Acme <hi@acme.example>"})["MAIL_DEFAULT_SENDER"] == (
+        "Acme <hi@acme.example>"
+    )
+
+
+def test_cookies_are_secure_exactly_when_the_public_url_is() -> None:
+    assert load(GOOD)["SESSION_COOKIE_SECURE"] is True
+    assert load({**GOOD, "PUBLIC_URL": "http://localhost:5000"})["SESSION_COOKIE_SECURE"] is False
+
+
+@pytest.mark.parametrize("program", ["wsgi", "huey_worker"])
+def test_a_program_with_wrong_settings_ends_with_one_message_and_no_traceback(program: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import {program}"],
+        cwd=ROOT,
+        env={"MAIL_PORT": "many", "APP_ENV": "production"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "MAIL_PORT: must be a whole number from 1 to 65535, not 'many'" in ended.stderr
+    assert "SECRET_KEY: is missing" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_example_file_is_the_manual_of_every_setting() -> None:
+    manual = (ROOT / ".env.example").read_text()
+    assert re.findall(r"^#?([A-Z_]+)=", manual, re.MULTILINE) == list(SETTINGS)
+
+
+def test_the_readme_has_a_row_for_every_setting() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in SETTINGS:
+        assert re.search(rf"^\| `{name}`", readme, re.MULTILINE), name

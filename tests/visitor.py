@@ -1,0 +1,80 @@
+"""A person with a browser: follows links, fills in forms, keeps cookies."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+from flask import Flask
+
+PASSWORD = "correct horse battery"  # noqa: S105 - a test's own
+
+
+class Visitor:
+    """`page` is the last answer. Redirects are followed, so its URL is where the person ended."""
+
+    def __init__(self, base_url: str, app: Flask | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self.http = httpx.Client(
+            base_url=base_url,
+            transport=httpx.WSGITransport(app=app) if app else None,
+            verify=tls or True,
+            follow_redirects=True,
+            timeout=20,
+            # Nothing stays open between requests, so there is nothing to close.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        self.page: httpx.Response
+
+    def open(self, url: str, *, follow: bool = True) -> httpx.Response:
+        self.page = self.http.get(url, follow_redirects=follow)
+        return self.page
+
+    def submit(self, action: str, *, follow: bool = True, **fields: Any) -> httpx.Response:
+        """Press the button of the page's form with this action, after filling in `fields`."""
+        data = {**self.hidden(action), **fields}
+        self.page = self.http.post(action, data=data, follow_redirects=follow)
+        return self.page
+
+    def hidden(self, action: str) -> dict[str, str]:
+        """Return the hidden fields of the page's form with this action."""
+        form = re.search(rf'<form[^>]*action="{action}".*?</form>', self.page.text, re.DOTALL)
+        assert form, f"no form for {action} on this page:\n{self.text}"
+        inputs = [dict(re.findall(r'([\w-]+)="([^"]*)"', tag)) for tag in re.findall(r"<input[^>]*>", form[0])]
+        return {tag["name"]: unescape(tag.get("value", "")) for tag in inputs if tag.get("type") == "hidden"}
+
+    def sign_up(self, **fields: str) -> httpx.Response:
+        self.open("/signup")
+        defaults = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
+        return self.submit("/signup", follow=True, **{**defaults, **fields})
+
+    @property
+    def text(self) -> str:
+        """The page's main part, as it reads."""
+        reader = Reader()
+        reader.feed(self.page.text)
+        return " ".join(" ".join(reader.words).split())
+
+    @property
+    def path(self) -> str:
+        return self.page.url.path
+
+
+class Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.silent = 0
+
+    def handle_starttag(self, tag: str, _attrs: Any) -> None:
+        self.silent += tag in {"head", "style", "script", "header"}
+
+    def handle_endtag(self, tag: str) -> None:
+        self.silent -= tag in {"head", "style", "script", "header"}
+
+    def handle_data(self, data: str) -> None:
+        if not self.silent:
+            self.words.append(data)
