@@ -1,4 +1,4 @@
-"""The queue of hints: Huey on the embedded SQLite queue, with signed JSON messages."""
+"""The queue of hints: Huey on Redis or an embedded SQLite file, with signed JSON messages."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
-from flask import Flask
+from flask import Config, Flask
 from huey.api import Huey, Task
 from huey.consumer import Consumer
 from huey.registry import Message
 from huey.serializer import Serializer
 from huey.signals import SIGNAL_COMPLETE, SIGNAL_ERROR
-from huey.storage import BaseStorage, SqliteStorage
+from huey.storage import BaseStorage, PriorityRedisStorage, SqliteStorage
 from itsdangerous import BadSignature, Signer
+from redis import ConnectionPool
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from sqlalchemy.engine import make_url
 
 from webapp.config import INSTANCE
@@ -30,13 +35,54 @@ log = structlog.get_logger(__name__)
 # An idle SQLite queue is polled: this bounds how long a task waits to be seen.
 POLL_SECONDS = 0.5
 
+# A person waits for the web. A worker waits for its next message for a second (Huey's read_timeout), and
+# must wait longer for an answer: below that, messages vanish.
+WEB_TIMEOUT = 0.5
+WORKER_TIMEOUT = 3.0
+BREAKER_SECONDS = 5.0
+
 BROKER_ERRORS = (sqlite3.Error, RedisError, OSError)
 
 Companion = Callable[[threading.Event], None]
 
 
 class BrokerDown(Exception):
-    """The queue did not take a message; it may or may not have arrived."""
+    """The queue did not answer; a message may or may not have arrived."""
+
+
+class Breaker:
+    """After one failure nobody waits for the broker again for a while; then one of us tries.
+
+    `with breaker:` around what talks to the broker. Raises BrokerDown.
+    """
+
+    def __init__(self, seconds: float = BREAKER_SECONDS) -> None:
+        self.seconds = seconds
+        self.lock = threading.Lock()
+        self.open_until: float | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.open_until is None:
+                return
+            if time.monotonic() < self.open_until:
+                raise BrokerDown("the broker failed a moment ago and is left alone for now")
+            # Ours is the one try: the others are turned away until it has ended.
+            self.open_until = time.monotonic() + self.seconds
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = isinstance(error, BROKER_ERRORS)
+        with self.lock:
+            was_open = self.open_until is not None
+            self.open_until = time.monotonic() + self.seconds if failed else None
+        if failed:
+            if not was_open:
+                log.error("broker_down", error=f"{type(error).__name__}: {error}")
+            raise BrokerDown(f"{type(error).__name__}: {error}") from error
+        if was_open:
+            log.info("broker_up")
 
 
 class FlaskHuey(Huey):
@@ -53,13 +99,17 @@ class FlaskHuey(Huey):
     def init_app(self, app: Flask) -> None:
         self.app = app
         self.name = "signup"
+        self.breaker = Breaker()
         self.serializer = SignedJSON([*app.config["SECRET_KEY_FALLBACKS"], app.config["SECRET_KEY"]])
         self.storage = self.create_storage()
         app.extensions["huey"] = self
 
-    def create_storage(self) -> BaseStorage | None:
+    def create_storage(self, timeout: float = WEB_TIMEOUT) -> BaseStorage | None:
         """Return the storage, or nothing while no app is bound."""
-        return storage_for(self.name, self.app) if hasattr(self, "app") else None
+        if not hasattr(self, "app"):
+            return None
+        config = self.app.config
+        return redis_storage(self.name, config, timeout) if config["REDIS_URL"] else sqlite_storage(self.name, config)
 
     def companion(self, run: Companion) -> Companion:
         """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
@@ -68,10 +118,33 @@ class FlaskHuey(Huey):
 
     def enqueue(self, task: Task) -> None:
         """Raises BrokerDown."""
-        try:
+        with self.breaker:
             super().enqueue(task)
-        except BROKER_ERRORS as error:
-            raise BrokerDown(f"{type(error).__name__}: {error}") from error
+
+    def dequeue(self) -> Task | None:
+        try:
+            with self.breaker:
+                return super().dequeue()
+        except BrokerDown:
+            # The breaker has told. A worker that blocks on its queue asks again at once, so it rests here.
+            time.sleep(POLL_SECONDS)
+            return None
+
+    def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
+        try:
+            with self.breaker:
+                scheduled: list[Task] = super().read_schedule(timestamp)
+        except BrokerDown:
+            return []
+        return scheduled
+
+    # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
+
+    def is_revoked(self, task: Task, timestamp: datetime | None = None, peek: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Huey's signature
+        return False
+
+    def delete(self, key: str) -> bool:  # noqa: ARG002 - Huey's signature
+        return False
 
     def execute(self, task: Task, timestamp: datetime | None = None) -> Any:
         with self.app.app_context(), structlog.contextvars.bound_contextvars(task_id=task.id):
@@ -81,14 +154,28 @@ class FlaskHuey(Huey):
         # huey_consumer has just given Huey's logger a handler with a format of its own; ours is on the root.
         logging.getLogger("huey").handlers.clear()
         logging.getLogger("huey").setLevel(logging.WARNING)
+        self.storage = self.create_storage(WORKER_TIMEOUT)
         if isinstance(self.storage, SqliteStorage):
             options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
         return FlaskConsumer(self, **options)
 
 
-def storage_for(name: str, app: Flask) -> BaseStorage:
-    """Return the embedded queue, in a file of its own: its writers and the database's do not wait for each other."""
-    url = make_url(app.config["DATABASE_URL"])
+def redis_storage(name: str, config: Config, timeout: float) -> BaseStorage:
+    """`timeout`: seconds that connecting, and each answer, may take."""
+    pool = ConnectionPool.from_url(
+        config["REDIS_URL"],
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        # A client that tries again by itself waits several timeouts instead of one.
+        retry=Retry(NoBackoff(), 0),
+    )
+    # Plain RedisStorage refuses priorities.
+    return PriorityRedisStorage(name, connection_pool=pool, read_timeout=1)
+
+
+def sqlite_storage(name: str, config: Config) -> BaseStorage:
+    """Return the queue in a file of its own: its writers and the database's do not wait for each other."""
+    url = make_url(config["DATABASE_URL"])
     file = INSTANCE / "queue.db"
     if url.drivername == "sqlite" and url.database:
         database = Path(url.database)

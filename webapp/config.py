@@ -123,6 +123,15 @@ def _database_url(raw: str) -> str:
     raise ValueError("must begin with postgresql:// or sqlite:///")
 
 
+def _redis_url(raw: str) -> str:
+    parts = urlsplit(raw)
+    if parts.scheme in {"redis", "rediss"} and parts.hostname:
+        return raw
+    if parts.scheme == "unix" and parts.path.startswith("/"):
+        return raw
+    raise ValueError("must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket")
+
+
 def _public_url(raw: str) -> str:
     parts = urlsplit(raw)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
@@ -144,6 +153,9 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "SECRET_KEY": (_secret, None),
     "SECRET_KEY_FALLBACKS": (_secrets, []),
     "DATABASE_URL": (_database_url, f"sqlite:///{INSTANCE / 'app.db'}"),
+    "DATABASE_POOL_SIZE": (_number(1, 200), 10),
+    "DATABASE_TIMEOUT": (_number(1, 60), 2),
+    "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
     "APP_NAME": (_text, "Signup"),
     "MAIL_SERVER": (_text, None),
@@ -210,8 +222,7 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "MAIL_DEFAULT_SENDER": config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}",
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
-        # An error's text must not carry addresses into the log.
-        "SQLALCHEMY_ENGINE_OPTIONS": {"hide_parameters": True},
+        "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
         "MAX_CONTENT_LENGTH": MEGABYTE,
         "MAX_FORM_MEMORY_SIZE": MEGABYTE,
         # A __Host- cookie must be Secure, so the name follows the scheme.
@@ -224,4 +235,28 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "WTF_CSRF_SSL_STRICT": False,
         # A waiting page may stay open for hours.
         "WTF_CSRF_TIME_LIMIT": None,
+    }
+
+
+def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
+    # An error's text must not carry addresses into the log.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if config["DATABASE_URL"].startswith("sqlite"):
+        return options
+    timeout = config["DATABASE_TIMEOUT"]
+    return options | {
+        "pool_size": config["DATABASE_POOL_SIZE"],
+        "max_overflow": 0,
+        "pool_timeout": timeout,
+        # A server that was restarted costs no request an error.
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": timeout,
+            # A connection into a black hole ends, instead of holding a request for minutes.
+            "tcp_user_timeout": timeout * 1000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "application_name": config["APP_NAME"],
+        },
     }

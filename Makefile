@@ -1,0 +1,64 @@
+# Everything that people, hooks and CI run. Plain `make` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
+# The white space of a mail is part of it.
+NOT_MAILS := --extend-exclude templates/mail/
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format requirements clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed ## start web, worker and mailbox on this machine (PORT=5000)
+	@$(BIN)/python development.py
+
+test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
+	@$(BIN)/pytest -n 2 $(ARGS)
+
+check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: what CI runs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/djlint webapp/templates --lint
+	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
+	@$(BIN)/pytest -n 2 $(ARGS)
+
+format: $(VENV)/installed-dev ## format code and templates
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS)
+
+requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
+	@$(PIP) uv
+	@$(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
+	@$(COMPILE) $(ARGS) requirements-dev.in --output-file requirements-dev.txt
+
+clean: ## remove the virtual environment and caches; the data in instance/ stays
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make run PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "python3-venv is missing: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# Stamps: what is installed stays until its requirements change, or the environment is made anew.
+$(VENV)/installed: requirements.txt $(VENV)/pyvenv.cfg
+	@echo "installing requirements.txt"
+	@$(PIP) --require-hashes --requirement requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@echo "installing requirements-dev.txt"
+	@$(PIP) --require-hashes --requirement requirements-dev.txt
+	@touch $@

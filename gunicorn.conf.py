@@ -1,0 +1,40 @@
+"""How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
+
+import os
+import sys
+
+from gunicorn import glogging
+from gunicorn.config import Config
+
+from webapp import logs
+from webapp.config import ConfigError, load
+
+try:
+    settings = load()
+except ConfigError as error:
+    # Here rather than in every worker, so that it is said once.
+    sys.exit(str(error))
+logs.configure(settings["LOG_FORMAT"], settings["LOG_LEVEL"])
+
+
+class Logger(glogging.Logger):
+    """Gunicorn's own lines, in the app's format."""
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+logger_class = Logger
+# The app logs its requests itself, because a path may hold a token.
+accesslog = None
+
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+# Requests mostly wait for the database or for a password's hash, which frees the interpreter.
+worker_class = "gthread"
+threads = 8
+graceful_timeout = 10
+
+# It would lie in the home directory, where a second app's would be in its way.
+control_socket_disable = True

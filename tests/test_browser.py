@@ -1,0 +1,112 @@
+"""The main job in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.processes import consumer
+from tests.smtp_server import Server
+from tests.test_journey import Environ, website
+from tests.visitor import PASSWORD
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("CI") != "true", reason="no Chromium here: apt install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "CI has Chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                # Root has no sandbox; the rest keeps it from calling home.
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A person's browser, without JavaScript: no page needs it."""
+    with browser.new_context(java_script_enabled=False) as context:
+        yield context.new_page()
+
+
+@pytest.fixture
+def url(process_environ: Environ) -> Iterator[str]:
+    process_environ["VERIFY_EMAIL_DELAY"] = "1"
+    with website(process_environ) as url, consumer(process_environ):
+        yield url
+
+
+def sign_up(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("main").get_by_role("link", name="Sign up").click()
+    page.get_by_label("Username").fill("mick19")
+    page.get_by_label("Full name").fill("Mick Example")
+    page.get_by_label("E-mail address").fill("mick@example.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
+def test_a_person_signs_up_follows_the_link_confirms_and_is_signed_in(page: Page, url: str, smtp: Server) -> None:
+    sign_up(page, url)
+    mail = smtp.wait_for("mick@example.com")
+    page.get_by_role("button", name="Check again").click()
+    page.goto(mail.link)
+    expect(page.get_by_text("m•••@example.com")).to_be_visible()
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+    expect(page.get_by_text("Verified", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(f"{url}/account")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_on_another_device_the_password_is_asked(browser: Browser, page: Page, url: str, smtp: Server) -> None:
+    sign_up(page, url)
+    with browser.new_context(java_script_enabled=False, viewport={"width": 375, "height": 667}) as phone:
+        other = phone.new_page()
+        other.goto(smtp.wait_for("mick@example.com").link)
+        other.get_by_label("Password you chose").fill(PASSWORD)
+        other.get_by_role("button", name="Confirm").click()
+        expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+    page.get_by_role("button", name="Check again").click()
+    expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible()
+
+
+def test_the_form_works_by_keyboard_alone(page: Page, url: str) -> None:
+    page.goto(f"{url}/signup")
+    page.get_by_label("Username").focus()
+    for text in ("mick19", "", "mick@example.com", PASSWORD):
+        page.keyboard.type(text)
+        page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Sign up")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
+def test_no_page_is_wider_than_a_phone(browser: Browser, url: str, tmp_path: Path) -> None:
+    with browser.new_context(viewport={"width": 320, "height": 600}) as context:
+        page = context.new_page()
+        for path in ("/", "/signup", "/login", "/verify", "/nowhere"):
+            page.goto(url + path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 320, path

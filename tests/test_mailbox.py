@@ -1,0 +1,233 @@
+"""The development mailbox: what it is sent is there to read, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import smtplib
+import sys
+from collections.abc import Iterator, Mapping
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.processes import Process, free_port, wait_for_port
+from webapp import create_app, mailbox
+from webapp.mailbox import Mailbox
+
+LINK = "http://signup.example/verify/abc"
+
+
+def make_mail(subject: str = "Confirm your address", text: str = f"Open {LINK}.\n") -> bytes:
+    mail = EmailMessage()
+    mail["Subject"] = subject
+    mail["From"] = "Acme <no-reply@signup.example>"
+    mail["To"] = "mick@example.com"
+    mail.set_content(text)
+    mail.add_alternative(f'<html><head></head><body><a href="{LINK}">Confirm</a></body></html>', subtype="html")
+    return mail.as_bytes()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Mailbox:
+    return Mailbox(tmp_path / "mailbox")
+
+
+@pytest.fixture
+def server(box: Mailbox) -> Iterator[int]:
+    """The port of a running server that fills the box."""
+    port = free_port()
+    controller = mailbox.serve(port, box.folder)
+    yield port
+    controller.stop()
+
+
+@pytest.fixture
+def browser(environ: Mapping[str, str], tmp_path: Path) -> Iterator[FlaskClient]:
+    app = create_app({**environ, "APP_ENV": "development"})
+    app.instance_path = str(tmp_path)
+    yield app.test_client()
+    with app.app_context():
+        app.extensions["sqlalchemy"].engine.dispose()
+
+
+# The store.
+
+
+def test_a_kept_mail_reads_as_it_was_sent(box: Mailbox) -> None:
+    sent = make_mail(subject="Grüße ✓")
+    mail = box.get(box.save(sent))
+    assert mail is not None
+    assert mail.subject == "Grüße ✓"
+    assert mail.sender == "Acme <no-reply@signup.example>"
+    assert mail.recipients == ("mick@example.com",)
+    assert mail.text == f"Open {LINK}.\n"
+    assert LINK in mail.html
+    assert ("Subject", "Grüße ✓") in mail.headers
+    assert mail.raw == sent
+
+
+def test_the_newest_mail_is_first(box: Mailbox) -> None:
+    for number in range(20):
+        box.save(make_mail(subject=str(number)))
+    assert [mail.subject for mail in box.list()] == [str(number) for number in reversed(range(20))]
+
+
+def test_only_the_newest_mails_are_kept(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "KEPT", 3)
+    for number in range(5):
+        box.save(make_mail(subject=str(number)))
+    assert [mail.subject for mail in box.list()] == ["4", "3", "2"]
+
+
+def test_a_mailbox_that_never_got_mail_is_empty(box: Mailbox) -> None:
+    assert box.list() == []
+
+
+@pytest.mark.parametrize(
+    "bad_id", ["", "../app", "../../etc/passwd", "1/../2", "0000000000000-00001\n", "1" * 500, "\u0661" * 13 + "-00001"]
+)
+def test_an_id_that_is_none_finds_nothing(box: Mailbox, bad_id: str) -> None:
+    box.save(make_mail())
+    (box.folder.parent / "app.eml").write_bytes(make_mail())
+    assert box.get(bad_id) is None
+
+
+def test_foreign_files_in_the_folder_do_no_harm(box: Mailbox) -> None:
+    box.save(make_mail())
+    (box.folder / "notes.eml").write_text("not ours")
+    (box.folder / "0000000000000-00001.part").write_text("half of a mail")
+    assert len(box.list()) == 1
+
+
+HEADERS = st.tuples(
+    st.sampled_from(
+        [b"Subject", b"From", b"To", b"Content-Type", b"Content-Transfer-Encoding", b"Content-Disposition"]
+    ),
+    st.binary(max_size=40)
+    | st.sampled_from(
+        [
+            b"=?no-such-charset?q?x?=",
+            b"=?utf-8?b?!!!?=",
+            b"multipart/alternative",
+            b"text/html; charset=unicode_escape",
+            b"text/html; charset=no-such-charset",
+            b'text/plain; charset="a\0b"',
+            b"base64",
+            b"x-uuencode",
+            b"attachment; filename*=x'y",
+        ]
+    ),
+)
+
+
+@given(st.lists(HEADERS, max_size=5), st.binary(max_size=100) | st.just(rb"\ud800"))
+def test_whatever_arrives_can_be_shown(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    raw = b"".join(name + b": " + value + b"\r\n" for name, value in headers) + b"\r\n" + body
+    mail = mailbox.parse("0000000000000-00001", raw)
+    for shown in (mail.subject, mail.sender, mail.text, mail.html, *mail.recipients, *sum(mail.headers, ())):
+        shown.encode()
+
+
+# The server.
+
+
+def test_a_mail_sent_by_smtp_is_kept_with_everybody_it_was_for(server: int, box: Mailbox) -> None:
+    with smtplib.SMTP("127.0.0.1", server) as smtp:
+        smtp.sendmail("bounces@signup.example", ["mick@example.com", "hidden@example.com"], make_mail())
+    (mail,) = box.list()
+    assert mail.recipients == ("mick@example.com", "hidden@example.com")
+    assert ("Return-Path", "<bounces@signup.example>") in mail.headers
+    assert LINK in mail.text
+
+
+def test_the_server_survives_garbage(server: int, box: Mailbox) -> None:
+    with smtplib.SMTP("127.0.0.1", server) as smtp:
+        smtp.sendmail("a@example.com", ["b@example.com"], b"\0\xff\xfe no header at all \x80")
+        smtp.sendmail("a@example.com", ["b@example.com"], b"")
+        smtp.sendmail("a@example.com", ["b@example.com"], make_mail())
+    assert [mail.subject for mail in box.list()] == ["Confirm your address", "", ""]
+
+
+def test_a_mail_that_cannot_be_kept_is_refused_for_now(server: int, box: Mailbox) -> None:
+    box.folder.write_text("a file where the folder should be")
+    with smtplib.SMTP("127.0.0.1", server) as smtp, pytest.raises(smtplib.SMTPDataError) as refusal:
+        smtp.sendmail("a@example.com", ["b@example.com"], make_mail())
+    assert refusal.value.smtp_code == 451
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_ends_when_told_to(tmp_path: Path, ending: signal.Signals) -> None:
+    port = free_port()
+    command = (sys.executable, "mailbox_server.py", str(port), str(tmp_path))
+    with Process(*command, environ=os.environ) as process:
+        wait_for_port(port)
+        process.popen.send_signal(ending)
+        assert process.popen.wait(5) == 0
+        assert process.log == ""
+
+
+def test_a_taken_port_is_told_in_one_line(server: int, tmp_path: Path) -> None:
+    command = (sys.executable, "mailbox_server.py", str(server), str(tmp_path))
+    with Process(*command, environ=os.environ) as process:
+        assert process.popen.wait(10) == 1
+        assert process.log.strip() == f"The mailbox cannot listen on port {server}: Address already in use"
+
+
+# The pages.
+
+
+def test_an_empty_mailbox_says_what_to_do(browser: FlaskClient) -> None:
+    page = browser.get("/dev/mailbox").text
+    assert "No mail yet." in page
+    assert 'href="/signup"' in page
+
+
+def test_the_list_leads_to_each_mail(browser: FlaskClient, box: Mailbox) -> None:
+    mail_id = box.save(make_mail(subject="<b>Hello</b>"))
+    page = browser.get("/dev/mailbox").text
+    assert f'<a href="/dev/mailbox/{mail_id}">&lt;b&gt;Hello&lt;/b&gt;</a>' in page
+    assert "to mick@example.com" in page
+
+
+def test_a_mail_shows_its_html_its_text_and_its_headers(browser: FlaskClient, box: Mailbox) -> None:
+    mail_id = box.save(make_mail(text=f"<script>alert(1)</script> Open {LINK}."))
+    page = browser.get(f"/dev/mailbox/{mail_id}").text
+    assert f'src="/dev/mailbox/{mail_id}/html"' in page
+    assert f'&lt;script&gt;alert(1)&lt;/script&gt; Open <a href="{LINK}">{LINK}</a>.' in page
+    assert '<th scope="row">Subject</th>' in page
+
+
+def test_the_html_of_a_mail_can_neither_run_nor_fetch_anything(browser: FlaskClient, box: Mailbox) -> None:
+    answer = browser.get(f"/dev/mailbox/{box.save(make_mail())}/html")
+    assert answer.mimetype == "text/html"
+    assert '<head><base target="_top"></head>' in answer.text
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "allow-scripts" not in policy
+    assert "allow-same-origin" not in policy
+
+
+def test_the_source_is_what_was_sent_as_plain_text(browser: FlaskClient, box: Mailbox) -> None:
+    sent = make_mail()
+    answer = browser.get(f"/dev/mailbox/{box.save(sent)}/source")
+    assert answer.mimetype == "text/plain"
+    assert answer.data == sent
+
+
+@pytest.mark.parametrize("view", ["", "/html", "/source"])
+@pytest.mark.parametrize("mail_id", ["0000000000000-00001", "..%2F..%2Fapp", "%00", "x"])
+def test_an_unknown_mail_is_not_found(browser: FlaskClient, mail_id: str, view: str) -> None:
+    assert browser.get(f"/dev/mailbox/{mail_id}{view}").status_code == 404
+
+
+def test_there_is_no_mailbox_in_production(app: Flask, box: Mailbox) -> None:
+    mail_id = box.save(make_mail())
+    for path in ("/dev/mailbox", f"/dev/mailbox/{mail_id}", f"/dev/mailbox/{mail_id}/html"):
+        assert app.test_client().get(path).status_code == 404

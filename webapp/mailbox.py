@@ -1,0 +1,170 @@
+"""The development mailbox: an SMTP server on this machine that keeps what it is sent, for reading in a browser."""
+
+from __future__ import annotations
+
+import email
+import itertools
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
+from pathlib import Path
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from webapp.config import INSTANCE
+
+FOLDER = INSTANCE / "mailbox"
+KEPT = 500
+# An id comes from a URL and becomes a file's name, so it is digits and nothing else.
+ID = re.compile(r"[0-9]{13}-[0-9]{5,10}")
+
+
+@dataclass(frozen=True)
+class ReceivedMail:
+    id: str
+    subject: str
+    sender: str
+    # Whom the mail was delivered to, which includes those in Bcc.
+    recipients: tuple[str, ...]
+    # When it arrived, in UTC.
+    date: datetime
+    text: str
+    html: str
+    headers: tuple[tuple[str, str], ...]
+    raw: bytes
+
+
+class Mailbox:
+    """Mails as files of a folder, which appear whole or not at all."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self.folder = folder
+        self._numbers = itertools.count(1)
+
+    def save(self, raw: bytes) -> str:
+        """Keep the mail, let go of the oldest ones, and return its id."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The number keeps mails of one millisecond apart and in order.
+        mail_id = f"{time.time_ns() // 1_000_000:013}-{next(self._numbers):05}"
+        unfinished = self.folder / f"{mail_id}.part"
+        unfinished.write_bytes(raw)
+        unfinished.rename(self.folder / f"{mail_id}.eml")
+        for path in self._paths()[KEPT:]:
+            path.unlink(missing_ok=True)
+        return mail_id
+
+    def list(self) -> Sequence[ReceivedMail]:
+        """Return all mails, newest first."""
+        mails = (self.get(path.stem) for path in self._paths())
+        return [mail for mail in mails if mail]
+
+    def get(self, mail_id: str) -> ReceivedMail | None:
+        if not ID.fullmatch(mail_id):
+            return None
+        try:
+            return parse(mail_id, (self.folder / f"{mail_id}.eml").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _paths(self) -> Sequence[Path]:
+        return sorted((path for path in self.folder.glob("*.eml") if ID.fullmatch(path.stem)), reverse=True)
+
+
+def parse(mail_id: str, raw: bytes) -> ReceivedMail:
+    """Return what can be read of a mail, however broken it is."""
+    # The parser's older policy: its newer one raises on some broken headers.
+    message = email.message_from_bytes(raw)
+    headers = tuple((name, _decoded(value)) for name, value in message.items())
+    delivered = tuple(value for name, value in headers if name.lower() == "delivered-to")
+    return ReceivedMail(
+        id=mail_id,
+        subject=_decoded(message.get("Subject", "")),
+        sender=_decoded(message.get("From", "")),
+        recipients=delivered or tuple(_decoded(value) for value in message.get_all("To", [])),
+        date=datetime.fromtimestamp(int(mail_id.partition("-")[0]) / 1000, UTC),
+        text=_body(message, "text/plain"),
+        html=_body(message, "text/html"),
+        headers=headers,
+        raw=raw,
+    )
+
+
+def _decoded(value: object) -> str:
+    line = re.sub(r"[\r\n]+[ \t]*", " ", str(value))
+    with suppress(HeaderParseError, LookupError, ValueError):
+        line = str(make_header(decode_header(line)))
+    return _whole(line)
+
+
+def _body(message: Message, content_type: str) -> str:
+    for part in message.walk():
+        if part.get_content_type() == content_type and part.get_content_disposition() != "attachment":
+            content = part.get_payload(decode=True)
+            if isinstance(content, bytes):
+                return _text(content, part.get_content_charset("utf-8"))
+    return ""
+
+
+def _text(content: bytes, charset: str) -> str:
+    try:
+        return _whole(content.decode(charset, "replace"))
+    except (LookupError, ValueError):
+        return content.decode("utf-8", "replace")
+
+
+def _whole(text: str) -> str:
+    # Half characters (lone surrogates) would break the page that shows them.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Keep:
+    """What the server does with a mail."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+        content = envelope.content if isinstance(envelope.content, bytes) else b""
+        try:
+            self.mailbox.save(b"".join(_trace(envelope)) + content)
+        except OSError as error:
+            return f"451 4.3.0 The mailbox could not keep it: {error.strerror}"
+        return "250 2.0.0 Kept"
+
+
+def _trace(envelope: Envelope) -> Iterator[bytes]:
+    """Yield the headers that the last server on a mail's way adds: whom it was really from and for."""
+    yield f"Return-Path: <{envelope.mail_from or ''}>\r\n".encode("utf-8", "replace")
+    for recipient in envelope.rcpt_tos:
+        yield f"Delivered-To: {recipient}\r\n".encode("utf-8", "replace")
+
+
+def serve(port: int, folder: Path = FOLDER) -> Controller:
+    """Return the running server; its stop() ends it. Raises OSError when the port is taken."""
+    controller = Controller(_Keep(Mailbox(folder)), hostname="127.0.0.1", port=port)
+    controller.start()
+    return controller
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until SIGTERM or SIGINT. `arguments`: the port and, if it is not ours, the folder."""
+    port, folder = int(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else FOLDER
+    # Blocked before the server's thread begins, which inherits it: so they wait for sigwait.
+    endings = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    try:
+        controller = serve(port, folder)
+    except OSError as error:
+        sys.exit(f"The mailbox cannot listen on port {port}: {os.strerror(error.errno or 0)}")
+    signal.sigwait(endings)
+    controller.stop()
