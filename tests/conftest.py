@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import flask_migrate
 import pytest
 from flask import Flask
+from redis import Redis
 from sqlalchemy import select, update
 
+from tests.processes import free_port
+from tests.servers import Postgres, Valkey, name_of
 from tests.smtp_server import Server
 from tests.visitor import Visitor
 from webapp import create_app, delivery
@@ -37,20 +41,87 @@ def smtp() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file at the newest migration, to be copied."""
-    path = tmp_path_factory.mktemp("template") / "app.db"
-    app = create_app(settings(path, mail_port=1))
-    with app.app_context():
-        flask_migrate.upgrade(str(ROOT / "migrations"))
-        app.extensions["sqlalchemy"].engine.dispose()
-    return path
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Postgres:
+    """One server for the whole run: pytest-xdist's workers share the folder above theirs."""
+    return Postgres(tmp_path_factory.getbasetemp().parent / f"postgres-{os.environ.get('PYTEST_XDIST_TESTRUNUID')}")
 
 
-def settings(database: Path, mail_port: int) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+class Embedded:
+    """What a fresh machine has: SQLite, and the queue in a file."""
+
+    name = "embedded"
+
+    def __init__(self, folder: Path) -> None:
+        self.template = folder / "template.db"
+        migrate({"DATABASE_URL": f"sqlite:///{self.template}"})
+
+    @contextmanager
+    def fresh(self, folder: Path) -> Iterator[dict[str, str]]:
+        shutil.copy(self.template, folder / "app.db")
+        yield {"DATABASE_URL": f"sqlite:///{folder / 'app.db'}"}
+
+    def lose_hints(self, environ: Mapping[str, str]) -> None:
+        with closing(sqlite3.connect(self._queue(environ))) as queue, queue:
+            queue.execute("DELETE FROM task")
+            queue.execute("DELETE FROM schedule")
+
+    def break_queue(self, app: Flask) -> None:
+        storage = app.extensions["huey"].storage
+        storage.close()
+        with closing(sqlite3.connect(storage.filename)) as queue, queue:
+            queue.execute("DROP TABLE task")
+
+    def _queue(self, environ: Mapping[str, str]) -> Path:
+        return Path(environ["DATABASE_URL"].removeprefix("sqlite:///")).with_name("app-queue.db")
+
+
+class Servers:
+    """What production has: PostgreSQL and Redis."""
+
+    name = "servers"
+
+    def __init__(self, postgres: Postgres, valkey: Valkey) -> None:
+        self.postgres = postgres
+        self.valkey = valkey
+        self.template = postgres.create()
+        migrate({"DATABASE_URL": self.template})
+
+    @contextmanager
+    def fresh(self, _folder: Path) -> Iterator[dict[str, str]]:
+        self.lose_hints({})
+        url = self.postgres.create(name_of(self.template))
+        yield {"DATABASE_URL": url, "REDIS_URL": self.valkey.url}
+        self.postgres.drop(url)
+
+    def lose_hints(self, _environ: Mapping[str, str]) -> None:
+        with Redis.from_url(self.valkey.url) as redis:
+            redis.flushall()
+
+    def break_queue(self, app: Flask) -> None:
+        app.config["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+        app.extensions["huey"].init_app(app)
+
+
+Backend = Embedded | Servers
+
+
+@pytest.fixture(scope="session", params=[Embedded.name, Servers.name])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    """Every test that uses the app runs on both."""
+    if request.param == Embedded.name:
+        return Embedded(tmp_path_factory.mktemp("template"))
+    return Servers(request.getfixturevalue("postgres"), request.getfixturevalue("valkey"))
+
+
+def settings(mail_port: int) -> dict[str, str]:
     return {
         "SECRET_KEY": SECRET,
-        "DATABASE_URL": f"sqlite:///{database}",
         "PUBLIC_URL": "http://signup.example",
         "MAIL_SERVER": "127.0.0.1",
         "MAIL_PORT": str(mail_port),
@@ -59,12 +130,18 @@ def settings(database: Path, mail_port: int) -> dict[str, str]:
     }
 
 
+def migrate(database: dict[str, str], revision: str = "head") -> None:
+    app = create_app({**settings(mail_port=1), **database})
+    with app.app_context():
+        flask_migrate.upgrade(str(ROOT / "migrations"), revision)
+        db.engine.dispose()
+
+
 @pytest.fixture
-def environ(tmp_path: Path, migrated_database: Path, smtp: Server) -> dict[str, str]:
+def environ(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[dict[str, str]]:
     """The settings of this test's own database, queue and mail server."""
-    database = tmp_path / "app.db"
-    shutil.copy(migrated_database, database)
-    return settings(database, smtp.port)
+    with backend.fresh(tmp_path) as own:
+        yield {**settings(smtp.port), **own}
 
 
 @pytest.fixture
@@ -81,7 +158,7 @@ def app(environ: dict[str, str]) -> Iterator[Flask]:
     yield app
     mail.close()
     with app.app_context():
-        app.extensions["sqlalchemy"].engine.dispose()
+        db.engine.dispose()
 
 
 @pytest.fixture

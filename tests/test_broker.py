@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import sqlite3
 import uuid
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
+from tests.conftest import Backend
 from tests.factories import change, get, make_signup
 from tests.smtp_server import Server
 from webapp import tasks
@@ -100,25 +100,20 @@ def test_an_unreadable_message_harms_no_other(app: Flask, smtp: Server) -> None:
     assert get(app, email_id).status == "sent"
 
 
-def test_a_queue_that_fails_costs_a_signup_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    file = app.extensions["huey"].storage.filename
-    app.extensions["huey"].storage.close()
-    with sqlite3.connect(file) as database:
-        database.execute("DROP TABLE task")
+def test_a_queue_that_fails_costs_a_signup_nothing(
+    app: Flask, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.break_queue(app)
     with app.app_context():
         tasks.deliver_later(uuid.uuid4())
     assert "hint_failed" in caplog.text
 
 
-def test_the_sweep_sends_what_is_overdue_when_the_queue_fails(app: Flask, smtp: Server) -> None:
+def test_the_sweep_sends_what_is_overdue_when_the_queue_fails(app: Flask, backend: Backend, smtp: Server) -> None:
     email_id = make_signup(app)
-    change_due = db_now(-5)
 
-    change(app, email_id, next_attempt_at=change_due)
-    file = app.extensions["huey"].storage.filename
-    app.extensions["huey"].storage.close()
-    with sqlite3.connect(file) as database:
-        database.execute("DROP TABLE task")
+    change(app, email_id, next_attempt_at=db_now(-5))
+    backend.break_queue(app)
     with app.app_context():
         tasks.sweep()
     assert get(app, email_id).status == "sent"

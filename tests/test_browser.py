@@ -70,7 +70,7 @@ def sign_up(page: Page, url: str) -> None:
 def test_a_person_signs_up_follows_the_link_confirms_and_is_signed_in(page: Page, url: str, smtp: Server) -> None:
     sign_up(page, url)
     mail = smtp.wait_for("mick@example.com")
-    page.get_by_role("button", name="Check again").click()
+    page.get_by_role("link", name="Check again").click()
     page.goto(mail.link)
     expect(page.get_by_text("m•••@example.com")).to_be_visible()
     page.get_by_role("button", name="Confirm").click()
@@ -89,7 +89,7 @@ def test_on_another_device_the_password_is_asked(browser: Browser, page: Page, u
         other.get_by_label("Password you chose").fill(PASSWORD)
         other.get_by_role("button", name="Confirm").click()
         expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
-    page.get_by_role("button", name="Check again").click()
+    page.get_by_role("link", name="Check again").click()
     expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.conftest import Backend
 from tests.processes import consumer, free_port, gunicorn, wait_for_port
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
@@ -79,13 +79,13 @@ def test_a_consumer_killed_before_delivery_delivers_when_it_is_started_again(
     assert len(smtp.mails) == 1
 
 
-def test_a_mail_whose_hint_was_lost_arrives_within_a_minute(process_environ: Environ, smtp: Server) -> None:
+def test_a_mail_whose_hint_was_lost_arrives_within_a_minute(
+    process_environ: Environ, backend: Backend, smtp: Server
+) -> None:
     process_environ["VERIFY_EMAIL_DELAY"] = "1"
     with website(process_environ) as url:
         Visitor(url).sign_up()
-    queue = Path(process_environ["DATABASE_URL"].removeprefix("sqlite:///")).with_name("app-queue.db")
-    with sqlite3.connect(queue) as database:
-        assert database.execute("DELETE FROM task").rowcount == 1
+    backend.lose_hints(process_environ)
     with consumer(process_environ):
         smtp.wait_for("mick@example.com", seconds=60)
 

