@@ -10,6 +10,10 @@ db = current_app.extensions["migrate"].db
 
 def run() -> None:
     with db.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            # Who waits for a lock makes everybody behind it wait: better to fail, and to be run again.
+            connection.exec_driver_sql("SET lock_timeout = '5s'")
+            connection.commit()
         context.configure(
             connection=connection,
             target_metadata=db.metadata,

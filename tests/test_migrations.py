@@ -1,0 +1,196 @@
+"""The migrations on a database that holds users, while others write to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flask_migrate
+import pytest
+from flask import Flask
+from sqlalchemy import Engine, create_engine, text
+
+from tests.conftest import Backend, send_due_mails, settings
+from tests.smtp_server import Server
+from tests.visitor import PASSWORD, Visitor
+from webapp import create_app, users
+from webapp.config import ROOT
+from webapp.extensions import db
+
+USERS = 10_000
+MIGRATIONS = str(ROOT / "migrations")
+
+
+@pytest.fixture
+def old(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
+    """An app whose database is at the first migration, and holds ten thousand users."""
+    with backend.empty(tmp_path) as own:
+        app = create_app({**settings(smtp.port), **own})
+        with app.app_context():
+            flask_migrate.upgrade(MIGRATIONS, "0001")
+            rows = [
+                {
+                    "username": f"user{n}",
+                    "full_name": f"User {n}",
+                    "email": f"User{n}@Example.com",
+                    "password_hash": "a hash",
+                }
+                for n in range(USERS - 3)
+            ]
+            hashed = users.hash_password(PASSWORD)
+            rows += [
+                {"username": "mick19", "full_name": "Mick", "email": "mick@example.com", "password_hash": hashed},
+                {"username": "Ann", "full_name": "Ann", "email": "ann@example.com", "password_hash": hashed},
+                # Another spelling of the same address and the same name.
+                {"username": "ann", "full_name": "Ann", "email": "Ann@Example.COM", "password_hash": hashed},
+            ]
+            db.session.execute(
+                text(
+                    "INSERT INTO users (username, full_name, email, password_hash)"
+                    " VALUES (:username, :full_name, :email, :password_hash)"
+                ),
+                rows,
+            )
+            db.session.commit()
+        yield app
+        with app.app_context():
+            db.engine.dispose()
+
+
+def upgrade(app: Flask) -> None:
+    with app.app_context():
+        flask_migrate.upgrade(MIGRATIONS)
+
+
+def downgrade(app: Flask, revision: str = "0001") -> None:
+    with app.app_context():
+        flask_migrate.downgrade(MIGRATIONS, revision)
+
+
+def rows(app: Flask, query: str) -> list[Any]:
+    with app.app_context():
+        return [tuple(row) for row in db.session.execute(text(query))]
+
+
+EVERYBODY = "SELECT id, username, full_name, email, password_hash FROM users ORDER BY id"
+
+
+def test_nobody_is_lost_on_the_way_up_and_down(old: Flask) -> None:
+    before = rows(old, EVERYBODY)
+    upgrade(old)
+    assert rows(old, EVERYBODY) == before
+    assert rows(old, "SELECT count(*) FROM users WHERE email_verified_at IS NULL AND purge_at IS NULL") == [(USERS,)]
+    assert rows(old, "SELECT count(*) FROM users WHERE email_key = '' OR username_key = ''") == [(0,)]
+    assert rows(old, "SELECT count(*) FROM users WHERE email_key = 'ann@example.com'") == [(2,)]
+    downgrade(old)
+    assert rows(old, EVERYBODY) == before
+    upgrade(old)
+    assert rows(old, EVERYBODY) == before
+
+
+def test_the_models_are_what_the_migrations_make(old: Flask) -> None:
+    upgrade(old)
+    with old.app_context():
+        flask_migrate.check(MIGRATIONS)
+
+
+def test_the_way_down_keeps_one_row_an_address_and_says_what_it_dropped(
+    old: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade(old)
+    insert = (
+        "INSERT INTO users (username, username_key, full_name, email, email_key, password_hash, email_verified_at)"
+        " VALUES ('{}', '{}', '', 'new@example.com', 'new@example.com', 'x', {})"
+    )
+    with old.app_context():
+        db.session.execute(text(insert.format("first", "first", "NULL")))
+        db.session.execute(text(insert.format("second", "second", "CURRENT_TIMESTAMP")))
+        db.session.execute(text(insert.replace("new@", "other@").format("second", "second", "NULL")))
+        db.session.commit()
+    downgrade(old)
+    assert rows(old, "SELECT username FROM users WHERE email = 'new@example.com'") == [("second",)]
+    ((name,),) = rows(old, "SELECT username FROM users WHERE email = 'other@example.com'")
+    assert name.startswith("second-")
+    assert rows(old, "SELECT count(*) FROM users") == [(USERS + 2,)]
+    assert "dropped 1 signups whose address has another row" in caplog.text
+    assert "renamed 1 users whose username was taken" in caplog.text
+
+
+def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Server) -> None:
+    upgrade(old)
+    stranger = Visitor("http://signup.example", old)
+    stranger.sign_up(username="MICK19", email="stranger@example.com")
+    assert "Somebody else has this username" in stranger.text
+    mick = Visitor("http://signup.example", old)
+    mick.open("/login")
+    mick.submit("/login", identifier="mick19", password=PASSWORD)
+    assert mick.path == "/signup/sent"
+    assert "not verified yet" in mick.text
+    mick.submit("/signup/resend")
+    send_due_mails(old)
+    mick.open(smtp.wait_for("mick@example.com").link)
+    mick.submit("/verify")
+    assert mick.path == "/account"
+    assert rows(old, "SELECT purge_at FROM users WHERE username = 'mick19'") == [(None,)]
+
+
+def test_of_two_spellings_the_first_to_prove_the_address_has_it(old: Flask, smtp: Server) -> None:
+    upgrade(old)
+    ann = Visitor("http://signup.example", old)
+    ann.open("/login")
+    # Both rows answer to the name's key; the newest one does.
+    ann.submit("/login", identifier="ann@example.com", password=PASSWORD)
+    ann.submit("/signup/resend")
+    send_due_mails(old)
+    (mail,) = smtp.mails
+    ann.open(mail.link)
+    ann.submit("/verify")
+    assert ann.path == "/account"
+    assert rows(old, "SELECT count(*) FROM users WHERE email_key = 'ann@example.com'") == [(2,)]
+
+
+# Not on SQLite, which has one writer at a time, whoever it is.
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_no_writer_waits_long_for_a_migration(old: Flask) -> None:
+    with old.app_context():
+        engine = create_engine(db.engine.url)
+    for migrate in (upgrade, downgrade):
+        with slowest_write(engine) as slowest:
+            migrate(old)
+        assert slowest["writes"] > 20
+        assert slowest["seconds"] < 1
+    engine.dispose()
+
+
+class slowest_write:  # noqa: N801 - reads as what it measures
+    """While open, another connection writes to `users` as fast as it can, as old code does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.found = {"seconds": 0.0, "writes": 0}
+        self.stop = threading.Event()
+
+    def __enter__(self) -> dict[str, float]:
+        self.thread = threading.Thread(target=self._write)
+        self.thread.start()
+        return self.found
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _write(self) -> None:
+        insert = text("INSERT INTO users (username, full_name, email, password_hash) VALUES (:name, '', :email, 'x')")
+        change = text("UPDATE users SET full_name = 'changed' WHERE id = :id")
+        with self.engine.connect() as connection:
+            while not self.stop.is_set():
+                begun = time.perf_counter()
+                name = f"writer{begun}"
+                connection.execute(insert, {"name": name, "email": f"{name}@example.com"})
+                connection.execute(change, {"id": 1 + self.found["writes"] % USERS})
+                connection.commit()
+                self.found["seconds"] = max(self.found["seconds"], time.perf_counter() - begun)
+                self.found["writes"] += 1
