@@ -154,10 +154,15 @@ def environ(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[dict[str
 
 
 @pytest.fixture
-def process_environ(environ: dict[str, str]) -> dict[str, str]:
-    """The same for a process of its own."""
+def system_environ() -> dict[str, str]:
+    """What a process needs of ours, and no settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return {**kept, **environ, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
+    return {**kept, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def process_environ(system_environ: dict[str, str], environ: dict[str, str]) -> dict[str, str]:
+    return {**system_environ, **environ}
 
 
 @pytest.fixture

@@ -58,9 +58,9 @@ def name_of(url: str) -> str:
 class Valkey:
     """A Redis-protocol server that can be killed, and started again with its data or without."""
 
-    def __init__(self, folder: Path, *, keep: bool = False, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, keep: bool = False, port: int | None = None, **config: str) -> None:
         self.folder = folder
-        self.config = {"appendonly": "yes", "appendfsync": "always"} if keep else {}
+        self.config = config | ({"appendonly": "yes", "appendfsync": "always"} if keep else {})
         self.port = port
         self.start()
 

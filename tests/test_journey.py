@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from tests.conftest import Backend
-from tests.processes import consumer, free_port, gunicorn, wait_for_port
+from tests.processes import Process, consumer, free_port, gunicorn, wait_for_port
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 
@@ -19,13 +19,19 @@ Environ = dict[str, str]
 
 
 @contextmanager
-def website(environ: Environ, *options: str, scheme: str = "http") -> Iterator[str]:
-    """Run gunicorn; yields its URL, which is PUBLIC_URL too."""
+def website_and_log(environ: Environ, *options: str, scheme: str = "http") -> Iterator[tuple[str, Process]]:
+    """Run gunicorn; yields its URL, which is PUBLIC_URL too, and the process."""
     port = free_port()
     url = f"{scheme}://localhost:{port}"
     environ["PUBLIC_URL"] = url
-    with gunicorn(environ, port, *options):
+    with gunicorn(environ, port, *options) as process:
         wait_for_port(port)
+        yield url, process
+
+
+@contextmanager
+def website(environ: Environ, *options: str, scheme: str = "http") -> Iterator[str]:
+    with website_and_log(environ, *options, scheme=scheme) as (url, _process):
         yield url
 
 

@@ -48,12 +48,18 @@ def hang_up() -> None:
 
 @huey.companion
 def relay(stopped: threading.Event) -> None:
+    failing = False
     while not stopped.wait(RELAY_SECONDS):
         with huey.app.app_context():
             try:
                 sweep()
             except SQLAlchemyError as error:
-                log.warning("relay_failed", error=f"{type(error).__name__}: {error}")
+                # Told once: it goes on for as long as the database is away.
+                if not failing:
+                    log.exception("relay_failed", error=type(error).__name__)
+                failing = True
+            else:
+                failing = False
 
 
 def sweep() -> None:

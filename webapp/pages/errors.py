@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Flask, render_template
+import structlog
+from flask import Flask, g, render_template
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
-from werkzeug.exceptions import HTTPException, InternalServerError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+
+from webapp.extensions import login
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = 10
 
 TEXTS = {
     400: (_("That request made no sense to us"), _("Please go back, reload the page and try again.")),
@@ -13,12 +21,29 @@ TEXTS = {
     404: (_("There is nothing here"), _("The address may be mistyped, or the page has moved.")),
     405: (_("That does not work here"), _("Please open the page again and use its buttons.")),
     413: (_("That was too much at once"), _("Please send less text; nothing was saved.")),
+    503: (
+        _("We cannot reach our own database"),
+        _("Nothing was lost, and it mends itself mostly. Please try again in a minute."),
+    ),
     500: (_("Something broke on our side"), _("Nothing was lost. Please try again in a minute.")),
 }
 
 
+# The database is away, too slow, or all our connections to it are in use.
+DATABASE_DOWN = (OperationalError, InterfaceError, TimeoutError)
+
+
 def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _show)
+    for error in DATABASE_DOWN:
+        app.register_error_handler(error, _show_database_down)
+
+
+def _show_database_down(error: Exception) -> ResponseReturnValue:
+    log.error("database_down", error=f"{type(error).__name__}: {error}".partition("\n")[0])
+    # Who is signed in is in the database too.
+    g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
+    return _show(ServiceUnavailable(retry_after=RETRY_AFTER))
 
 
 def _show(error: HTTPException) -> ResponseReturnValue:
@@ -26,5 +51,5 @@ def _show(error: HTTPException) -> ResponseReturnValue:
     if code < 400:
         return error.get_response()
     title, advice = TEXTS.get(code, TEXTS[400] if code < 500 else TEXTS[500])
-    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
     return render_template("error.html", code=code, title=title, advice=advice), code, headers

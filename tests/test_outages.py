@@ -1,0 +1,279 @@
+"""The notes' experiments, and what else can go away: the queue, the database, between any two steps."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from flask import Flask
+from redis import Redis
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session
+
+from tests.conftest import migrate, settings
+from tests.factories import make_signup
+from tests.processes import consumer, free_port
+from tests.proxies import black_hole, hang_up, listening, tls
+from tests.servers import Postgres, Valkey
+from tests.smtp_server import Server
+from tests.test_journey import Environ, website, website_and_log
+from tests.visitor import Visitor
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+from webapp.verification import VerifyEmail
+
+# Redis is what goes away here, so the embedded queue has no part in it.
+on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
+
+
+@pytest.fixture
+def environ_of_processes(process_environ: Environ) -> Environ:
+    return process_environ | {"VERIFY_EMAIL_DELAY": "1", "LOG_FORMAT": "json"}
+
+
+def sign_up_quickly(url: str, **fields: str) -> None:
+    """Sign up, and insist on 303 within two seconds."""
+    visitor = Visitor(url)
+    visitor.open("/signup")
+    begun = time.monotonic()
+    data = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": "correct horse battery"}
+    visitor.submit("/signup", follow=False, **{**data, **fields})
+    assert visitor.page.status_code == 303
+    assert time.monotonic() - begun < 2
+
+
+@on_servers
+@pytest.mark.parametrize("trouble", ["refuses", "answers nothing", "dies in the middle of a request"])
+def test_whatever_redis_does_a_signup_answers_at_once_and_its_mail_arrives(
+    environ_of_processes: Environ, smtp: Server, trouble: str
+) -> None:
+    environ = environ_of_processes
+    with ExitStack() as stack:
+        handlers = {"answers nothing": black_hole, "dies in the middle of a request": hang_up}
+        port = stack.enter_context(listening(handlers[trouble])) if trouble in handlers else free_port()
+        environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+        url, web = stack.enter_context(website_and_log(environ))
+        worker = stack.enter_context(consumer(environ))
+        for name in ("ann", "ben"):
+            sign_up_quickly(url, username=name, email=f"{name}@example.com")
+        for name in ("ann", "ben"):
+            smtp.wait_for(f"{name}@example.com", seconds=30)
+        assert web.events("hint_failed")
+        assert worker.stop() == 0
+    assert len(smtp.mails) == 2
+
+
+@on_servers
+def test_only_the_first_waits_for_a_redis_that_does_not_answer(environ_of_processes: Environ) -> None:
+    with listening(black_hole) as port:
+        environ_of_processes["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+        # One process, so one breaker.
+        with website_and_log(environ_of_processes | {"WEB_CONCURRENCY": "1"}) as (url, web):
+            for n in range(3):
+                sign_up_quickly(url, username=f"mick{n}", email=f"mick{n}@example.com")
+            first, *others = [line["error"] for line in web.events("hint_failed")]
+            assert "Timeout" in first
+            assert len(others) == 2
+            assert all("left alone" in other for other in others)
+            assert len(web.events("broker_down")) == 1
+
+
+@on_servers
+@pytest.mark.parametrize("keeps_its_data", [True, False])
+def test_a_redis_restarted_between_signup_and_delivery_loses_no_mail(
+    environ_of_processes: Environ,
+    smtp: Server,
+    tmp_path: Path,
+    keeps_its_data: bool,  # noqa: FBT001
+) -> None:
+    environ = environ_of_processes | {"VERIFY_EMAIL_DELAY": "3"}
+    with Valkey(tmp_path / "valkey", keep=keeps_its_data, port=free_port()) as valkey:
+        environ["REDIS_URL"] = valkey.url
+        with website(environ) as url, consumer(environ) as worker:
+            worker.wait_for_event("worker_started")
+            sign_up_quickly(url)
+            valkey.kill()
+            sign_up_quickly(url, username="ann", email="ann@example.com")
+            valkey.start()
+            sign_up_quickly(url, username="ben", email="ben@example.com")
+            for name in ("mick", "ann", "ben"):
+                smtp.wait_for(f"{name}@example.com", seconds=60)
+            assert worker.stop() == 0
+    assert len(smtp.mails) == 3
+
+
+@on_servers
+def test_redis_over_tls_is_used_when_its_certificate_is_good_and_only_then(
+    environ_of_processes: Environ, valkey: Valkey, smtp: Server, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = tls_context(authority)
+    assert valkey.port
+    with listening(tls(context, valkey.port)) as port:
+        trusting = environ_of_processes | {"REDIS_URL": f"rediss://localhost:{port}/0?ssl_ca_certs={tmp_path}/ca.pem"}
+        with website_and_log(trusting) as (url, web), consumer(trusting) as worker:
+            worker.wait_for_event("worker_started")
+            sign_up_quickly(url)
+            smtp.wait_for("mick@example.com")
+            assert web.events("enqueued task")
+            worker.wait_for_event("processed task")
+        distrusting = environ_of_processes | {"REDIS_URL": f"rediss://localhost:{port}/0"}
+        with website_and_log(distrusting) as (url, web):
+            sign_up_quickly(url)
+            assert "CERTIFICATE_VERIFY_FAILED" in web.events("hint_failed")[0]["error"]
+
+
+@on_servers
+def test_redis_by_unix_socket_and_with_a_password(environ_of_processes: Environ, smtp: Server, tmp_path: Path) -> None:
+    socket = tmp_path / "redis.sock"
+    with Valkey(tmp_path / "valkey", port=free_port(), unixsocket=str(socket)) as valkey:
+        with Redis.from_url(valkey.url) as redis:
+            redis.config_set("requirepass", "open/sesame")
+        for number, address in enumerate(
+            (f"unix://:open%2Fsesame@{socket}?db=1", f"redis://:open%2Fsesame@127.0.0.1:{valkey.port}/1")
+        ):
+            environ = environ_of_processes | {"REDIS_URL": address}
+            with website_and_log(environ) as (url, web), consumer(environ) as worker:
+                worker.wait_for_event("worker_started")
+                sign_up_quickly(url, username=f"mick{number}", email=f"mick{number}@example.com")
+                smtp.wait_for(f"mick{number}@example.com")
+                assert web.events("enqueued task")
+                assert worker.wait_for_event("processed task")
+
+
+class OwnPostgres:
+    """A PostgreSQL that this test may stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.postgres = Postgres(folder)
+        self.url = self.postgres.create()
+        migrate({"DATABASE_URL": self.url})
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
+    own = OwnPostgres(tmp_path / "postgres")
+    yield own
+    own.postgres.server.cleanup()
+
+
+@pytest.fixture
+def on_own_postgres(own_postgres: OwnPostgres, valkey: Valkey, system_environ: Environ, smtp: Server) -> Environ:
+    return {
+        **system_environ,
+        **settings(smtp.port),
+        "DATABASE_URL": own_postgres.url,
+        "REDIS_URL": valkey.url,
+        "LOG_FORMAT": "json",
+    }
+
+
+def test_postgres_stopped_after_signup_is_logged_and_started_again_the_mail_arrives(
+    on_own_postgres: Environ, own_postgres: OwnPostgres, smtp: Server
+) -> None:
+    environ = on_own_postgres | {"VERIFY_EMAIL_DELAY": "2"}
+    with website(environ) as url, consumer(environ) as worker:
+        worker.wait_for_event("worker_started")
+        sign_up_quickly(url)
+        own_postgres.postgres.stop()
+        failed = worker.wait_for_event("process task failed")
+        assert failed["level"] == "error"
+        assert failed["task"] == "deliver_email"
+        assert "email_id" in failed["payload"]
+        assert "OperationalError" in failed["error"]
+        assert not smtp.mails
+        own_postgres.postgres.start()
+        smtp.wait_for("mick@example.com", seconds=60)
+        assert worker.popen.poll() is None
+    assert len(smtp.mails) == 1
+
+
+def test_without_postgres_pages_say_so_at_once_and_go_on_when_it_is_back(
+    on_own_postgres: Environ, own_postgres: OwnPostgres
+) -> None:
+    with website(on_own_postgres) as url:
+        visitor = Visitor(url)
+        visitor.sign_up()
+        own_postgres.postgres.stop()
+        for attempt in range(3):
+            begun = time.monotonic()
+            visitor.open("/signup/sent" if attempt < 2 else "/signup")
+            if attempt == 2:
+                visitor.submit("/signup", username="a", email="a@example.com", password="correct horse battery")
+            assert time.monotonic() - begun < 3
+            assert visitor.page.status_code == 503
+            assert "try again in a minute" in visitor.text
+            assert "Retry-After" in visitor.page.headers
+        own_postgres.postgres.start()
+        visitor.open("/signup/sent")
+        assert visitor.page.status_code == 200
+        visitor.sign_up(username="ann")
+        assert visitor.path == "/signup/sent"
+
+
+def test_a_worker_faster_than_the_commit_never_misses_its_user(process_environ: Environ, smtp: Server) -> None:
+    environ = process_environ | {"VERIFY_EMAIL_DELAY": "0", "LOG_FORMAT": "json"}
+    with website(environ) as url, consumer(environ) as worker:
+        worker.wait_for_event("worker_started")
+        for n in range(25):
+            sign_up_quickly(url, username=f"mick{n}", email=f"mick{n}@example.com")
+        for n in range(25):
+            smtp.wait_for(f"mick{n}@example.com")
+        assert worker.stop() == 0
+        assert not worker.events("process task failed")
+    assert len(smtp.mails) == 25
+
+
+class Injected(Exception):
+    pass
+
+
+def test_user_and_mail_are_committed_together_or_not_at_all_wherever_it_fails(app: Flask) -> None:
+    def rows() -> tuple[int, ...]:
+        with app.app_context():
+            return tuple(len(db.session.scalars(select(table)).all()) for table in (User, VerifyEmail, OutgoingEmail))
+
+    with app.app_context():
+        engine = db.engine
+
+    steps = 0
+    for fail_at in range(1, 100):
+        step = 0
+
+        def count(*_: Any) -> None:
+            nonlocal step, steps
+            step += 1
+            steps = max(steps, step)
+            if step == fail_at:  # noqa: B023 - called within this turn only
+                raise Injected
+
+        event.listen(engine, "before_cursor_execute", count)
+        event.listen(Session, "before_commit", count)
+        try:
+            make_signup(app, due=False)
+            failed = False
+        except Injected:
+            failed = True
+        finally:
+            event.remove(engine, "before_cursor_execute", count)
+            event.remove(Session, "before_commit", count)
+        if not failed:
+            break
+        assert rows() == (0, 0, 0), f"something was left when step {fail_at} failed"
+    assert rows() == (1, 1, 1)
+    # The name's check, three rows, the savepoint around the mail, the commit.
+    assert steps >= 6
+
+
+def tls_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
