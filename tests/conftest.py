@@ -170,6 +170,7 @@ def app(environ: dict[str, str]) -> Iterator[Flask]:
     app = create_app(environ)
     app.testing = True
     yield app
+    mail.close()
     with app.app_context():
         db.engine.dispose()
 

@@ -76,7 +76,7 @@ class Valkey:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.server.is_running():
-            self.server.stop()
+            self.kill()
 
     @property
     def url(self) -> str:

@@ -1,31 +1,46 @@
-"""A real SMTP server that answers as it is told and keeps what it accepted."""
+"""A real SMTP server that answers as it is told, and keeps a ledger of what it accepted."""
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import email
 import re
+import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
 from types import TracebackType
 from typing import Self
 
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+# The steps at which it can be told to do something else.
+# connect, greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, content (before the final dot was read),
+# dot (the mail is not in the ledger yet), answer (it is), NOOP, QUIT.
+Step = str
 
 
 @dataclass
 class Mail:
+    """A mail that was accepted: it is in the ledger before the server says so."""
+
     sender: str
     recipients: list[str]
     content: bytes
-    message: EmailMessage = field(init=False)
+    at: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.message = email.message_from_bytes(self.content, policy=default)
+    @property
+    def message(self) -> EmailMessage:
+        message = email.message_from_bytes(self.content, policy=default)
+        assert isinstance(message, EmailMessage)
+        return message
+
+    @property
+    def message_id(self) -> str:
+        return str(self.message["Message-ID"])
 
     @property
     def text(self) -> str:
@@ -46,80 +61,211 @@ class Mail:
         return str(link)
 
 
-class Listener(Controller):
-    """A controller on any free port."""
+class Dropped(Exception):
+    """The connection is to be closed without a word."""
 
-    def _trigger_server(self) -> None:
-        assert isinstance(self.server, asyncio.Server)
-        self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()  # type: ignore[no-untyped-call] # aiosmtpd's
+
+# What a step does instead: a reply, or something with the connection that returns a reply or nothing.
+Action = str | Callable[["Connection"], str | None]
+
+
+def drop(_connection: Connection) -> None:
+    """Close the connection."""
+    raise Dropped
+
+
+def hang(connection: Connection) -> None:
+    """Say nothing until the other side gives up, or the server ends."""
+    connection.server.stopping.wait(60)
+    raise Dropped
+
+
+def drip(connection: Connection) -> None:
+    """Send one byte every quarter second: no single read ever times out."""
+    for _ in range(4 * 60):
+        if connection.server.stopping.wait(0.25):
+            break
+        connection.socket.sendall(b"2")
+    raise Dropped
 
 
 class Server:
-    """`answers` maps MAIL, RCPT or DATA to the reply to give instead of 250; delete the key to mend it."""
+    """`actions` maps a step to what to do there; an empty dict is a server that works.
 
-    def __init__(self) -> None:
+    `password`: AUTH wants it. `tls`: STARTTLS is offered, with this context.
+    """
+
+    def __init__(self, *, password: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.mails: list[Mail] = []
         self.connections = 0
-        self.answers: dict[str, str] = {}
+        self.actions: dict[Step, Action] = {}
+        self.password = password
+        self.tls = tls
         self.arrived = threading.Condition()
+        self.stopping = threading.Event()
+        self.open: set[socket.socket] = set()
+        self.port = 0
 
     def __enter__(self) -> Self:
-        self.controller = Listener(self, hostname="127.0.0.1", port=0, server_hostname="mail.test")
-        self.controller.start()
+        self.start()
         return self
-
-    @property
-    def port(self) -> int:
-        return self.controller.port
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.controller.stop()
+        self.stop()
 
-    async def handle_EHLO(
-        self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
-    ) -> list[str]:
-        self.connections += 1
-        session.host_name = hostname
-        return responses
+    def start(self) -> None:
+        self.stopping = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=200)
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self._accept, args=[self.listener], daemon=True)
+        self.thread.start()
 
-    async def handle_MAIL(
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if "MAIL" in self.answers:
-            return self.answers["MAIL"]
-        envelope.mail_from = address
-        envelope.mail_options.extend(options)
-        return "250 OK"
+    def stop(self) -> None:
+        """Refuse connections from now on, and break those that are open."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+        self.break_connections()
 
-    async def handle_RCPT(
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        if "RCPT" in self.answers:
-            return self.answers["RCPT"]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
+    def break_connections(self) -> None:
+        for connection in list(self.open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
-        if "DATA" in self.answers:
-            return self.answers["DATA"]
-        assert isinstance(envelope.content, bytes)
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.connections += 1
+                self.open.add(connection)
+                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with suppress(OSError, Dropped):
+                Connection(self, connection).converse()
+        finally:
+            self.open.discard(connection)
+            connection.close()
+
+    def accept(self, mail: Mail) -> None:
         with self.arrived:
-            self.mails.append(Mail(envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content))
+            self.mails.append(mail)
             self.arrived.notify_all()
-        return "250 2.0.0 taken"
 
     def to(self, address: str) -> list[Mail]:
-        return [mail for mail in self.mails if address in mail.recipients]
+        return [mail for mail in list(self.mails) if address in mail.recipients]
 
     def wait_for(self, address: str, *, seconds: float = 30, count: int = 1) -> Mail:
         """Return the newest mail to this address, once there are `count`."""
         deadline = time.monotonic() + seconds
         with self.arrived:
             while len(self.to(address)) < count:
-                if not self.arrived.wait(deadline - time.monotonic()):
-                    message = f"no mail to {address} within {seconds} s"
-                    raise AssertionError(message)
+                if not self.arrived.wait(max(0, deadline - time.monotonic())):
+                    raise AssertionError(f"no mail to {address} within {seconds} s")
         return self.to(address)[-1]
+
+
+class Connection:
+    """One conversation."""
+
+    def __init__(self, server: Server, connection: socket.socket) -> None:
+        self.server = server
+        self.socket = connection
+        self.file = connection.makefile("rb")
+        self.sender = ""
+        self.recipients: list[str] = []
+
+    def converse(self) -> None:
+        self.act("connect")
+        self.reply("greeting", "220 mail.test ready")
+        while line := self.file.readline():
+            command, _, rest = line.decode(errors="replace").strip().partition(" ")
+            answer = getattr(self, f"on_{command.lower()}", None)
+            if answer is None:
+                self.send("502 unknown command")
+            else:
+                answer(rest)
+
+    def act(self, step: Step) -> str | None:
+        """Do what the server was told for this step; return the reply to give instead, if any."""
+        action = self.server.actions.get(step)
+        return action(self) if callable(action) else action
+
+    def reply(self, step: Step, usual: str) -> bool:
+        """Answer, and return whether with the usual words."""
+        unusual = self.act(step)
+        self.send(unusual or usual)
+        return unusual is None
+
+    def send(self, line: str) -> None:
+        self.socket.sendall(line.encode() + b"\r\n")
+        if line.startswith("421"):
+            raise Dropped
+
+    def on_ehlo(self, _rest: str) -> None:
+        offers = ["mail.test", "8BITMIME"]
+        if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):
+            offers.append("STARTTLS")
+        if self.server.password:
+            offers.append("AUTH PLAIN")
+        lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
+        self.reply("EHLO", "\r\n".join(lines))
+
+    def on_starttls(self, _rest: str) -> None:
+        assert self.server.tls
+        if self.reply("STARTTLS", "220 go ahead"):
+            self.socket = self.server.tls.wrap_socket(self.socket, server_side=True)
+            self.file = self.socket.makefile("rb")
+
+    def on_auth(self, rest: str) -> None:
+        given = base64.b64decode(rest.partition(" ")[2]).split(b"\0")[-1].decode()
+        if given == self.server.password:
+            self.reply("AUTH", "235 welcome")
+        else:
+            self.send("535 5.7.8 wrong password")
+
+    def on_mail(self, rest: str) -> None:
+        if self.reply("MAIL", "250 OK"):
+            self.sender, self.recipients = address_in(rest), []
+
+    def on_rcpt(self, rest: str) -> None:
+        self.recipients.append(address_in(rest))
+        if not self.reply("RCPT", "250 OK"):
+            self.recipients.pop()
+
+    def on_data(self, _rest: str) -> None:
+        if not self.reply("DATA", "354 go on"):
+            return
+        lines: list[bytes] = []
+        refusal = self.act("content")
+        while (line := self.file.readline()) != b".\r\n":
+            if not line:
+                raise Dropped
+            lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
+        refusal = refusal or self.act("dot")
+        if refusal is None:
+            self.server.accept(Mail(self.sender, list(self.recipients), b"".join(lines)))
+            refusal = self.act("answer")
+        self.send(refusal or "250 2.0.0 taken")
+
+    def on_rset(self, _rest: str) -> None:
+        self.send("250 OK")
+
+    def on_noop(self, _rest: str) -> None:
+        self.reply("NOOP", "250 OK")
+
+    def on_quit(self, _rest: str) -> None:
+        self.reply("QUIT", "221 bye")
+        raise Dropped
+
+
+def address_in(command: str) -> str:
+    found = re.search(r"<([^>]*)>", command)
+    return found[1] if found else ""

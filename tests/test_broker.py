@@ -73,7 +73,7 @@ def test_a_task_runs_in_the_apps_context_and_is_logged(
 def test_a_failing_task_is_logged_with_task_payload_and_error(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    smtp.answers["RCPT"] = "451 try later"
+    smtp.actions["RCPT"] = "451 try later"
     email_id = make_signup(app)
     with app.app_context():
         tasks.deliver_later(email_id)

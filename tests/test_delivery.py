@@ -52,21 +52,21 @@ def test_a_crash_after_the_servers_answer_sends_the_same_mail_again(app: Flask, 
 @pytest.mark.parametrize("answer", ["451 try later", "452 mailbox full"])
 def test_a_refusal_for_now_is_tried_again_by_the_backoff(app: Flask, smtp: Server, answer: str) -> None:
     email_id = make_signup(app)
-    smtp.answers["RCPT"] = answer
+    smtp.actions["RCPT"] = answer
     with pytest.raises(DeliveryFailed):
         deliver(app, email_id)
     row = get(app, email_id)
     assert (row.status, row.attempts, row.last_smtp_code) == ("queued", 1, int(answer[:3]))
-    del smtp.answers["RCPT"]
+    del smtp.actions["RCPT"]
     change(app, email_id, next_attempt_at=db_now())
     deliver(app, email_id)
     assert len(smtp.mails) == 1
 
 
-@pytest.mark.parametrize(("command", "answer"), [("RCPT", "550 no such user"), ("DATA", "554 we dislike it")])
+@pytest.mark.parametrize(("command", "answer"), [("RCPT", "550 no such user"), ("dot", "554 we dislike it")])
 def test_a_refusal_for_good_ends_the_mail_with_its_reason(app: Flask, smtp: Server, command: str, answer: str) -> None:
     email_id = make_signup(app)
-    smtp.answers[command] = answer
+    smtp.actions[command] = answer
     with pytest.raises(DeliveryFailed):
         deliver(app, email_id)
     row = get(app, email_id)
@@ -87,7 +87,7 @@ def test_a_mail_server_that_is_away_spends_no_attempt(app: Flask) -> None:
 
 def test_421_spends_no_attempt(app: Flask, smtp: Server) -> None:
     email_id = make_signup(app)
-    smtp.answers["RCPT"] = "421 closing"
+    smtp.actions["RCPT"] = "421 closing"
     with pytest.raises(DeliveryFailed):
         deliver(app, email_id)
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
@@ -114,7 +114,7 @@ def test_a_known_address_is_told_so_at_its_own_spelling_and_without_a_token(app:
 
 def test_a_retry_never_chooses_another_template(app: Flask, smtp: Server) -> None:
     email_id = make_signup(app)
-    smtp.answers["RCPT"] = "451 try later"
+    smtp.actions["RCPT"] = "451 try later"
     with pytest.raises(DeliveryFailed):
         deliver(app, email_id)
     assert get(app, email_id).template == "verify_email"

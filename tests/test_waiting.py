@@ -25,7 +25,7 @@ def test_after_the_mail_was_taken_it_says_when(visitor: Visitor, send_due: Send)
 
 
 def test_a_mail_server_in_trouble_is_told_as_a_delay(visitor: Visitor, send_due: Send, smtp: Server) -> None:
-    smtp.answers["RCPT"] = "451 try later"
+    smtp.actions["RCPT"] = "451 try later"
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")
@@ -33,7 +33,7 @@ def test_a_mail_server_in_trouble_is_told_as_a_delay(visitor: Visitor, send_due:
 
 
 def test_a_refused_address_is_told(visitor: Visitor, send_due: Send, smtp: Server) -> None:
-    smtp.answers["RCPT"] = "550 no such user"
+    smtp.actions["RCPT"] = "550 no such user"
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")

@@ -40,7 +40,7 @@ def init_app(app: Flask) -> None:
 
 
 def _show_database_down(error: Exception) -> ResponseReturnValue:
-    log.error("database_down", error=f"{type(error).__name__}: {error}".partition("\n")[0])
+    log.error("database_down", exc_info=error)
     # Who is signed in is in the database too.
     g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
     return _show(ServiceUnavailable(retry_after=RETRY_AFTER))
