@@ -9,9 +9,10 @@ from flask import Flask
 from sqlalchemy import select, update
 
 from webapp import outbox, signup, users
+from webapp.attempts import DeliveryAttempt
 from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import DeliveryAttempt, OutgoingEmail
+from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
 NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"  # noqa: S105 - matches nothing

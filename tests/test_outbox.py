@@ -9,10 +9,11 @@ from flask import Flask
 from sqlalchemy.exc import IntegrityError
 
 from tests.factories import attempts, change, claim, get, make_signup
-from webapp import outbox
+from webapp import backlog, outbox
+from webapp.attempts import Failure, redact
 from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import Failure, LeaseLost
+from webapp.outbox import LeaseLost
 
 TROUBLE = Failure("SmtpError", "451 try later", phase="recipient", code=451)
 
@@ -37,7 +38,7 @@ def test_of_many_workers_one_gets_the_mail(app: Flask) -> None:
 
 def test_a_batch_goes_to_one_worker_each_and_the_urgent_first(app: Flask) -> None:
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(4)]
-    change(app, ids[2], priority=outbox.VERIFICATION_PRIORITY + 1)
+    change(app, ids[2], priority=outbox.VERIFICATION_PRIORITY - 1)
     first = claim(app, limit=1)
     rest = claim(app, limit=10)
     assert [email.id for email in first] == [ids[2]]
@@ -63,7 +64,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
     (slow,) = claim(app, "slow")
     change(app, email_id, lease_until=db_now(-1))
     with app.app_context():
-        assert outbox.reap() == 1
+        assert backlog.reap() == 1
         db.session.commit()
     (fast,) = claim(app, "fast")
     with app.app_context():
@@ -103,7 +104,7 @@ def test_postponing_for_the_servers_sake_spends_no_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        outbox.postpone(email, TROUBLE, delay=15)
+        outbox.give_back(email, TROUBLE, delay=15)
         db.session.commit()
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
 
@@ -114,7 +115,7 @@ def test_a_mail_that_outlived_five_workers_is_set_apart_for_an_hour(app: Flask) 
         assert len(claim(app)) == 1
         change(app, email_id, lease_until=db_now(-1))
         with app.app_context():
-            outbox.reap()
+            backlog.reap()
             db.session.commit()
         assert get(app, email_id).lease_expiries == expiries
         assert get(app, email_id).in_doubt
@@ -129,7 +130,7 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
     change(app, email_id, expires_at=db_now(-1))
     assert claim(app) == []
     with app.app_context():
-        outbox.reap()
+        backlog.reap()
         db.session.commit()
     assert get(app, email_id).status == "dead"
 
@@ -137,10 +138,10 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
 def test_an_overdue_mail_is_hinted_once_in_a_while(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
-        assert outbox.take_unhinted(10, overdue=5, again_after=30) == []
-        assert outbox.take_unhinted(10, overdue=-1, again_after=30) == [email_id]
-        assert outbox.take_unhinted(10, overdue=-1, again_after=30) == []
-        assert outbox.take_unhinted(10, overdue=-1, again_after=-1) == [email_id]
+        assert backlog.take_unhinted(10, overdue=5, again_after=30) == []
+        assert backlog.take_unhinted(10, overdue=-1, again_after=30) == [email_id]
+        assert backlog.take_unhinted(10, overdue=-1, again_after=30) == []
+        assert backlog.take_unhinted(10, overdue=-1, again_after=-1) == [email_id]
 
 
 def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flask) -> None:
@@ -166,4 +167,4 @@ def test_the_backoff_doubles_up_to_half_an_hour() -> None:
     ],
 )
 def test_replies_are_kept_without_addresses_links_and_codes(reply: str, kept: str) -> None:
-    assert outbox.redact(reply) == kept
+    assert redact(reply) == kept

@@ -41,6 +41,9 @@ WEB_TIMEOUT = 0.5
 WORKER_TIMEOUT = 3.0
 BREAKER_SECONDS = 5.0
 
+# What a consumer that is told to stop gives its workers: longer than a mail in hand may take by then.
+STOP_SECONDS = 8.0
+
 BROKER_ERRORS = (sqlite3.Error, RedisError, OSError)
 
 Companion = Callable[[threading.Event], None]
@@ -92,6 +95,7 @@ class FlaskHuey(Huey):
 
     def __init__(self) -> None:
         self.companions: list[Companion] = []
+        self.stop_hooks: list[Callable[[], None]] = []
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
         self.signal(SIGNAL_ERROR)(_log_error)
@@ -115,6 +119,17 @@ class FlaskHuey(Huey):
         """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
         self.companions.append(run)
         return run
+
+    def before_stop(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Register what is called when a consumer is told to stop, before it waits for its workers."""
+        self.stop_hooks.append(run)
+        return run
+
+    def waiting(self) -> int:
+        """Return how many messages wait for a worker. Raises BrokerDown."""
+        with self.breaker:
+            count: int = self.pending_count()
+            return count
 
     def enqueue(self, task: Task) -> None:
         """Raises BrokerDown."""
@@ -157,6 +172,7 @@ class FlaskHuey(Huey):
         self.storage = self.create_storage(WORKER_TIMEOUT)
         if isinstance(self.storage, SqliteStorage):
             options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
+        options["shutdown_timeout"] = options.get("shutdown_timeout") or STOP_SECONDS
         return FlaskConsumer(self, **options)
 
 
@@ -198,10 +214,13 @@ class FlaskConsumer(Consumer):
         log.info("worker_started", workers=self.workers)
 
     def stop(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - Huey's signature
+        self.stop_flag.set()
+        for run in self.huey.stop_hooks:
+            run()
         super().stop(graceful)
         if graceful:
             for thread in self.companion_threads:
-                thread.join()
+                thread.join(STOP_SECONDS)
         log.info("worker_stopped", graceful=graceful)
 
 

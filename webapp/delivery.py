@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import random
-import socket
+import re
 import threading
+import time
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal
 
 import structlog
 from flask import current_app, render_template
 from flask_babel import force_locale
+from sqlalchemy.exc import OperationalError
 
-from webapp import outbox, users, verification
+from webapp import attempts, backlog, breaker, outbox, users, verification, workers
+from webapp.attempts import Failure
 from webapp.extensions import db, mail
-from webapp.outbox import Failure, LeaseLost, OutgoingEmail
-from webapp.smtp import Message, SmtpError
+from webapp.outbox import LeaseLost, OutgoingEmail
+from webapp.smtp import Aborted, Message, SmtpError
 from webapp.verification import VerifyEmail
 
 log = structlog.get_logger(__name__)
 
-# While the mail server itself is the trouble, each mail asks again about this often.
-SERVER_RETRY = 15.0
-
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
+
+# The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
+FINISH_MARGIN = 10.0
+
+# Different recipients refused in a row until we believe that it is the server.
+REFUSALS_IN_A_ROW = 5
+
+# How often a mail tries a server that takes it and does not say so: each try may be a duplicate.
+IN_DOUBT_DELAYS = [15.0, 30.0, *[45.0] * 8]
+IN_DOUBT_DELAY_MAX = 1800.0
+
+# The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
+SETTLE_AGAIN_SECONDS = 1.0
 
 
 class DeliveryFailed(Exception):
@@ -32,10 +46,43 @@ class DeliveryFailed(Exception):
 
 
 def deliver(email_id: uuid.UUID) -> None:
-    """Send this mail if it is due and nobody else does. Raises DeliveryFailed."""
-    for email in outbox.claim(worker_name(), email_id=email_id):
+    """Send this mail if it is due, nobody else does, and the breaker is closed. Raises DeliveryFailed."""
+    if breaker.is_open():
+        db.session.rollback()
+        return
+    _send_all(outbox.claim(worker_name(), email_id=email_id))
+
+
+def deliver_due(limit: int) -> int:
+    """Send due mails one by one, the most urgent first, while the breaker is closed; return how many were tried."""
+    for tried in range(limit):
+        if breaker.is_open():
+            db.session.rollback()
+            return tried
+        claimed = outbox.claim(worker_name())
+        if not claimed:
+            db.session.rollback()
+            return tried
+        # Its failure is logged, and written down: the others go on.
+        with suppress(DeliveryFailed):
+            _send_all(claimed)
+    return limit
+
+
+def probe() -> None:
+    """While the breaker is open: let one due mail try the mail server, if nobody did lately."""
+    if not breaker.take_probe():
+        db.session.rollback()
+        return
+    with suppress(DeliveryFailed):
+        _send_all(outbox.claim(worker_name()))
+
+
+def _send_all(claimed: Sequence[OutgoingEmail]) -> None:
+    for email in claimed:
         _choose(email)
-        db.session.commit()
+    db.session.commit()
+    for email in claimed:
         with structlog.contextvars.bound_contextvars(email_id=str(email.id), attempt=email.attempts + 1):
             try:
                 _send(email)
@@ -72,15 +119,33 @@ def _send(email: OutgoingEmail) -> None:
     db.session.commit()
     try:
         with mail.connect() as connection:
-            reply = connection.send(message)
+            reply = connection.send(message, may_finish=lambda: outbox.lease_left(email) >= FINISH_MARGIN)
     except SmtpError as error:
         _record_failure(email, error)
-        raise DeliveryFailed(outbox.redact(str(error))) from error
-    outbox.settle(email, reply)
-    if email.template == VERIFY_TEMPLATE and email.verify_email_id:
-        verification.handed_off(email.verify_email_id)
-    db.session.commit()
-    log.info("email_sent", smtp_reply=outbox.redact(reply))
+        raise DeliveryFailed(attempts.redact(str(error))) from error
+    _settle(email, reply)
+    log.info("email_sent", smtp_reply=attempts.redact(reply))
+
+
+def _settle(email: OutgoingEmail, reply: str) -> None:
+    """Write down that the mail was accepted, and go on trying to while nobody else can have it.
+
+    A database that is away for a moment must not make a duplicate of what was sent.
+    """
+    while True:
+        try:
+            outbox.settle(email, reply)
+            if email.template == VERIFY_TEMPLATE and email.verify_email_id:
+                verification.handed_off(email.verify_email_id)
+            breaker.reset()
+            db.session.commit()
+        except OperationalError:
+            db.session.rollback()
+            if outbox.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
+                raise
+            time.sleep(SETTLE_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _needless(email: OutgoingEmail) -> str | None:
@@ -118,24 +183,60 @@ def compose(email: OutgoingEmail) -> Message:
 
 
 def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
-    failure = Failure(type(error).__name__, error.reply, phase=error.phase, code=error.code)
-    fields = {"phase": error.phase, "smtp_code": error.code, "error": outbox.redact(error.reply)}
-    if is_server_wide(error):
-        outbox.postpone(email, failure, delay=SERVER_RETRY * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
-        log.error("mail_server_failed", **fields)
-    elif error.code is not None and error.code >= 500:
+    """Write down what the answer means: for this mail, or for all of them."""
+    failure = Failure("Refused", error.reply, phase=error.phase, code=error.code)
+    in_doubt = error.phase == "dot" and error.code is None
+    meant = meaning(error)
+    if meant == "server" and error.phase in AT_THE_MAIL and attempts.accepted_others_since(email.id):
+        # The server takes others, and has trouble with this mail again: then it is this mail.
+        meant = "later"
+    if isinstance(error, Aborted):
+        outbox.give_back(email, Failure("Aborted", error.reply, phase=error.phase))
+    elif meant == "server":
+        # After others that wait, so that one mail in trouble does not take every probe.
+        delay = in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
+        outbox.give_back(
+            email, Failure(outbox.SERVER_FAILURE, error.reply, error.phase, error.code), delay=delay, in_doubt=in_doubt
+        )
+        breaker.trip(attempts.redact(str(error)))
+    elif meant == "never":
         outbox.bury(email, failure)
-        log.error("email_dead", **fields)
     else:
-        outbox.postpone(email, failure, in_doubt=error.phase == "dot" and error.code is None)
-        log.warning("email_deferred", **fields)
+        outbox.postpone(email, failure, in_doubt=in_doubt)
+    if meant != "server" and (refused := attempts.last_in_a_row(REFUSALS_IN_A_ROW)):
+        reason = f"{len(refused)} recipients refused in a row, at last with: {attempts.redact(str(error))}"
+        backlog.forgive(refused, Failure(outbox.SERVER_FAILURE, reason), delay=breaker.PROBE_SECONDS)
+        breaker.trip(reason)
     db.session.commit()
+    tell = log.error if meant == "never" else log.warning
+    tell(
+        "email_dead" if meant == "never" else "email_deferred",
+        meaning=meant,
+        phase=error.phase,
+        smtp_code=error.code,
+        error=attempts.redact(error.reply),
+    )
 
 
-def is_server_wide(error: SmtpError) -> bool:
-    """Return whether the server would have answered any mail like this; such a try spends no attempt."""
-    return error.phase in {"connect", "tls", "login", "sender"} or error.code == 421
+# What the recipient's server, or the content, may have a part in.
+AT_THE_MAIL = {"recipient", "data", "dot"}
+
+# Policy (x.7.x), a provider's daily limit (5.4.5), and what old servers say instead of a code.
+POLICY = re.compile(
+    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending limit", re.IGNORECASE
+)
+
+
+def meaning(error: SmtpError) -> Literal["server", "later", "never"]:
+    """Return whose trouble it is: the mail server's with any mail, or this mail's, for now or for good."""
+    if error.phase not in AT_THE_MAIL or error.code is None or error.code == 421 or POLICY.search(error.reply):
+        return "server"
+    return "later" if error.code < 500 else "never"
+
+
+def in_doubt_delay(tries: int) -> float:
+    return IN_DOUBT_DELAYS[tries] if tries < len(IN_DOUBT_DELAYS) else IN_DOUBT_DELAY_MAX
 
 
 def worker_name() -> str:
-    return f"{socket.gethostname()[:60]}:{os.getpid()}:{threading.current_thread().name[:20]}"
+    return f"{workers.NAME}:{threading.current_thread().name}"[:100]

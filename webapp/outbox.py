@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parseaddr
 from typing import Any
@@ -19,9 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     String,
-    case,
     false,
-    insert,
     or_,
     select,
     text,
@@ -30,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp import attempts
+from webapp.attempts import Failure
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 
@@ -38,29 +36,19 @@ log = structlog.get_logger(__name__)
 # After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
 LEASE_MARGIN = 15.0
 
-# A mail that outlived this many workers is sent alone and seldom: it may be what kills them.
-POISON_EXPIRIES = 5
-QUARANTINE = 3600.0
-
 BACKOFF_FIRST = 30.0
 BACKOFF_MAX = 1800.0
 
-VERIFICATION_PRIORITY = 10
-NOTICE_PRIORITY = 0
+# The class of error that was not the mail's fault.
+SERVER_FAILURE = "MailServer"
+
+# The smaller goes first.
+VERIFICATION_PRIORITY = 0
+NOTICE_PRIORITY = 10
 
 
 class LeaseLost(Exception):
     """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a try did not end in a 250: our own class of error, and what the server said."""
-
-    error_class: str
-    text: str
-    phase: str | None = None
-    code: int | None = None
 
 
 class OutgoingEmail(Model):
@@ -73,6 +61,12 @@ class OutgoingEmail(Model):
         Index(
             "ix_outgoing_emails_due",
             "priority",
+            "next_attempt_at",
+            postgresql_where=text("status = 'queued'"),
+            sqlite_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_outgoing_emails_next",
             "next_attempt_at",
             postgresql_where=text("status = 'queued'"),
             sqlite_where=text("status = 'queued'"),
@@ -124,23 +118,6 @@ class OutgoingEmail(Model):
 
     # Not a column: when this process claimed it, by the monotonic clock.
     claimed_at = 0.0
-
-
-class DeliveryAttempt(Model):
-    """One try at one mail, and how it ended."""
-
-    __tablename__ = "delivery_attempts"
-    __table_args__ = (Index("ix_delivery_attempts_email_id", "email_id"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outgoing_emails.id", ondelete="CASCADE"))
-    started_at: Mapped[datetime]
-    finished_at: Mapped[datetime]
-    outcome: Mapped[str] = mapped_column(String(20))
-    phase: Mapped[str | None] = mapped_column(String(20))
-    code: Mapped[int | None]
-    reply: Mapped[str | None] = mapped_column(String(300))
-    worker: Mapped[str | None] = mapped_column(String(100))
 
 
 def post(
@@ -198,7 +175,9 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
     )
     if email_id is not None:
         due = due.where(OutgoingEmail.id == email_id)
-    due = due.order_by(OutgoingEmail.priority.desc(), OutgoingEmail.next_attempt_at).limit(limit)
+    due = due.order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at).limit(limit)
+    # Before the database sets the lease's end, so that ours is never the later one.
+    claimed_at = time.monotonic()
     # A CTE, since Postgres may run a plain subquery again for each row, past its limit.
     chosen = due.with_for_update(skip_locked=True).cte("due")
     claimed = db.session.scalars(
@@ -207,23 +186,32 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
         .values(
             status="sending",
             lease_token=uuid.uuid4(),
-            lease_until=db_now(current_app.config["MAIL_TIMEOUT"] + LEASE_MARGIN),
+            lease_until=db_now(lease_seconds()),
             locked_by=worker,
         )
         .returning(OutgoingEmail),
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
-        email.claimed_at = time.monotonic()
+        email.claimed_at = claimed_at
     return claimed
 
 
+def lease_left(email: OutgoingEmail) -> float:
+    """Return for how many seconds this worker may still believe that the mail is its own."""
+    return lease_seconds() - (time.monotonic() - email.claimed_at)
+
+
+def lease_seconds() -> float:
+    return float(current_app.config["MAIL_TIMEOUT"]) + LEASE_MARGIN
+
+
 def settle(email: OutgoingEmail, reply: str) -> None:
-    """Write down that the server took the mail."""
+    """Write down that the server took the mail. Raises LeaseLost, as all that end a claim."""
     _release(
         email,
         "sent",
-        Failure(error_class="", text=reply, phase="dot", code=250),
+        Failure("", reply, phase="dot", code=250),
         status="sent",
         attempts=OutgoingEmail.attempts + 1,
         sent_at=db_now(),
@@ -235,9 +223,9 @@ def settle(email: OutgoingEmail, reply: str) -> None:
     )
 
 
-def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = None, in_doubt: bool = False) -> None:
-    """Try again later: after `delay` seconds at no cost, or by the backoff, which spends an attempt."""
-    if delay is None and email.attempts + 1 >= email.max_attempts:
+def postpone(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
+    """Spend an attempt, and try again after the backoff; the last one ends the mail."""
+    if email.attempts + 1 >= email.max_attempts:
         bury(email, failure)
         return
     _release(
@@ -245,10 +233,23 @@ def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = No
         "deferred",
         failure,
         status="queued",
-        attempts=OutgoingEmail.attempts + int(delay is None),
-        next_attempt_at=db_now(backoff(email.attempts) if delay is None else delay),
+        attempts=OutgoingEmail.attempts + 1,
+        next_attempt_at=db_now(backoff(email.attempts)),
         in_doubt=OutgoingEmail.in_doubt | in_doubt,
-        **_last(failure),
+        **last_failure(failure),
+    )
+
+
+def give_back(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_doubt: bool = False) -> None:
+    """Spend no attempt: it was not the mail's fault. Due in `delay` seconds, or when the breaker closes."""
+    _release(
+        email,
+        "returned",
+        failure,
+        status="queued",
+        next_attempt_at=db_now(delay),
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
+        **last_failure(failure),
     )
 
 
@@ -261,7 +262,7 @@ def bury(email: OutgoingEmail, failure: Failure) -> None:
         status="dead",
         attempts=OutgoingEmail.attempts + 1,
         finished_at=db_now(),
-        **_last(failure),
+        **last_failure(failure),
     )
 
 
@@ -280,64 +281,6 @@ def cancel(verify_email_id: uuid.UUID, reason: str) -> None:
     )
 
 
-def reap() -> int:
-    """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
-    expiries = OutgoingEmail.lease_expiries + 1
-    reaped = db.session.execute(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now())
-        .values(
-            status="queued",
-            lease_token=None,
-            lease_until=None,
-            lease_expiries=expiries,
-            next_attempt_at=case((expiries >= POISON_EXPIRIES, db_now(QUARANTINE)), else_=db_now()),
-            in_doubt=True,
-            last_error_class="LeaseExpired",
-            last_error="the worker ended before it could write down the outcome",
-        )
-        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries, OutgoingEmail.locked_by),
-        execution_options={"synchronize_session": False},
-    ).all()
-    for email_id, lease_expiries, worker in reaped:
-        _record(email_id, "lease_expired", Failure("LeaseExpired", "the worker ended"), worker=worker, elapsed=0)
-        tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
-        tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
-    expired = db.session.execute(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now())
-        .values(status="dead", finished_at=db_now(), last_error_class="Expired")
-        .returning(OutgoingEmail.id),
-        execution_options={"synchronize_session": False},
-    ).all()
-    for (email_id,) in expired:
-        log.error("email_expired", email_id=str(email_id))
-    return len(reaped) + len(expired)
-
-
-def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[uuid.UUID]:
-    """Return mails due for `overdue` seconds that had no hint lately, and note that they get one now."""
-    unhinted = (
-        select(OutgoingEmail.id)
-        .where(
-            OutgoingEmail.status == "queued",
-            OutgoingEmail.next_attempt_at <= db_now(-overdue),
-            or_(OutgoingEmail.hinted_at.is_(None), OutgoingEmail.hinted_at <= db_now(-again_after)),
-        )
-        .order_by(OutgoingEmail.priority.desc(), OutgoingEmail.next_attempt_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("unhinted")
-    )
-    return db.session.scalars(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(select(unhinted.c.id)))
-        .values(hinted_at=db_now())
-        .returning(OutgoingEmail.id),
-        execution_options={"synchronize_session": False},
-    ).all()
-
-
 def latest_for(user_id: int) -> OutgoingEmail | None:
     """Return the newest mail promised to this user."""
     return db.session.scalar(
@@ -345,18 +288,10 @@ def latest_for(user_id: int) -> OutgoingEmail | None:
     )
 
 
-def backoff(attempts: int) -> float:
-    """Return seconds until the next try after so many: doubling, at most half an hour, spread by a third."""
-    longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**attempts)
+def backoff(spent: int) -> float:
+    """Return seconds until the next try after so many attempts: doubling, at most half an hour, spread by a third."""
+    longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**spent)
     return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret
-
-
-def redact(reply: str) -> str:
-    """Return a server's reply without addresses, links, codes and control characters, cut to 300 characters."""
-    reply = re.sub(r"\w+://\S+", "<link>", reply)
-    reply = re.sub(r"\S+@\S+", "<address>", reply)
-    reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
-    return "".join(char if char.isprintable() else " " for char in reply)[:300]
 
 
 def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
@@ -376,27 +311,20 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
     if released.first() is None:
         raise LeaseLost(str(email.id))
     elapsed = time.monotonic() - email.claimed_at
-    _record(email.id, outcome, failure, worker=email.locked_by, elapsed=elapsed)
-
-
-def _record(email_id: uuid.UUID, outcome: str, failure: Failure, *, worker: str | None, elapsed: float) -> None:
-    db.session.execute(
-        insert(DeliveryAttempt).values(
-            email_id=email_id,
-            started_at=db_now(-elapsed),
-            finished_at=db_now(),
-            outcome=outcome,
-            phase=failure.phase,
-            code=failure.code,
-            reply=redact(failure.text),
-            worker=worker,
-        )
+    attempts.record(
+        email.id,
+        outcome,
+        worker=email.locked_by,
+        elapsed=elapsed,
+        phase=failure.phase,
+        code=failure.code,
+        reply=failure.text,
     )
 
 
-def _last(failure: Failure) -> dict[str, Any]:
+def last_failure(failure: Failure) -> dict[str, Any]:
     return {
         "last_error_class": failure.error_class,
         "last_smtp_code": failure.code,
-        "last_error": redact(failure.text),
+        "last_error": attempts.redact(failure.text),
     }

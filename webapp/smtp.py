@@ -21,12 +21,17 @@ import flask_mail
 import structlog
 from flask import Flask
 
+from webapp.wire import Encrypted, Plain
+
 log = structlog.get_logger(__name__)
 
 Phase = Literal["connect", "tls", "login", "sender", "recipient", "data", "dot"]
 
 # A connection idle for longer is asked whether it still lives before a mail is trusted to it.
 FRESH_SECONDS = 5
+
+# A worker that is told to stop waits this long for the answer to a mail that was handed over already.
+ANSWER_SECONDS = 5
 
 # Quoted-printable keeps lines short and 7-bit: relays that fold or strip leave them alone.
 SEVEN_BIT = Charset("utf-8")
@@ -65,11 +70,17 @@ class Message(flask_mail.Message):
         return alternative
 
 
+class Aborted(SmtpError):
+    """The conversation was ended by us, before the final dot: nothing was sent."""
+
+
 class Mail(flask_mail.Mail):
     """Flask-Mail, keeping one connection for each thread."""
 
     def init_app(self, app: Flask) -> flask_mail._Mail:
         self.kept = threading.local()
+        self.busy: set[Connection] = set()
+        self.stopping = False
         self.state = state = super().init_app(app)
         # Flask-Mail sends nothing while testing; our tests have a real server.
         state.suppress = False
@@ -90,6 +101,12 @@ class Mail(flask_mail.Mail):
         if hasattr(self.kept, "connection"):
             self.kept.connection.close()
 
+    def stop(self) -> None:
+        """Let every conversation end soon: before its final dot at once, after it in ANSWER_SECONDS."""
+        self.stopping = True
+        for connection in list(self.busy):
+            connection.stop()
+
 
 class Connection(flask_mail.Connection):
     """A connection that outlives a mail that went well, and none that did not.
@@ -98,45 +115,50 @@ class Connection(flask_mail.Connection):
     """
 
     mail: Mail
-    host: smtplib.SMTP | None
+    host: Plain | Encrypted | None
     last_used = 0.0
+
+    def __init__(self, mail: Mail) -> None:
+        super().__init__(mail)
+        self.lock = threading.Lock()
+        self.is_past_dot = False
 
     def __enter__(self) -> Self:
         # Timeouts of single reads add up without end against a server that drips.
-        self.watchdog = threading.Timer(self.mail.timeout, self._cut)
-        self.watchdog.daemon = True
-        self.watchdog.start()
+        self.deadline = time.monotonic() + self.mail.timeout
+        self.watchdog = self._cut_after(self.mail.timeout)
+        self.is_past_dot = False
+        self.mail.busy.add(self)
         try:
             if self.host is not None and not self._is_alive():
                 self.close()
             if self.host is None:
                 self.configure_host()
         except BaseException:
-            self.watchdog.cancel()
-            self.close()
+            self._leave(ended_well=False)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.watchdog.cancel()
-        self.last_used = time.monotonic()
-        if error is not None:
-            self.close()
+        self._leave(ended_well=error is None)
 
-    def configure_host(self) -> smtplib.SMTP:
+    def configure_host(self) -> Plain | Encrypted:
         """Return a connection that is greeted, encrypted and signed in, as the settings say."""
         mail = self.mail
         self.num_emails = 0
+        if mail.stopping:
+            raise Aborted("connect", None, "we are stopping")
         with step("connect"):
             host = (
-                smtplib.SMTP_SSL(local_hostname=our_name(), timeout=mail.timeout, context=mail.tls)
+                Encrypted(local_hostname=our_name(), timeout=mail.timeout, context=mail.tls)
                 if mail.use_ssl
-                else smtplib.SMTP(local_hostname=our_name(), timeout=mail.timeout)
+                else Plain(local_hostname=our_name(), timeout=mail.timeout)
             )
             # Within reach of the watchdog from its first byte on.
             self.host = host
+            host.deadline = self.deadline
             # What smtplib's constructor does; starttls() and SMTP_SSL check the certificate against it.
             host._host = mail.server  # type: ignore[attr-defined]  # noqa: SLF001
             accept(*host.connect(mail.server, mail.port))
@@ -154,12 +176,12 @@ class Connection(flask_mail.Connection):
         self,
         message: flask_mail.Message,
         envelope_from: str | tuple[str, str] | None = None,
-        before_dot: Callable[[], None] | None = None,
+        may_finish: Callable[[], bool] = lambda: True,
     ) -> str:
         """Hand the message over; return the server's final reply, "250 …".
 
-        `before_dot` is called when only the final dot is missing; raising there sends nothing.
-        Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
+        `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
+        (Aborted). Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
         """
         if message.has_bad_headers():
             raise flask_mail.BadHeaderError
@@ -186,8 +208,10 @@ class Connection(flask_mail.Connection):
             host.putcmd("data")
             accept(*host.getreply(), expected=354)
             host.send(content if content.endswith(b"\r\n") else content + b"\r\n")
-            if before_dot is not None:
-                before_dot()
+        with self.lock:
+            if self.mail.stopping or not may_finish():
+                raise Aborted("data", None, "we stopped before the final dot")
+            self.is_past_dot = True
         with step("dot"):
             host.send(b".\r\n")
             code, reply = host.getreply()
@@ -195,7 +219,7 @@ class Connection(flask_mail.Connection):
         self.num_emails += 1
         return f"{code} {reply.decode(errors='replace')}"
 
-    def opened(self) -> smtplib.SMTP:
+    def opened(self) -> Plain | Encrypted:
         if self.host is None:
             raise SmtpError("connect", None, "the connection was closed")
         return self.host
@@ -203,6 +227,14 @@ class Connection(flask_mail.Connection):
     def _begin(self, sender: str) -> None:
         with step("sender"):
             accept(*self.opened().mail(sender))
+
+    def stop(self) -> None:
+        with self.lock:
+            past_dot = self.is_past_dot
+        if past_dot:
+            self._cut_after(ANSWER_SECONDS)
+        else:
+            self._cut()
 
     def close(self) -> None:
         """Forget the connection, politely where the server still listens."""
@@ -215,6 +247,13 @@ class Connection(flask_mail.Connection):
                     host.quit()
             host.close()
 
+    def _leave(self, *, ended_well: bool) -> None:
+        self.watchdog.cancel()
+        self.mail.busy.discard(self)
+        self.last_used = time.monotonic()
+        if not ended_well:
+            self.close()
+
     def _is_alive(self) -> bool:
         if time.monotonic() - self.last_used < FRESH_SECONDS:
             return True
@@ -223,11 +262,15 @@ class Connection(flask_mail.Connection):
         except (OSError, smtplib.SMTPException):
             return False
 
+    def _cut_after(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._cut)
+        timer.daemon = True
+        timer.start()
+        return timer
+
     def _cut(self) -> None:
-        sock = self.host.sock if self.host else None
-        if sock is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        if self.host is not None:
+            self.host.cut()
 
 
 @cache

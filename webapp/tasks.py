@@ -1,30 +1,36 @@
-"""The Huey tasks, and the relay that makes up for every hint that was lost."""
+"""The Huey tasks, and the relay: what each consumer does beside its workers, so that no lost hint matters."""
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
-from contextlib import suppress
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import delivery, outbox
+from webapp import backlog, breaker, delivery, workers
 from webapp.broker import BrokerDown, payload
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, huey, mail
 
 log = structlog.get_logger(__name__)
 
-# The relay looks every RELAY_SECONDS for mails that are due for OVERDUE seconds: their hint was lost, or is late.
-RELAY_SECONDS = 1.0
+# Higher goes first in Huey.
+HINT_PRIORITY = 10
+
+# The relay looks for mails that are due for OVERDUE seconds: their hint was lost, or is late.
 OVERDUE = 1.0
 HINT_AGAIN = 30.0
-RELAY_BATCH = 100
+LONGEST_SLEEP = 2.0
+SHORTEST_SLEEP = 0.2
+
+# With a large backlog the queue never holds more hints than this.
+QUEUE_MAX = 500
+BATCH = 100
 
 
 # The name and the argument are what old messages hold: they never change.
-@huey.task(name="deliver_email", priority=outbox.VERIFICATION_PRIORITY)
+@huey.task(name="deliver_email", priority=HINT_PRIORITY)
 def deliver_email(email_id: str) -> None:
     delivery.deliver(uuid.UUID(email_id))
 
@@ -46,31 +52,83 @@ def hang_up() -> None:
     mail.close()
 
 
+@huey.before_stop
+def let_go() -> None:
+    """Let the mails in the workers' hands end soon, so that none is left leased."""
+    mail.stop()
+
+
 @huey.companion
 def relay(stopped: threading.Event) -> None:
-    failing = False
-    while not stopped.wait(RELAY_SECONDS):
+    """Until it is stopped: take over from dead workers, and see to it that each due mail is sent."""
+    Relay().run(stopped)
+
+
+class Relay:
+    def __init__(self) -> None:
+        self.next_beat = 0.0
+        self.is_failing = False
+
+    def run(self, stopped: threading.Event) -> None:
+        seconds = 0.0
+        while not stopped.wait(seconds):
+            with huey.app.app_context():
+                seconds = self.turn()
         with huey.app.app_context():
-            try:
-                sweep()
-            except SQLAlchemyError as error:
-                # Told once: it goes on for as long as the database is away.
-                if not failing:
-                    log.exception("relay_failed", error=type(error).__name__)
-                failing = True
-            else:
-                failing = False
+            self.leave()
+        mail.close()
+
+    def turn(self) -> float:
+        """Do what is due; return for how many seconds nothing will be."""
+        try:
+            if time.monotonic() >= self.next_beat:
+                workers.beat(workers.NAME)
+                self.next_beat = time.monotonic() + workers.BEAT_SECONDS
+            backlog.reap()
+            db.session.commit()
+            seconds = sweep()
+        except SQLAlchemyError as error:
+            # Told once: it goes on for as long as the database is away.
+            if not self.is_failing:
+                log.exception("relay_failed", error=type(error).__name__)
+            self.is_failing = True
+            return LONGEST_SLEEP
+        self.is_failing = False
+        return seconds
+
+    def leave(self) -> None:
+        try:
+            workers.leave(workers.NAME)
+            db.session.commit()
+        except SQLAlchemyError:
+            log.warning("heartbeat_left")
 
 
-def sweep() -> None:
-    """Take back what dead workers held, and see to it that each overdue mail is sent."""
-    outbox.reap()
-    overdue = outbox.take_unhinted(RELAY_BATCH, overdue=OVERDUE, again_after=HINT_AGAIN)
+def sweep() -> float:
+    """See to it that each overdue mail is sent; return for how many seconds none will be overdue."""
+    if breaker.is_open():
+        db.session.rollback()
+        delivery.probe()
+        return LONGEST_SLEEP / 2
+    try:
+        hinted = hint()
+    except BrokerDown:
+        # Workers get no messages then: what is due is sent from here.
+        hinted = delivery.deliver_due(BATCH)
+    if hinted:
+        return SHORTEST_SLEEP
+    next_due = backlog.seconds_to_next()
+    db.session.rollback()
+    return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due + OVERDUE))
+
+
+def hint() -> int:
+    """Wake workers up for overdue mails, as many as the queue has room for; return how many. Raises BrokerDown."""
+    room = min(BATCH, QUEUE_MAX - huey.waiting())
+    if room <= 0:
+        return 0
+    overdue = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN)
     db.session.commit()
     for email_id in overdue:
-        try:
-            huey.enqueue(deliver_email.s(email_id=str(email_id)))
-        except BrokerDown:
-            # Its failure is logged, and written down: the others go on.
-            with suppress(DeliveryFailed):
-                delivery.deliver(email_id)
+        huey.enqueue(deliver_email.s(email_id=str(email_id)))
+    return len(overdue)

@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name="ck_outgoing_emails_lease"),
     )
     _index("ix_outgoing_emails_due", ["priority", "next_attempt_at"], where=QUEUED)
+    _index("ix_outgoing_emails_next", ["next_attempt_at"], where=QUEUED)
     _index("ix_outgoing_emails_leased", ["lease_until"], where=SENDING)
     _index("uq_outgoing_emails_active_dedupe_key", ["dedupe_key"], where=ACTIVE, unique=True)
     _index("ix_outgoing_emails_user_id", ["user_id"])

@@ -1,0 +1,115 @@
+"""Each try at a mail: how it ended, and what a row of them says about the mail server."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, func, insert, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+
+REPLY_MAX = 300
+
+# Refusals further back than this are another story.
+RECENT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a try did not end in a 250: our own class of error, the step, and what the server said."""
+
+    error_class: str
+    text: str
+    phase: str | None = None
+    code: int | None = None
+
+
+class DeliveryAttempt(Model):
+    """One try at one mail. `outcome`: sent, deferred, failed, returned, canceled or lease_expired."""
+
+    __tablename__ = "delivery_attempts"
+    __table_args__ = (Index("ix_delivery_attempts_email_id", "email_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outgoing_emails.id", ondelete="CASCADE"))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    outcome: Mapped[str] = mapped_column(String(20))
+    phase: Mapped[str | None] = mapped_column(String(20))
+    code: Mapped[int | None]
+    reply: Mapped[str | None] = mapped_column(String(REPLY_MAX))
+    worker: Mapped[str | None] = mapped_column(String(100))
+
+
+def record(
+    email_id: uuid.UUID,
+    outcome: str,
+    *,
+    worker: str | None,
+    elapsed: float,
+    phase: str | None = None,
+    code: int | None = None,
+    reply: str = "",
+) -> None:
+    """Write down a try that took `elapsed` seconds, as part of the caller's transaction."""
+    db.session.execute(
+        insert(DeliveryAttempt).values(
+            email_id=email_id,
+            started_at=db_now(-elapsed),
+            finished_at=db_now(),
+            outcome=outcome,
+            phase=phase,
+            code=code,
+            reply=redact(reply),
+            worker=worker,
+        )
+    )
+
+
+def last_in_a_row(count: int) -> Sequence[uuid.UUID]:
+    """Return the mails of the last `count` tries, if each was another mail's and the recipient's server refused all."""
+    latest = db.session.execute(
+        select(DeliveryAttempt.email_id, DeliveryAttempt.outcome, DeliveryAttempt.code)
+        .where(DeliveryAttempt.finished_at > db_now(-RECENT_SECONDS))
+        .order_by(DeliveryAttempt.id.desc())
+        .limit(count)
+    ).all()
+    refused = {row.email_id for row in latest if row.outcome in {"deferred", "failed"} and row.code}
+    return list(refused) if len(refused) == count else []
+
+
+def in_doubt(email_id: uuid.UUID) -> int:
+    """Return how many tries at this mail ended without an answer after the final dot."""
+    return (
+        db.session.scalar(
+            select(func.count()).where(
+                DeliveryAttempt.email_id == email_id, DeliveryAttempt.phase == "dot", DeliveryAttempt.code.is_(None)
+            )
+        )
+        or 0
+    )
+
+
+def accepted_others_since(email_id: uuid.UUID) -> bool:
+    """Return whether the server took another mail after it had failed on this one."""
+    last = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.email_id == email_id).scalar_subquery()
+    return (
+        db.session.scalar(
+            select(DeliveryAttempt.id).where(DeliveryAttempt.id > last, DeliveryAttempt.outcome == "sent").limit(1)
+        )
+        is not None
+    )
+
+
+def redact(reply: str) -> str:
+    """Return a server's reply without addresses, links, codes and control characters, cut to REPLY_MAX."""
+    reply = re.sub(r"\w+://\S+", "<link>", reply)
+    reply = re.sub(r"\S+@\S+", "<address>", reply)
+    reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
+    return "".join(char if char.isprintable() else " " for char in reply)[:REPLY_MAX]

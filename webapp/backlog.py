@@ -1,0 +1,152 @@
+"""Mails that nobody holds: taken back from the dead, overdue, given up, and promised anew."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import ColumnElement, Update, case, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
+
+from webapp import attempts, users
+from webapp.attempts import Failure
+from webapp.clock import db_now
+from webapp.extensions import db
+from webapp.outbox import SERVER_FAILURE, OutgoingEmail, last_failure
+
+log = structlog.get_logger(__name__)
+
+# A mail that outlived this many workers is sent seldom: it may be what kills them.
+POISON_EXPIRIES = 5
+QUARANTINE = 3600.0
+
+
+def reap() -> int:
+    """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
+    expiries = OutgoingEmail.lease_expiries + 1
+    reaped = db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now())
+        .values(
+            status="queued",
+            lease_token=None,
+            lease_until=None,
+            lease_expiries=expiries,
+            next_attempt_at=case((expiries >= POISON_EXPIRIES, db_now(QUARANTINE)), else_=db_now()),
+            in_doubt=True,
+            last_error_class="LeaseExpired",
+            last_error="the worker ended before it could write down the outcome",
+        )
+        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries, OutgoingEmail.locked_by),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for email_id, lease_expiries, worker in reaped:
+        attempts.record(email_id, "lease_expired", worker=worker, elapsed=0, reply="the worker ended")
+        tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
+        tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
+    expired = db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now())
+        .values(status="dead", finished_at=db_now(), last_error_class="Expired")
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for (email_id,) in expired:
+        log.error("email_expired", email_id=str(email_id))
+    return len(reaped) + len(expired)
+
+
+def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[uuid.UUID]:
+    """Return mails due for `overdue` seconds that had no hint lately, and note that they get one now."""
+    unhinted = (
+        select(OutgoingEmail.id)
+        .where(
+            OutgoingEmail.status == "queued",
+            OutgoingEmail.next_attempt_at <= db_now(-overdue),
+            or_(OutgoingEmail.hinted_at.is_(None), OutgoingEmail.hinted_at <= db_now(-again_after)),
+        )
+        .order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("unhinted")
+    )
+    return db.session.scalars(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(unhinted.c.id)))
+        .values(hinted_at=db_now())
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+
+
+def seconds_to_next() -> float | None:
+    """Return in how many seconds the next mail is due, below 0 for an overdue one; nothing when none waits."""
+    due_at = select(func.min(OutgoingEmail.next_attempt_at)).where(OutgoingEmail.status == "queued").scalar_subquery()
+    row = db.session.execute(select(due_at.label("due_at"), db_now().label("now"))).one()
+    return (row.due_at - row.now).total_seconds() if row.due_at else None
+
+
+def revive(email_ids: Sequence[uuid.UUID]) -> int:
+    """Promise dead mails anew, with the same Message-ID and all their attempts; return how many.
+
+    One whose successor is on its way already stays dead.
+    """
+    return _count(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "dead", ~_has_active_twin())
+        .values(
+            status="queued",
+            attempts=0,
+            lease_expiries=0,
+            next_attempt_at=db_now(),
+            finished_at=None,
+            hinted_at=None,
+            expires_at=case((OutgoingEmail.expires_at.is_not(None), db_now(users.PURGE_AFTER))),
+        )
+    )
+
+
+def forgive(email_ids: Sequence[uuid.UUID], failure: Failure, *, delay: float) -> int:
+    """Undo refusals that turned out to be the mail server's fault: each gets its last attempt back."""
+    return _count(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]), ~_has_active_twin())
+        .values(
+            status="queued",
+            attempts=case((OutgoingEmail.attempts > 0, OutgoingEmail.attempts - 1), else_=0),
+            next_attempt_at=db_now(delay),
+            finished_at=None,
+            hinted_at=None,
+            **last_failure(failure),
+        )
+    )
+
+
+def release_waiting_for_server() -> int:
+    """Make due what was given back for the mail server's sake; return how many mails."""
+    return _count(
+        update(OutgoingEmail)
+        .where(
+            OutgoingEmail.status == "queued",
+            OutgoingEmail.last_error_class == SERVER_FAILURE,
+            OutgoingEmail.next_attempt_at > db_now(),
+        )
+        .values(next_attempt_at=db_now())
+    )
+
+
+def _has_active_twin() -> ColumnElement[bool]:
+    twin = aliased(OutgoingEmail)
+    return exists().where(
+        twin.dedupe_key == OutgoingEmail.dedupe_key,
+        twin.id != OutgoingEmail.id,
+        twin.status.in_(["queued", "sending"]),
+    )
+
+
+def _count(statement: Update) -> int:
+    changed = db.session.execute(
+        statement.returning(OutgoingEmail.id), execution_options={"synchronize_session": False}
+    )
+    return len(changed.all())

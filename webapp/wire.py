@@ -1,0 +1,75 @@
+"""smtplib's client, whose name look-up and connecting end at a deadline, and whose line can be cut at any time."""
+
+from __future__ import annotations
+
+import queue
+import smtplib
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+
+class Plain(smtplib.SMTP):
+    """A conversation without encryption, or with STARTTLS."""
+
+    deadline: float
+    # A second handle on the connection: TLS takes the first one over while it shakes hands.
+    line: socket.socket | None = None
+
+    def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
+        addresses = look_up(host, port, self._time_left())
+        for family, kind, protocol, _name, address in addresses:
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(self._time_left())
+                connection.connect(address)
+            except OSError:
+                connection.close()
+                if address == addresses[-1][-1]:
+                    raise
+            else:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.line = connection.dup()
+                return connection
+        raise OSError(f"{host} has no address")
+
+    def cut(self) -> None:
+        """End the connection, from any thread: whoever waits for it gets an error at once."""
+        if self.line is not None:
+            with suppress(OSError):
+                self.line.shutdown(socket.SHUT_RDWR)
+
+    def _time_left(self) -> float:
+        return max(0.001, self.deadline - time.monotonic())
+
+    def close(self) -> None:
+        super().close()
+        line, self.line = self.line, None
+        if line is not None:
+            line.close()
+
+
+class Encrypted(smtplib.SMTP_SSL, Plain):
+    """A conversation with TLS from the first byte on."""
+
+
+def look_up(host: str, port: int, seconds: float) -> list[Any]:
+    """Resolve a name, for `seconds` at most: the system's resolver knows no deadline."""
+    answers: queue.Queue[list[Any] | OSError] = queue.Queue()
+
+    def resolve() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"looking up {host} took too long") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return answer

@@ -1,0 +1,62 @@
+"""The consumers that are alive: each writes its heartbeat."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import String, delete, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+
+# A consumer beats every BEAT_SECONDS, and counts as alive until it has missed several.
+BEAT_SECONDS = 10.0
+ALIVE_SECONDS = 30.0
+FORGET_SECONDS = 86400.0
+
+# This process's name: pids come again, so a random part too.
+NAME = f"{socket.gethostname()[:60]}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+class WorkerHeartbeat(Model):
+    """One consumer process, and when it was last seen."""
+
+    __tablename__ = "worker_heartbeats"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    host: Mapped[str] = mapped_column(String(60))
+    pid: Mapped[int]
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+def beat(name: str) -> None:
+    """Say that this process lives. The caller commits."""
+    seen = db.session.scalar(
+        update(WorkerHeartbeat)
+        .where(WorkerHeartbeat.name == name)
+        .values(seen_at=db_now())
+        .returning(WorkerHeartbeat.name)
+    )
+    if seen is None:
+        host, pid, _ = name.split(":")
+        db.session.add(WorkerHeartbeat(name=name, host=host, pid=int(pid), started_at=db_now(), seen_at=db_now()))
+        db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.seen_at < db_now(-FORGET_SECONDS)))
+
+
+def leave(name: str) -> None:
+    """Forget a process that ended in good order. The caller commits."""
+    db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name == name))
+
+
+def alive() -> Sequence[WorkerHeartbeat]:
+    return db.session.scalars(
+        select(WorkerHeartbeat)
+        .where(WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS))
+        .order_by(WorkerHeartbeat.started_at)
+    ).all()
