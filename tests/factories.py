@@ -6,12 +6,12 @@ import uuid
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
-from webapp import outbox, signup, users
+from webapp import outbox, signup, tasks, users
 from webapp.attempts import DeliveryAttempt
-from webapp.clock import db_now
-from webapp.extensions import db
+from webapp.clock import UTCDateTime, db_now
+from webapp.extensions import db, huey
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
@@ -65,3 +65,27 @@ def claim(app: Flask, worker: str = "worker", **options: Any) -> list[OutgoingEm
 def only_user(app: Flask) -> User:
     with app.app_context():
         return db.session.scalars(select(User)).one()
+
+
+def travel(app: Flask, seconds: float) -> None:
+    """Let time pass: everything in the database that is a time becomes older."""
+    with app.app_context():
+        for table in db.metadata.sorted_tables:
+            times = [column for column in table.columns if isinstance(column.type, UTCDateTime)]
+            if times:
+                db.session.execute(table.update().values({column: earlier(column, seconds) for column in times}))
+        db.session.commit()
+
+
+def earlier(column: Any, seconds: float) -> Any:
+    if db.engine.dialect.name == "postgresql":
+        return column - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    return func.strftime("%Y-%m-%d %H:%M:%f000", column, f"-{seconds} seconds")
+
+
+def work(app: Flask) -> None:
+    """What a consumer does in a moment: a turn of its relay, then all that waits in the queue."""
+    with app.app_context():
+        tasks.Relay().turn()
+    while task := huey.dequeue():
+        huey.execute(task)

@@ -146,13 +146,15 @@ class Server:
                 self.open.add(connection)
                 threading.Thread(target=self._serve, args=[connection], daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, accepted: socket.socket) -> None:
+        connection = Connection(self, accepted)
         try:
             with suppress(OSError, Dropped):
-                Connection(self, connection).converse()
+                connection.converse()
         finally:
-            self.open.discard(connection)
-            connection.close()
+            self.open.discard(accepted)
+            connection.file.close()
+            connection.socket.close()
 
     def accept(self, mail: Mail) -> None:
         with self.arrived:

@@ -186,12 +186,14 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
     """Write down what the answer means: for this mail, or for all of them."""
     failure = Failure("Refused", error.reply, phase=error.phase, code=error.code)
     in_doubt = error.phase == "dot" and error.code is None
-    meant = meaning(error)
+    meant: str = meaning(error)
     if meant == "server" and error.phase in AT_THE_MAIL and attempts.accepted_others_since(email.id):
         # The server takes others, and has trouble with this mail again: then it is this mail.
         meant = "later"
-    if isinstance(error, Aborted):
-        outbox.give_back(email, Failure("Aborted", error.reply, phase=error.phase))
+    if isinstance(error, Aborted) or (mail.stopping and error.code is None):
+        # It was us who ended the conversation: that says nothing about the server, or the mail.
+        meant = "ours"
+        outbox.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
     elif meant == "server":
         # After others that wait, so that one mail in trouble does not take every probe.
         delay = in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
@@ -203,7 +205,7 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
         outbox.bury(email, failure)
     else:
         outbox.postpone(email, failure, in_doubt=in_doubt)
-    if meant != "server" and (refused := attempts.last_in_a_row(REFUSALS_IN_A_ROW)):
+    if meant in {"later", "never"} and (refused := attempts.last_in_a_row(REFUSALS_IN_A_ROW)):
         reason = f"{len(refused)} recipients refused in a row, at last with: {attempts.redact(str(error))}"
         backlog.forgive(refused, Failure(outbox.SERVER_FAILURE, reason), delay=breaker.PROBE_SECONDS)
         breaker.trip(reason)

@@ -10,11 +10,15 @@ import time
 from contextlib import suppress
 from typing import Any
 
+LINE_MAX = 8192
+
 
 class Plain(smtplib.SMTP):
     """A conversation without encryption, or with STARTTLS."""
 
     deadline: float
+    sock: Any
+    file: Any
     # A second handle on the connection: TLS takes the first one over while it shakes hands.
     line: socket.socket | None = None
 
@@ -34,6 +38,24 @@ class Plain(smtplib.SMTP):
                 self.line = connection.dup()
                 return connection
         raise OSError(f"{host} has no address")
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Smtplib's own, but a reply that breaks off is none: smtplib would take its first digits for a code."""
+        if self.file is None:
+            self.file = self.sock.makefile("rb")
+        texts: list[bytes] = []
+        while True:
+            try:
+                line = self.file.readline(LINE_MAX)
+            except OSError as error:
+                self.close()
+                raise smtplib.SMTPServerDisconnected(f"the connection broke: {error}") from error
+            if not line.endswith(b"\n") or not line[:3].isdigit():
+                self.close()
+                raise smtplib.SMTPServerDisconnected("the connection ended" if not line else "that was no reply")
+            texts.append(line[4:].strip())
+            if line[3:4] != b"-":
+                return int(line[:3]), b"\n".join(texts)
 
     def cut(self) -> None:
         """End the connection, from any thread: whoever waits for it gets an error at once."""

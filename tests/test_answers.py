@@ -1,0 +1,340 @@
+"""What each answer of the mail server means: for the mail, for all mails, and for the operator."""
+
+from __future__ import annotations
+
+import ssl
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import trustme
+from flask import Flask
+
+from tests.factories import attempts, change, get, make_signup, travel, work
+from tests.processes import free_port
+from tests.smtp_server import Action, Server, drip, drop, hang
+from webapp import breaker, delivery
+from webapp.delivery import DeliveryFailed
+from webapp.extensions import db, mail
+
+SERVER_WIDE: dict[str, tuple[str, Action]] = {
+    "drops before the greeting": ("connect", drop),
+    "drops after the greeting": ("EHLO", drop),
+    "421 as a greeting": ("greeting", "421 too busy"),
+    "554 as a greeting": ("greeting", "554 go away"),
+    "refuses the sender": ("MAIL", "550 5.1.8 bad sender"),
+    "defers the sender": ("MAIL", "451 try later"),
+    "drops at the sender": ("MAIL", drop),
+    "421 at the sender": ("MAIL", "421 closing"),
+    "421 at the recipient": ("RCPT", "421 closing"),
+    "421 at DATA": ("DATA", "421 closing"),
+    "421 after the dot": ("dot", "421 closing"),
+    "drops at the recipient": ("RCPT", drop),
+    "drops at DATA": ("DATA", drop),
+    "drops before the final dot is answered": ("dot", drop),
+    "drops after it took the mail": ("answer", drop),
+    "policy at the recipient": ("RCPT", "550 5.7.1 not allowed"),
+    "policy for now": ("RCPT", "451 4.7.1 come back"),
+    "policy after the dot": ("dot", "554 5.7.0 rejected"),
+    "daily limit": ("dot", "550 5.4.5 Daily user sending limit exceeded"),
+    "relay denied": ("RCPT", "554 Relay access denied"),
+}
+
+
+def deliver(app: Flask, email_id: uuid.UUID) -> None:
+    with app.app_context():
+        delivery.deliver(email_id)
+
+
+def fail(app: Flask, email_id: uuid.UUID) -> None:
+    with pytest.raises(DeliveryFailed):
+        deliver(app, email_id)
+
+
+def is_open(app: Flask) -> bool:
+    with app.app_context():
+        return breaker.is_open()
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
+    return [r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg["event"] == event]
+
+
+@pytest.mark.parametrize("trouble", SERVER_WIDE)
+def test_trouble_of_the_server_costs_no_mail_an_attempt_is_told_once_and_heals_by_itself(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    step, action = SERVER_WIDE[trouble]
+    smtp.actions[step] = action
+    ids = [make_signup(app, username=name, address=f"{name}@example.com") for name in ("ann", "ben")]
+    fail(app, ids[0])
+    assert is_open(app)
+    # The other does not even try.
+    deliver(app, ids[1])
+    assert attempts(app, ids[1]) == []
+    for _ in range(4):
+        travel(app, 20)
+        work(app)
+    for email_id in ids:
+        assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
+    (told,) = logged(caplog, "mail_server_down")
+    assert told["level"] == "error"
+    smtp.actions.clear()
+    smtp.mails.clear()
+    travel(app, 50)
+    for _ in range(4):
+        work(app)
+        travel(app, 2)
+    assert not is_open(app)
+    assert len(logged(caplog, "mail_server_up")) == 1
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "sent"]
+    assert sorted(mail.recipients[0] for mail in smtp.mails) == ["ann@example.com", "ben@example.com"]
+
+
+def test_an_outage_of_three_hours_kills_no_mail(app: Flask, smtp: Server) -> None:
+    smtp.stop()
+    ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(7)]
+    for _ in range(3 * 60):
+        travel(app, 60)
+        work(app)
+    assert {get(app, email_id).status for email_id in ids} == {"queued"}
+    assert {get(app, email_id).attempts for email_id in ids} == {0}
+    smtp.start()
+    travel(app, 20)
+    for _ in range(3):
+        work(app)
+        travel(app, 2)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+    assert len(smtp.mails) == 7
+
+
+@pytest.mark.parametrize("answer", ["450 mailbox busy", "451 4.3.0 try later", "452 4.2.2 mailbox full"])
+def test_a_4xx_is_this_mails_own_and_waits_out_its_backoff(app: Flask, smtp: Server, answer: str) -> None:
+    smtp.actions["RCPT"] = answer
+    email_id = make_signup(app)
+    fail(app, email_id)
+    assert not is_open(app)
+    row = get(app, email_id)
+    assert (row.status, row.attempts, row.last_smtp_code) == ("queued", 1, int(answer[:3]))
+    smtp.actions.clear()
+    travel(app, 31)
+    work(app)
+    assert get(app, email_id).status == "sent"
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [
+        ("RCPT", "550 5.1.1 no such user"),
+        ("DATA", "554 no valid recipients"),
+        ("dot", "552 5.2.2 mailbox full"),
+        ("dot", "554 5.6.0 we dislike it"),
+    ],
+)
+def test_a_5xx_ends_this_mail_at_once_with_its_reason(app: Flask, smtp: Server, step: str, answer: str) -> None:
+    smtp.actions[step] = answer
+    email_id = make_signup(app)
+    fail(app, email_id)
+    assert not is_open(app)
+    row = get(app, email_id)
+    assert (row.status, row.attempts, row.last_smtp_code) == ("dead", 1, int(answer[:3]))
+    (attempt,) = attempts(app, email_id)
+    assert (attempt.outcome, attempt.code) == ("failed", int(answer[:3]))
+
+
+@pytest.mark.parametrize("answer", ["550 no such user", "451 try later"])
+def test_five_recipients_refused_in_a_row_are_the_servers_trouble_and_get_their_attempts_back(
+    app: Flask, smtp: Server, answer: str
+) -> None:
+    smtp.actions["RCPT"] = answer
+    ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(5)]
+    for email_id in ids:
+        assert not is_open(app)
+        fail(app, email_id)
+    assert is_open(app)
+    assert {(get(app, email_id).status, get(app, email_id).attempts) for email_id in ids} == {("queued", 0)}
+    smtp.actions.clear()
+    travel(app, 20)
+    for _ in range(3):
+        work(app)
+        travel(app, 2)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def test_a_success_between_refusals_shows_that_the_server_works(app: Flask, smtp: Server) -> None:
+    for n in range(8):
+        smtp.actions["RCPT"] = "550 no such user"
+        fail(app, make_signup(app, username=f"bad{n}", address=f"bad{n}@example.com"))
+        if n == 3:
+            smtp.actions.clear()
+            deliver(app, make_signup(app, username=f"good{n}", address=f"good{n}@example.com"))
+    assert not is_open(app)
+
+
+def test_a_mail_that_alone_is_refused_by_policy_ends_and_holds_up_no_other(app: Flask, smtp: Server) -> None:
+    def refuse_ann(connection: object) -> str | None:
+        return "550 5.7.1 not you" if "ann@example.com" in connection.recipients else None  # type: ignore[attr-defined]
+
+    smtp.actions["RCPT"] = refuse_ann
+    ann = make_signup(app, username="ann", address="ann@example.com")
+    change(app, ann, max_attempts=3)
+    fail(app, ann)
+    for n in range(12):
+        other = make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com")
+        for _ in range(3):
+            travel(app, 20)
+            work(app)
+        assert get(app, other).status == "sent"
+        travel(app, 600)
+    assert get(app, ann).status == "dead"
+    assert not is_open(app)
+
+
+def test_a_mail_lost_after_the_final_dot_comes_again_with_the_same_id_and_is_in_doubt(app: Flask, smtp: Server) -> None:
+    smtp.actions["answer"] = drop
+    email_id = make_signup(app)
+    fail(app, email_id)
+    assert get(app, email_id).in_doubt
+    smtp.actions.clear()
+    travel(app, 20)
+    work(app)
+    assert (get(app, email_id).status, get(app, email_id).in_doubt) == ("sent", False)
+    first, second = smtp.mails
+    assert first.message_id == second.message_id
+    assert first.link == second.link
+
+
+def test_tries_that_may_be_duplicates_grow_rare(app: Flask, smtp: Server) -> None:
+    smtp.actions["answer"] = drop
+    email_id = make_signup(app)
+    for _ in range(2 * 60 * 3):
+        travel(app, 20)
+        work(app)
+    assert get(app, email_id).status == "queued"
+    assert len(smtp.mails) < 16
+
+
+def test_closing_after_250_changes_nothing(app: Flask, smtp: Server) -> None:
+    smtp.actions["QUIT"] = drop
+    for name in ("ann", "ben"):
+        deliver(app, make_signup(app, username=name, address=f"{name}@example.com"))
+        mail.close()
+    assert len(smtp.mails) == 2
+
+
+@pytest.mark.parametrize("step", ["connect", "EHLO", "MAIL", "RCPT", "DATA", "dot"])
+@pytest.mark.parametrize("trouble", [hang, drip])
+def test_one_deadline_ends_a_mail_wherever_the_server_hangs_or_drips(
+    app: Flask, smtp: Server, step: str, trouble: Action
+) -> None:
+    mail.timeout = 1
+    smtp.actions[step] = trouble
+    email_id = make_signup(app)
+    begun = time.monotonic()
+    fail(app, email_id)
+    assert 0.9 < time.monotonic() - begun < 3
+    row = get(app, email_id)
+    assert (row.status, row.attempts, row.in_doubt) == ("queued", 0, step == "dot")
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_no_attempt(app: Flask, smtp: Server) -> None:
+    deliver(app, make_signup(app, username="ann", address="ann@example.com"))
+    smtp.break_connections()
+    email_id = make_signup(app, username="ben", address="ben@example.com")
+    deliver(app, email_id)
+    assert get(app, email_id).status == "sent"
+    assert [attempt.outcome for attempt in attempts(app, email_id)] == ["sent"]
+    assert smtp.connections == 2
+
+
+def test_a_connection_idle_for_long_is_asked_before_it_is_used(app: Flask, smtp: Server) -> None:
+    deliver(app, make_signup(app, username="ann", address="ann@example.com"))
+    mail.connect().last_used -= 60
+    smtp.actions["NOOP"] = drop
+    email_id = make_signup(app, username="ben", address="ben@example.com")
+    deliver(app, email_id)
+    assert get(app, email_id).status == "sent"
+    assert smtp.connections == 2
+
+
+def test_a_wrong_mail_password_spends_no_attempts_and_delivery_resumes_when_it_is_right(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(password="open sesame") as strict:
+        state = app.extensions["mail"]
+        state.port, state.username, state.password = strict.port, "mick", "wrong"
+        email_id = make_signup(app)
+        fail(app, email_id)
+        (attempt,) = attempts(app, email_id)
+        assert (attempt.phase, attempt.code) == ("login", 535)
+        assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
+        assert "wrong password" in str(logged(caplog, "mail_server_down")[0]["reason"])
+        state.password = strict.password
+        travel(app, 20)
+        work(app)
+        assert get(app, email_id).status == "sent"
+
+
+def server_tls(authority: trustme.CA, host: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(context)
+    return context
+
+
+def test_starttls_is_used_with_a_good_certificate_and_only_then(app: Flask, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    state = app.extensions["mail"]
+    state.use_tls, state.server = True, "localhost"
+    for host, trusted, is_good in (
+        ("localhost", True, True),
+        ("elsewhere.example", True, False),
+        ("localhost", False, False),
+    ):
+        with Server(tls=server_tls(authority, host)) as secure:
+            state.port = secure.port
+            mail.tls = ssl.create_default_context()
+            if trusted:
+                authority.configure_trust(mail.tls)
+            email_id = make_signup(app, username=f"mick{secure.port}", address=f"mick{secure.port}@example.com")
+            if is_good:
+                deliver(app, email_id)
+                assert len(secure.mails) == 1
+                mail.close()
+            else:
+                fail(app, email_id)
+                assert "CERTIFICATE_VERIFY_FAILED" in (get(app, email_id).last_error or "")
+                assert secure.mails == []
+                travel(app, 20)
+                with app.app_context():
+                    breaker.reset()
+                    db.session.commit()
+
+
+@pytest.mark.parametrize("offers_it", [True, False])
+def test_without_starttls_nothing_is_sent_in_the_clear(app: Flask, offers_it: bool) -> None:  # noqa: FBT001
+    state = app.extensions["mail"]
+    state.use_tls = True
+    with Server(tls=server_tls(trustme.CA(), "localhost") if offers_it else None) as server:
+        server.actions["STARTTLS"] = "454 not now"
+        state.port = server.port
+        email_id = make_signup(app)
+        fail(app, email_id)
+        assert attempts(app, email_id)[0].phase == "tls"
+        assert server.mails == []
+
+
+def test_a_name_that_does_not_resolve_is_the_servers_trouble(app: Flask) -> None:
+    app.extensions["mail"].server = "no-such-host.invalid"
+    email_id = make_signup(app)
+    fail(app, email_id)
+    assert attempts(app, email_id)[0].phase == "connect"
+    assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
+
+
+def test_a_port_where_nobody_listens_is_the_servers_trouble(app: Flask) -> None:
+    app.extensions["mail"].port = free_port()
+    email_id = make_signup(app)
+    fail(app, email_id)
+    assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
+    assert is_open(app)
