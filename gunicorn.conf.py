@@ -1,6 +1,5 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
-import os
 import sys
 
 from gunicorn import glogging
@@ -30,7 +29,7 @@ logger_class = Logger
 # The app logs its requests itself, because a path may hold a token.
 accesslog = None
 
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+workers = settings["WEB_CONCURRENCY"]
 # Requests mostly wait for the database or for a password's hash, which frees the interpreter.
 worker_class = "gthread"
 threads = 8

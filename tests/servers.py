@@ -43,6 +43,12 @@ class Postgres:
     def drop(self, url: str) -> None:
         self.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
+    def pids(self) -> list[int]:
+        """The server's processes: it, and one a connection."""
+        process = self.server.get_postmaster_info().process
+        assert process is not None
+        return [process.pid, *[child.pid for child in process.children()]]
+
     def stop(self) -> None:
         """Stop at once, as when the machine loses power."""
         pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self.server.pgdata, user=self.server.system_user)

@@ -112,6 +112,18 @@ def test_a_known_address_is_told_so_at_its_own_spelling_and_without_a_token(app:
     assert "/verify/" not in mail.content.decode()
 
 
+def test_an_address_that_no_header_can_hold_ends_the_mail_in_the_end(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    change(app, email_id, to_address="jürgen@example.com", max_attempts=2)
+    for _ in range(2):
+        with pytest.raises(UnicodeEncodeError):
+            deliver(app, email_id)
+        change(app, email_id, next_attempt_at=db_now())
+    assert smtp.mails == []
+    row = get(app, email_id)
+    assert (row.status, row.last_error_class, row.lease_token) == ("dead", "Unsendable", None)
+
+
 def test_a_retry_never_chooses_another_template(app: Flask, smtp: Server) -> None:
     email_id = make_signup(app)
     smtp.actions["RCPT"] = "451 try later"

@@ -37,8 +37,10 @@ def test_every_page_has_its_headers(visitor: Visitor, path: str) -> None:
     assert "strict-transport-security" not in headers
 
 
-def test_over_https_browsers_are_told_to_stay_there(app: Flask) -> None:
-    assert "strict-transport-security" in Visitor("https://signup.example", app).open("/").headers
+def test_with_a_public_url_of_https_browsers_are_told_to_stay_there(environ: dict[str, str]) -> None:
+    app = create_app({**environ, "PUBLIC_URL": "https://signup.example"})
+    # However the request came: a proxy in front may have taken the TLS away.
+    assert "strict-transport-security" in Visitor("http://signup.example", app).open("/").headers
 
 
 def test_no_page_loads_anything_from_elsewhere_or_runs_inline_code(visitor: Visitor) -> None:
@@ -75,6 +77,36 @@ def test_a_body_of_another_type_is_an_empty_form(visitor: Visitor) -> None:
     visitor.page = visitor.http.post("/signup", json={"username": "mick19"})
     assert visitor.page.status_code == 400
     assert "Nothing was changed" in visitor.text
+
+
+@pytest.mark.parametrize("body", ["[1,2]", "5", '"x"', '{"username": 5, "csrf_token": 5}', '{"password": "\\ud800"}'])
+def test_json_is_no_form(visitor: Visitor, app: Flask, body: str) -> None:
+    for path in rules(app, "POST"):
+        headers = {"Content-Type": "application/json"}
+        visitor.page = visitor.http.post(path, content=body, headers=headers, follow_redirects=False)
+        assert visitor.page.status_code < 500, path
+
+
+def test_a_file_is_no_field(visitor: Visitor) -> None:
+    visitor.open("/signup")
+    token = visitor.hidden("/signup")
+    visitor.page = visitor.http.post("/signup", data=token, files={"username": b"mick", "password": b"x"})
+    assert visitor.page.status_code == 422
+    assert "Please choose a username." in visitor.text
+
+
+def test_a_form_that_another_site_submits_leaves_the_session_alone(visitor: Visitor, app: Flask) -> None:
+    visitor.sign_up()
+    for path in rules(app, "POST"):
+        # As browsers send it: without our cookie, which is Lax.
+        stranger = Visitor("http://signup.example", app)
+        page = stranger.http.post(path, data={}, headers={"Sec-Fetch-Site": "cross-site"})
+        assert page.status_code == 400
+        assert "set-cookie" not in page.headers
+    visitor.page = visitor.http.post("/logout", data={"csrf_token": "bad"})
+    assert visitor.page.status_code == 400
+    visitor.open("/signup/sent")
+    assert "mick@example.com" in visitor.text
 
 
 def test_the_host_header_changes_no_link(visitor: Visitor, app: Flask) -> None:

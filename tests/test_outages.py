@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import ssl
 import time
 from collections.abc import Iterator
@@ -217,6 +219,28 @@ def test_without_postgres_pages_say_so_at_once_and_go_on_when_it_is_back(
         assert visitor.page.status_code == 200
         visitor.sign_up(username="ann")
         assert visitor.path == "/signup/sent"
+
+
+def test_a_postgres_that_is_frozen_keeps_no_request_for_long(
+    on_own_postgres: Environ, own_postgres: OwnPostgres
+) -> None:
+    with website(on_own_postgres) as url:
+        visitor = Visitor(url)
+        visitor.sign_up()
+        pids = own_postgres.postgres.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            visitor.open("/signup/sent")
+            # The connection that was open, and then a new one.
+            assert time.monotonic() - begun < 6
+            assert visitor.page.status_code == 503
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        visitor.open("/signup/sent")
+        assert visitor.page.status_code == 200
 
 
 def test_a_worker_faster_than_the_commit_never_misses_its_user(process_environ: Environ, smtp: Server) -> None:

@@ -15,6 +15,7 @@ from webapp.clock import db_now
 from webapp.config import load
 from webapp.extensions import db
 from webapp.pages import waiting
+from webapp.pages.verify import mask
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
@@ -256,6 +257,35 @@ def test_a_link_made_with_a_retired_key_still_works(
     visitor.open(link)
     visitor.submit("/verify", password=PASSWORD)
     assert user(app).is_email_verified
+
+
+def test_a_link_signed_with_a_key_that_is_gone_is_made_anew(
+    visitor: Visitor, app: Flask, environ: dict[str, str], link: str, smtp: Server, send_due: Send
+) -> None:
+    app.config.from_mapping(load({**environ, "SECRET_KEY": "a-new-key-9876543210"}))
+    visitor.open(link)
+    assert visitor.page.status_code == 404
+    visitor.open("/login")
+    visitor.submit("/login", identifier="mick19", password=PASSWORD)
+    visitor.submit("/signup/resend")
+    send_due()
+    assert smtp.mails[1].link != link
+    visitor.open(smtp.mails[1].link)
+    visitor.submit("/verify")
+    assert visitor.path == "/account"
+
+
+@pytest.mark.parametrize(
+    ("address", "masked"),
+    [
+        ("mick@example.com", "m•••@example.com"),
+        ("m@example.com", "m•@example.com"),
+        ("root", "•root"),
+        ("@x.org", "•@x.org"),
+    ],
+)
+def test_an_address_is_masked_however_odd_it_is(address: str, masked: str) -> None:
+    assert mask(address) == masked
 
 
 def test_neither_token_nor_password_is_in_database_or_log(

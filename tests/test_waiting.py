@@ -68,6 +68,24 @@ def test_a_browser_without_a_signup_is_led_to_the_form(visitor: Visitor) -> None
     assert visitor.path == "/signup"
 
 
+def test_a_rival_does_not_learn_that_the_owner_verified(
+    visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
+) -> None:
+    smtp.actions["RCPT"] = "451 try later"
+    visitor.sign_up(username="rival")
+    send_due()
+    smtp.actions.clear()
+    another_visitor.sign_up(username="owner")
+    send_due()
+    another_visitor.open(smtp.mails[-1].link)
+    another_visitor.submit("/verify")
+    assert another_visitor.path == "/account"
+    send_due()
+    visitor.open("/signup/sent")
+    assert "Sent " in visitor.text
+    assert "verified" not in visitor.text
+
+
 def test_a_signup_verified_elsewhere_leads_to_sign_in(
     visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server, app: Flask
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,10 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from redis import ConnectionPool
+from redis.exceptions import RedisError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
-EXAMPLE_SECRETS = {"changeme", "change-me", "secret", "dev", "development"}
 MEGABYTE = 1024 * 1024
 
 Parser = Callable[[str], Any]
@@ -83,6 +87,12 @@ def _boolean(raw: str) -> bool:
         raise ValueError(f"must be true or false, not {raw!r}") from None
 
 
+def _host(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", raw):
+        raise ValueError(f"must be a host's name or address, and its port in MAIL_PORT, not {raw!r}")
+    return raw
+
+
 def _number(minimum: int, maximum: int) -> Parser:
     def parse(raw: str) -> int:
         if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
@@ -102,7 +112,7 @@ def _choice(*choices: str) -> Parser:
 
 
 def _secret(raw: str) -> str:
-    if len(raw) < 16 or raw.lower().strip("-_!") in EXAMPLE_SECRETS:
+    if len(raw) < 16 or len(set(raw)) < 8:
         raise ValueError(
             "must be at least 16 random characters, "
             "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -115,27 +125,36 @@ def _secrets(raw: str) -> list[str]:
 
 
 def _database_url(raw: str) -> str:
-    for prefix in ("postgresql://", "postgres://", "postgresql+psycopg://"):
-        if raw.startswith(prefix):
-            return "postgresql+psycopg://" + raw.removeprefix(prefix)
-    if raw.startswith("sqlite:///") and len(raw) > len("sqlite:///"):
-        return raw
-    raise ValueError("must begin with postgresql:// or sqlite:///")
+    try:
+        url = make_url(raw)
+    except (ArgumentError, ValueError):
+        raise ValueError("must look like postgresql://user:password@host:5432/name") from None
+    if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"} and url.database:
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+        return f"sqlite:///{INSTANCE / url.database}"
+    raise ValueError("must begin with postgresql:// or sqlite:/// and name a database")
 
 
 def _redis_url(raw: str) -> str:
-    parts = urlsplit(raw)
-    if parts.scheme in {"redis", "rediss"} and parts.hostname:
-        return raw
-    if parts.scheme == "unix" and parts.path.startswith("/"):
-        return raw
+    try:
+        parts = urlsplit(raw)
+        is_host = parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path)
+        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
+        if (is_host and parts.port != 0) or is_socket:
+            # The client itself says which options it knows.
+            ConnectionPool.from_url(raw).make_connection()
+            return raw
+    except (ValueError, TypeError, RedisError):
+        pass
     raise ValueError("must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket")
 
 
 def _public_url(raw: str) -> str:
-    parts = urlsplit(raw)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"must look like https://www.example.com, not {raw!r}")
+    # A path would need every route below it; a name in another script is written in punycode in mails.
+    found = re.fullmatch(r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", raw)
+    if not found or int(found[1] or 443) > 65535:
+        raise ValueError(f"must look like https://www.example.com, in ASCII and without a path, not {raw!r}")
     return raw.rstrip("/")
 
 
@@ -158,7 +177,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
     "APP_NAME": (_text, "Signup"),
-    "MAIL_SERVER": (_text, None),
+    "MAIL_SERVER": (_host, None),
     "MAIL_PORT": (_number(1, 65535), 25),
     "MAIL_USERNAME": (_text, None),
     "MAIL_PASSWORD": (_text, None),
@@ -171,6 +190,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
     "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
     "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
+    "WEB_CONCURRENCY": (_number(1, 64), 2),
     "LOG_FORMAT": (_choice("console", "json"), "console"),
     "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),
 }

@@ -97,7 +97,10 @@ def _choose(email: OutgoingEmail) -> None:
     Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
     """
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
-    if proof is None or email.template is not None:
+    if proof is None:
+        return
+    verification.ensure_key(proof)
+    if email.template is not None:
         return
     owner = users.find_verified(email_key=proof.email_key)
     if owner is None:
@@ -114,7 +117,14 @@ def _send(email: OutgoingEmail) -> None:
         db.session.commit()
         log.info("email_canceled", reason=reason)
         return
-    message = compose(email)
+    try:
+        message = compose(email)
+        message.as_bytes()
+    except Exception as error:
+        # A template, or an address that no header can hold: nothing that another worker could do better.
+        outbox.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
+        db.session.commit()
+        raise
     # No transaction stays open during the conversation. (A rollback would expire what was read.)
     db.session.commit()
     try:

@@ -6,6 +6,7 @@ import sqlite3
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from flask import Flask, has_request_context, request
 from flask_babel import Babel
 from flask_login import LoginManager
@@ -60,6 +61,8 @@ def init_app(app: Flask) -> None:
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
             _tune_sqlite(db.engine)
+        else:
+            _bound_answers(db.engine, app.config["DATABASE_TIMEOUT"])
 
 
 def _tune_sqlite(engine: Engine) -> None:
@@ -78,3 +81,21 @@ def _tune_sqlite(engine: Engine) -> None:
         # timeout. So whatever may write takes the write lock first; only pages that are merely shown do not.
         reads = has_request_context() and request.method in {"GET", "HEAD"}
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _bound_answers(engine: Engine, seconds: float) -> None:
+    """Let no request wait longer for an answer of Postgres: libpq itself would wait without end for a frozen server."""
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            if timeout is not None or not has_request_context():
+                return super().wait(gen, interval, timeout)
+            try:
+                return super().wait(gen, interval, seconds)
+            except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - it has no other name
+                self.pgconn.finish()
+                raise psycopg.OperationalError(f"the server did not answer within {seconds} s") from error
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> psycopg.Connection[Any]:
+        return BoundedConnection.connect(*arguments, **options)

@@ -9,7 +9,7 @@ import uuid
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import backlog, breaker, delivery, workers
+from webapp import backlog, breaker, delivery, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
 
@@ -83,6 +83,7 @@ class Relay:
         try:
             if time.monotonic() >= self.next_beat:
                 workers.beat(workers.NAME)
+                users.fill_in_keys()
                 self.next_beat = time.monotonic() + workers.BEAT_SECONDS
             backlog.reap()
             db.session.commit()

@@ -46,8 +46,14 @@ def downgrade() -> None:
     rename_second_names()
     if on_postgresql():
         with outside_a_transaction():
-            index("uq_users_email", ["email"], unique=True)
-            index("uq_users_username", ["username"], unique=True)
+            try:
+                index("uq_users_email", ["email"], unique=True)
+                index("uq_users_username", ["username"], unique=True)
+            except sa.exc.IntegrityError:
+                # Somebody signed up meanwhile. Half of the old rule must not stay: run it again.
+                op.execute("DROP INDEX CONCURRENTLY IF EXISTS uq_users_email")
+                op.execute("DROP INDEX CONCURRENTLY IF EXISTS uq_users_username")
+                raise
         op.execute("ALTER TABLE users ADD CONSTRAINT uq_users_email UNIQUE USING INDEX uq_users_email")
         op.execute("ALTER TABLE users ADD CONSTRAINT uq_users_username UNIQUE USING INDEX uq_users_username")
     else:
@@ -82,6 +88,8 @@ def rename_second_names() -> None:
     seconds = connection.execute(query).all()
     for row in seconds:
         name = f"{row.username[:50]}-{row.id}"
+        while connection.execute(sa.select(users.c.id).where(users.c.username == name)).first():
+            name = f"{name[:60]}_"
         connection.execute(sa.update(users).where(users.c.id == row.id).values(username=name))
     if seconds:
         log.warning("renamed %s users whose username was taken: users %s", len(seconds), [row.id for row in seconds])

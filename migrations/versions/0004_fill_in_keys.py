@@ -62,4 +62,4 @@ def email_key(address: str) -> str:
 
 
 def username_key(username: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username.strip()).casefold())[:256]

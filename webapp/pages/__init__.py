@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, Response, abort, current_app, request
 from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
@@ -26,12 +26,22 @@ def init_app(app: Flask) -> None:
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
     errors.init_app(app)
+    app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
     app.extensions["babel"].locale_selector = _choose_locale
     extensions.login.login_view = "login.show"
     extensions.login.login_message = None
     extensions.login.user_loader(lambda user_id: db.session.get(User, int(user_id)))
+
+
+def _refuse_other_sites() -> None:
+    """Refuse forms that other sites submit, before they touch the session.
+
+    Their request comes without our cookie, so that the answer to it would replace the person's session.
+    """
+    if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        abort(400)
 
 
 def _choose_locale() -> str | None:
@@ -47,6 +57,6 @@ def _add_headers(response: Response) -> Response:
     if request.endpoint != "static":
         # Each page shows somebody's state.
         headers.setdefault("Cache-Control", "no-store")
-    if request.is_secure:
+    if current_app.config["SESSION_COOKIE_SECURE"]:
         headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     return response

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 
-from flask import current_app
+from flask import current_app, request
 from flask_babel import lazy_gettext as _
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
 from wtforms import Field, PasswordField
 from wtforms.validators import InputRequired, Length, ValidationError
 
@@ -15,6 +16,11 @@ from webapp import users
 
 class Form(FlaskForm):
     """A form that is shown again, with its status, when something is wrong with it."""
+
+    class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options
+        def wrap_formdata(self, _form: FlaskForm, _formdata: object) -> MultiDict[str, str] | None:
+            """Read what a form sends, and neither JSON nor files."""
+            return request.form if request.method == "POST" else None
 
     @property
     def is_stale(self) -> bool:

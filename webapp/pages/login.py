@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, session, url_for
+from flask import Blueprint, abort, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
@@ -63,7 +63,9 @@ def submit() -> ResponseReturnValue:
 @blueprint.post("/logout")
 def sign_out() -> ResponseReturnValue:
     form = Form()
-    if current_user.is_authenticated and not form.validate():
-        return render_template("account.html", form=form), form.status
+    if session and not form.validate():
+        if current_user.is_authenticated:
+            return render_template("account.html", form=form), form.status
+        abort(400)
     session.clear()
     return redirect(url_for("home.show"), 303)

@@ -10,6 +10,7 @@ from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import Length, Optional
 
 from webapp import signup, tasks, users, verification
+from webapp.extensions import db
 from webapp.pages import waiting
 from webapp.pages.forms import Form, LongEnough, strip
 from webapp.pages.signup import username_advice
@@ -80,6 +81,8 @@ def confirm() -> ResponseReturnValue:
             status = form.status
             form.verification.data = str(proof.id)
             return _page(proof, form), status
+        # No transaction stays open while a password is hashed.
+        db.session.commit()
         password_hash = _prove(form, proof.user)
         if form.errors:
             return _page(proof, form), form.status
@@ -168,8 +171,8 @@ def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False
 
 def mask(address: str) -> str:
     """Return enough of an address for its owner to know it by."""
-    local, _at, domain = address.rpartition("@")
-    return f"{local[0]}{'•' * min(6, max(1, len(local) - 1))}@{domain}"
+    local, at, domain = address.rpartition("@")
+    return f"{local[:1]}{'•' * min(6, max(1, len(local) - 1))}{at}{domain}"
 
 
 def _with_cookie(page: ResponseReturnValue, token: str) -> ResponseReturnValue:
