@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 import flask_migrate
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 
 from tests.conftest import Backend, send_due_mails, settings
 from tests.factories import work
@@ -256,3 +259,39 @@ class slowest_write:  # noqa: N801 - reads as what it measures
                 connection.commit()
                 self.found["seconds"] = max(self.found["seconds"], time.perf_counter() - begun)
                 self.found["writes"] += 1
+
+
+# What squawk would like and we have a reason not to do.
+NOT_FOR_US = {
+    "ban-drop-constraint": "the point of it: an address belongs to whoever proves it",
+    "prefer-text-field": "a limit on what people type is a promise to the pages",
+    "prefer-bigint-over-int": "two thousand million users are enough",
+    "prefer-bigint-over-smallint": "the same",
+    "prefer-identity": "the ORM's own choice, the same on SQLite",
+    "prefer-robust-stmts": "Alembic knows where it stopped",
+    "require-timeout-settings": "env.py sets lock_timeout for the whole connection",
+    "adding-serial-primary-key-field": "only in new tables",
+}
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_no_statement_is_one_that_squawk_warns_of(old: Flask, tmp_path: Path) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        # Only `users` holds rows by then: what is new has no writers who could wait.
+        if re.match(r"\s*(CREATE|ALTER|DROP)\b.*\b(ON|TABLE|REFERENCES) users\b", statement, re.DOTALL):
+            statements.append(statement.strip())
+
+    with old.app_context():
+        event.listen(db.engine, "before_cursor_execute", note)
+    upgrade(old)
+    assert len(statements) >= 12
+    (tmp_path / "upgrade.sql").write_text(";\n".join(statements) + ";\n")
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("squawk"), f"--exclude={','.join(NOT_FOR_US)}", tmp_path / "upgrade.sql"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
