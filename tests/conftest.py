@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
@@ -41,9 +42,11 @@ def smtp() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Postgres:
-    """One server for the whole run: pytest-xdist's workers share the folder above theirs."""
-    return Postgres(tmp_path_factory.getbasetemp().parent / f"postgres-{os.environ.get('PYTEST_XDIST_TESTRUNUID')}")
+def postgres() -> Postgres:
+    """One server for the whole run, which pytest-xdist's workers share."""
+    # Not in pytest's own folder: another run would close that to the user that Postgres runs as.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    return Postgres(Path(tempfile.gettempdir()) / f"signup-postgres-{run}")
 
 
 @pytest.fixture(scope="session")

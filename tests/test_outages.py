@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import ssl
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -161,8 +162,8 @@ class OwnPostgres:
 
 
 @pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
-    own = OwnPostgres(tmp_path / "postgres")
+def own_postgres() -> Iterator[OwnPostgres]:
+    own = OwnPostgres(Path(tempfile.mkdtemp(prefix="signup-postgres-")))
     yield own
     own.postgres.server.cleanup()
 

@@ -50,7 +50,9 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
 
 @compiles(db_now, "postgresql")
 def _on_postgresql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    # A query of its own is asked once a statement: compared with the bare function, which may change
+    # from row to row, no index can be used.
+    return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(db_now, "sqlite")

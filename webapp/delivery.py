@@ -119,7 +119,7 @@ def _send(email: OutgoingEmail) -> None:
         return
     try:
         message = compose(email)
-        message.as_bytes()
+        size = len(message.content)
     except Exception as error:
         # A template, or an address that no header can hold: nothing that another worker could do better.
         outbox.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
@@ -134,7 +134,7 @@ def _send(email: OutgoingEmail) -> None:
         _record_failure(email, error)
         raise DeliveryFailed(attempts.redact(str(error))) from error
     _settle(email, reply)
-    log.info("email_sent", smtp_reply=attempts.redact(reply))
+    log.info("email_sent", bytes=size, smtp_reply=attempts.redact(reply))
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:

@@ -72,6 +72,12 @@ class OutgoingEmail(Model):
             sqlite_where=text("status = 'queued'"),
         ),
         Index(
+            "ix_outgoing_emails_expiring",
+            "expires_at",
+            postgresql_where=text("status = 'queued'"),
+            sqlite_where=text("status = 'queued'"),
+        ),
+        Index(
             "ix_outgoing_emails_leased",
             "lease_until",
             postgresql_where=text("status = 'sending'"),

@@ -13,7 +13,7 @@ from email.charset import QP, Charset
 from email.mime.base import MIMEBase
 from email.mime.text import MIMEText
 from email.utils import parseaddr
-from functools import cache
+from functools import cache, cached_property
 from types import TracebackType
 from typing import Literal, Self, cast
 
@@ -54,6 +54,13 @@ class SmtpError(Exception):
 
 class Message(flask_mail.Message):
     """A mail with its alternatives on top, in lines that any relay passes unchanged."""
+
+    @cached_property
+    def content(self) -> bytes:
+        """The mail as it is sent, made once. Raises BadHeaderError, UnicodeError."""
+        if self.has_bad_headers():
+            raise flask_mail.BadHeaderError
+        return self.as_bytes()
 
     def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
         return MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset is taken too
@@ -174,7 +181,7 @@ class Connection(flask_mail.Connection):
 
     def send(  # type: ignore[override] # the server's reply is worth keeping
         self,
-        message: flask_mail.Message,
+        message: Message,
         envelope_from: str | tuple[str, str] | None = None,
         may_finish: Callable[[], bool] = lambda: True,
     ) -> str:
@@ -183,9 +190,7 @@ class Connection(flask_mail.Connection):
         `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
         (Aborted). Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
         """
-        if message.has_bad_headers():
-            raise flask_mail.BadHeaderError
-        content = smtplib._quote_periods(message.as_bytes())  # type: ignore[attr-defined]  # noqa: SLF001
+        content = smtplib._quote_periods(message.content)  # type: ignore[attr-defined]  # noqa: SLF001
         sender = bare(envelope_from or message.sender)
         try:
             self._begin(sender)

@@ -52,12 +52,13 @@ def upgrade() -> None:
             ondelete="SET NULL",
         ),
         sa.CheckConstraint(
-            "status IN ('queued', 'sending', 'sent', 'dead', 'canceled')", name="ck_outgoing_emails_status"
+            "status IN ('queued', 'sending', 'sent', 'dead', 'canceled')", name=op.f("ck_outgoing_emails_status")
         ),
-        sa.CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name="ck_outgoing_emails_lease"),
+        sa.CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name=op.f("ck_outgoing_emails_lease")),
     )
     _index("ix_outgoing_emails_due", ["priority", "next_attempt_at"], where=QUEUED)
     _index("ix_outgoing_emails_next", ["next_attempt_at"], where=QUEUED)
+    _index("ix_outgoing_emails_expiring", ["expires_at"], where=QUEUED)
     _index("ix_outgoing_emails_leased", ["lease_until"], where=SENDING)
     _index("uq_outgoing_emails_active_dedupe_key", ["dedupe_key"], where=ACTIVE, unique=True)
     _index("ix_outgoing_emails_user_id", ["user_id"])
