@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format requirements clean
+.PHONY: help run demo test chaos check format requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,14 @@ help: ## list these targets
 run: $(VENV)/installed ## start web, worker and mailbox on this machine (PORT=5000)
 	@$(BIN)/python development.py
 
+demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside "commit, then schedule"
+	@$(BIN)/python -m chaos.demo
+
 test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
 	@$(BIN)/pytest -n 2 $(ARGS)
+
+chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
+	@$(BIN)/python -m chaos $(ARGS)
 
 check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: what CI runs
 	@$(BIN)/ruff check .

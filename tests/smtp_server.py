@@ -31,6 +31,8 @@ class Mail:
     recipients: list[str]
     content: bytes
     at: float = field(default_factory=time.monotonic)
+    # Whether the server could say so.
+    is_answered: bool = False
 
     @property
     def message(self) -> EmailMessage:
@@ -252,10 +254,14 @@ class Connection:
                 raise Dropped
             lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
         refusal = refusal or self.act("dot")
-        if refusal is None:
-            self.server.accept(Mail(self.sender, list(self.recipients), b"".join(lines)))
-            refusal = self.act("answer")
+        if refusal is not None:
+            self.send(refusal)
+            return
+        mail = Mail(self.sender, list(self.recipients), b"".join(lines))
+        self.server.accept(mail)
+        refusal = self.act("answer")
         self.send(refusal or "250 2.0.0 taken")
+        mail.is_answered = refusal is None
 
     def on_rset(self, _rest: str) -> None:
         self.send("250 OK")

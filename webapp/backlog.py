@@ -107,6 +107,17 @@ def revive(email_ids: Sequence[uuid.UUID]) -> int:
     )
 
 
+def hurry(email_ids: Sequence[uuid.UUID]) -> int:
+    """Make waiting mails due at once, with the attempts that they have left; return how many wait."""
+    # One that is due already keeps its place in line.
+    soon = case((OutgoingEmail.next_attempt_at > db_now(), db_now()), else_=OutgoingEmail.next_attempt_at)
+    return _count(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "queued")
+        .values(next_attempt_at=soon, hinted_at=None)
+    )
+
+
 def forgive(email_ids: Sequence[uuid.UUID], failure: Failure, *, delay: float) -> int:
     """Undo refusals that turned out to be the mail server's fault: each gets its last attempt back."""
     return _count(

@@ -1,0 +1,204 @@
+"""The reckoning: what was committed, against what the mail server took."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import create_engine, select
+from sqlalchemy.engine import Connection
+
+from chaos.faults import KINDS, Happened
+from chaos.world import DELAY, OURS, World, is_refused
+from tests.smtp_server import Mail
+from webapp.attempts import DeliveryAttempt
+from webapp.clock import db_now
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+
+
+@dataclass
+class Promise:
+    """A committed user, and the state of its mail: `status` as in the outbox, "missing" without a row."""
+
+    address: str
+    due_at: float
+    status: str
+    email_id: str = ""
+    message_id: str = ""
+    error_class: str = ""
+    next_attempt_at: float = 0
+    is_lease_over: bool = False
+    attempts: list[str] = field(default_factory=list)
+    leases_lost: int = 0
+
+
+def promises(world: World) -> list[Promise]:
+    """Read what was committed, straight from the database."""
+    engine = create_engine(world.backend.settings["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as connection:
+            return ours(connection) if world.app is OURS else naive(connection)
+    finally:
+        engine.dispose()
+
+
+def ours(connection: Connection) -> list[Promise]:
+    tries: defaultdict[str, list[str]] = defaultdict(list)
+    lost: Counter[str] = Counter()
+    for row in connection.execute(select(DeliveryAttempt.__table__).order_by(DeliveryAttempt.id)):
+        tries[str(row.email_id)].append(
+            f"{row.finished_at:%H:%M:%S.%f} {row.outcome} {row.phase or ''} {row.code or ''} {row.reply} {row.worker}"
+        )
+        lost[str(row.email_id)] += row.outcome == "lease_expired"
+    rows = connection.execute(
+        select(
+            User.email,
+            User.created_at.label("signed_up_at"),
+            OutgoingEmail.__table__,
+            (OutgoingEmail.lease_until < db_now()).label("is_lease_over"),
+        ).join_from(User, OutgoingEmail, OutgoingEmail.user_id == User.id, isouter=True)
+    )
+    return [
+        Promise(
+            row.email,
+            row.signed_up_at.timestamp() + DELAY,
+            row.status or "missing",
+            str(row.id),
+            row.message_id or "",
+            row.last_error_class or "",
+            row.next_attempt_at.timestamp() if row.next_attempt_at else 0,
+            bool(row.is_lease_over),
+            tries[str(row.id)],
+            lost[str(row.id)],
+        )
+        for row in rows
+    ]
+
+
+def naive(connection: Connection) -> list[Promise]:
+    # Here, since it reads its settings when it is imported.
+    rows = connection.exec_driver_sql("SELECT email, created_at, sent_at FROM users").all()
+    return [Promise(row[0], seconds(row[1]) + DELAY, "sent" if row[2] else "queued") for row in rows]
+
+
+def seconds(value: datetime | str) -> float:
+    at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+@dataclass
+class Result:
+    """One run, reckoned up: each list holds the addresses that it concerns."""
+
+    committed: list[Promise]
+    copies: dict[str, list[Mail]]
+    accepted: list[str] = field(default_factory=list)
+    rightly_dead: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    uncommitted: list[str] = field(default_factory=list)
+    expired_leases: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    falsely_sent: list[str] = field(default_factory=list)
+    falsely_ended: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    leases_lost: int = 0
+    unanswered: int = 0
+
+    def concerns(self, address: str) -> Promise | None:
+        return next((promise for promise in self.committed if promise.address == address), None)
+
+
+def reckon(world: World) -> Result:
+    copies: defaultdict[str, list[Mail]] = defaultdict(list)
+    for mail in list(world.smtp.mails):
+        copies[mail.recipients[0]].append(mail)
+    result = Result(promises(world), copies)
+    result.unanswered = sum(not mail.is_answered for mail in world.smtp.mails)
+    known = {promise.address for promise in result.committed}
+    result.uncommitted = [address for address in copies if address not in known]
+    for promise in result.committed:
+        judge(promise, copies.get(promise.address, []), result)
+        if world.app is OURS:
+            judge_rows(promise, copies.get(promise.address, []), result)
+    return result
+
+
+def judge(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
+    """What a mailbox shows."""
+    address = promise.address
+    if mails:
+        result.accepted.append(address)
+    elif is_refused(address):
+        result.rightly_dead.append(address)
+    else:
+        result.lost.append(address)
+    if len(mails) > 1:
+        result.doubled.append(address)
+        result.duplicates += len(mails) - 1
+
+
+def judge_rows(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
+    """What our rows claim, and what they promised of duplicates."""
+    address = promise.address
+    result.leases_lost += promise.leases_lost
+    if promise.is_lease_over:
+        result.expired_leases.append(address)
+    if promise.status in {"queued", "sending"}:
+        result.unfinished.append(address)
+    if promise.status == "sent" and promise.message_id not in {mail.message_id for mail in mails}:
+        result.falsely_sent.append(address)
+    if promise.status in {"missing", "canceled"} or (promise.status == "dead") != is_refused(address):
+        result.falsely_ended.append(address)
+    if len({(mail.message_id, mail.link) for mail in mails}) > 1:
+        result.differing.append(address)
+    # Each copy but the last needs an excuse: the server did not say that it took it, or its worker did not live
+    # to write that down.
+    if len(mails) - 1 > promise.leases_lost + sum(not mail.is_answered for mail in mails[:-1]):
+        result.unexplained.append(address)
+
+
+def bound(world: World, happened: Sequence[Happened], result: Result) -> tuple[int, list[str]]:
+    """Return how many duplicates the faults excuse, and why."""
+    senders = world.app.senders
+    everywhere = senders * len(world.consumers)
+    reasons = []
+    total = 0
+    for name, kind in KINDS.items():
+        times = sum(event.fault.kind == name for event in happened)
+        if kind.doubles != "thread" or not times:
+            continue
+        # On SQLite a frozen consumer may hold the only write lock, and nobody can write down what was accepted.
+        is_wide = kind.target == "consumers" or ("frozen" in name and world.backend.name == "embedded")
+        share = everywhere if is_wide else senders
+        reasons.append(f"{times} x {name}: one for each of {share} sending threads = {times * share}")
+        total += times * share
+    reasons.append(f"mails that the mail server took without being able to say so = {result.unanswered}")
+    return total + result.unanswered, reasons
+
+
+def settle_down(world: World, patience: float, longest: float) -> float:
+    """Wait until no mail is on its way; return how long that took, or for how long we waited.
+
+    A mail that its own recipient put off (4xx) waits out its backoff, past our patience but not for ever.
+    """
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < longest:
+        waiting = [promise for promise in promises(world) if is_waiting(world, promise)]
+        put_off = [p for p in waiting if p.error_class == "Refused" and p.next_attempt_at > time.time()]
+        if not waiting or (waited > patience and len(put_off) < len(waiting)):
+            return waited
+        time.sleep(1)
+    return longest
+
+
+def is_waiting(world: World, promise: Promise) -> bool:
+    if world.app is OURS:
+        return promise.status in {"queued", "sending"}
+    return not is_refused(promise.address) and not world.smtp.to(promise.address)

@@ -1,0 +1,284 @@
+"""What goes wrong, for how long, and when: the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chaos.world import MAIL_TIMEOUT, World
+from tests.smtp_server import Action, Step, drip, drop, hang
+from webapp.breaker import PROBE_SECONDS
+from webapp.outbox import LEASE_MARGIN
+
+LEASE = MAIL_TIMEOUT + LEASE_MARGIN
+# A consumer that is asked to stop has so long.
+STOP_SECONDS = 10
+# Seconds between the beginnings of two faults.
+GAP = (2.0, 5.0)
+# The mail server works for as long before it fails again: until a probe has found it, and mails flow.
+MAIL_SERVER_REST = PROBE_SECONDS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong: `at` seconds into the run, for `seconds`, at one consumer or one SMTP step."""
+
+    kind: str
+    at: float
+    seconds: float
+    consumer: int
+    step: Step
+
+    @property
+    def end(self) -> float:
+        return self.at + self.seconds
+
+    def __str__(self) -> str:
+        kind = KINDS[self.kind]
+        where = f" {self.consumer + 1}" if kind.target == "consumer" else f" at {self.step}" if kind.steps else ""
+        return f"{self.at:6.1f} s  {self.kind}{where}, for {self.seconds:.1f} s"
+
+
+Change = Callable[[World, Fault], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`target` is what it breaks: two faults never break the same at once.
+
+    `doubles`: what may be sent twice by it. "thread" is one mail a sending thread, "unanswered" each mail
+    that was taken without a word.
+    """
+
+    target: str
+    seconds: tuple[float, float]
+    begin: Change
+    end: Change
+    steps: tuple[Step, ...] = ()
+    only_on: str | None = None
+    doubles: str = ""
+
+
+# Consumers and web.
+
+
+def kill_consumer(world: World, fault: Fault) -> None:
+    world.consumers[fault.consumer].kill()
+
+
+def start_consumer(world: World, fault: Fault) -> None:
+    world.consumers[fault.consumer].start()
+
+
+def kill_all_consumers(world: World, _fault: Fault) -> None:
+    for consumer in world.consumers:
+        consumer.signal(signal.SIGKILL)
+    for consumer in world.consumers:
+        consumer.kill()
+
+
+def start_all_consumers(world: World, _fault: Fault) -> None:
+    for consumer in world.consumers:
+        consumer.start()
+
+
+def ask_consumer_to_stop(world: World, fault: Fault) -> None:
+    world.consumers[fault.consumer].signal(signal.SIGTERM)
+
+
+def restart_stopped_consumer(world: World, fault: Fault) -> None:
+    consumer = world.consumers[fault.consumer]
+    if not consumer.has_ended(max(0.1, STOP_SECONDS - fault.seconds)):
+        world.stopped_slowly.append(str(fault))
+        consumer.kill()
+    consumer.start()
+
+
+def freeze_consumer(world: World, fault: Fault) -> None:
+    world.consumers[fault.consumer].signal(signal.SIGSTOP)
+
+
+def thaw_consumer(world: World, fault: Fault) -> None:
+    world.consumers[fault.consumer].signal(signal.SIGCONT)
+
+
+def kill_web(world: World, _fault: Fault) -> None:
+    world.web.kill()
+
+
+def start_web(world: World, _fault: Fault) -> None:
+    world.web.start()
+
+
+# Queue and database.
+
+
+def wipe_queue(world: World, _fault: Fault) -> None:
+    world.backend.wipe_queue()
+
+
+def nothing(_world: World, _fault: Fault) -> None:
+    """It ended as it began."""
+
+
+def by(change: Callable[[World], object]) -> Change:
+    def begin_or_end(world: World, _fault: Fault) -> None:
+        change(world)
+
+    return begin_or_end
+
+
+# The mail server.
+
+
+def misbehave(answer: Action) -> Change:
+    return lambda world, fault: world.smtp.misbehave({fault.step: answer})
+
+
+def behave(world: World, _fault: Fault) -> None:
+    world.smtp.misbehave({})
+
+
+def mail_server(answer: Action, *steps: Step, doubles: str = "") -> Kind:
+    return Kind("mail server", (2, 8), misbehave(answer), behave, steps, doubles=doubles)
+
+
+EARLY = ("greeting", "EHLO", "MAIL", "DATA")
+
+KINDS: Mapping[str, Kind] = {
+    "consumer killed": Kind("consumer", (0.3, 3), kill_consumer, start_consumer, doubles="thread"),
+    "all consumers killed": Kind("consumers", (0.3, 3), kill_all_consumers, start_all_consumers, doubles="thread"),
+    "consumer asked to stop": Kind("consumer", (2, 5), ask_consumer_to_stop, restart_stopped_consumer),
+    "consumer frozen past its lease": Kind(
+        "consumer", (LEASE + 1, LEASE + 4), freeze_consumer, thaw_consumer, doubles="thread"
+    ),
+    "web killed": Kind("web", (0.3, 2), kill_web, start_web),
+    "queue wiped": Kind("queue", (0, 0), wipe_queue, nothing),
+    "Redis killed": Kind(
+        "queue",
+        (1, 5),
+        by(lambda world: world.servers.valkey.kill()),
+        by(lambda world: world.servers.valkey.start()),
+        only_on="servers",
+    ),
+    "Redis swallows everything": Kind(
+        "queue",
+        (2, 8),
+        by(lambda world: world.servers.gate.hold()),
+        by(lambda world: world.servers.gate.open()),
+        only_on="servers",
+    ),
+    "Redis refuses": Kind(
+        "queue",
+        (2, 8),
+        by(lambda world: world.servers.gate.refuse()),
+        by(lambda world: world.servers.gate.open()),
+        only_on="servers",
+    ),
+    "Postgres stopped": Kind(
+        "database",
+        (1, 5),
+        by(lambda world: world.servers.postgres.stop()),
+        by(lambda world: world.servers.postgres.start()),
+        only_on="servers",
+    ),
+    "queue locked": Kind(
+        "queue",
+        (2, 8),
+        by(lambda world: world.embedded.lock(world.embedded.queue)),
+        by(lambda world: world.embedded.unlock(world.embedded.queue)),
+        only_on="embedded",
+    ),
+    "database locked": Kind(
+        "database",
+        (1, 5),
+        by(lambda world: world.embedded.lock(world.embedded.database)),
+        by(lambda world: world.embedded.unlock(world.embedded.database)),
+        only_on="embedded",
+    ),
+    "mail server refuses": Kind(
+        "mail server",
+        (2, 8),
+        by(lambda world: world.smtp.stop()),
+        by(lambda world: world.smtp.start()),
+    ),
+    "mail server hangs": mail_server(hang, "connect", *EARLY, "dot"),
+    "mail server drips": mail_server(drip, "connect", *EARLY, "dot"),
+    "mail server says 421": mail_server("421 4.3.2 closing", *EARLY, "dot"),
+    "mail server says 451": mail_server("451 4.3.0 try later", "MAIL", "DATA", "dot"),
+    "mail server says 452": mail_server("452 4.3.1 no space", "MAIL", "DATA", "dot"),
+    "mail server drops before it takes": mail_server(drop, "content", "dot"),
+    "mail server drops after it took": mail_server(drop, "answer", doubles="unanswered"),
+}
+
+
+def schedule(seed: int, seconds: float, consumers: int, backend: str) -> list[Fault]:
+    """Return faults in the order of their time, each kind once before one comes again."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    kinds = [name for name, kind in KINDS.items() if kind.only_on in {None, backend}]
+    faults: list[Fault] = []
+    deck: list[str] = []
+    at = rng.uniform(*GAP)
+    while at < seconds:
+        if len(deck) < len(kinds):
+            deck += rng.sample(kinds, len(kinds))
+        for name in deck:
+            kind = KINDS[name]
+            fault = Fault(
+                name,
+                at,
+                rng.uniform(*kind.seconds),
+                rng.randrange(consumers),
+                rng.choice(kind.steps or [""]),
+            )
+            if fault.end <= seconds and not any(clash(fault, other) for other in faults):
+                faults.append(fault)
+                deck.remove(name)
+                break
+        at += rng.uniform(*GAP)
+    return faults
+
+
+def clash(fault: Fault, earlier: Fault) -> bool:
+    """Return whether both break the same at the same time."""
+    targets = {KINDS[fault.kind].target, KINDS[earlier.kind].target}
+    if fault.at > earlier.end + (MAIL_SERVER_REST if targets == {"mail server"} else 0.5):
+        return False
+    if targets == {"consumer"}:
+        return fault.consumer == earlier.consumer
+    return len(targets) == 1 or targets == {"consumer", "consumers"}
+
+
+@dataclass
+class Happened:
+    """A fault as it was, by the wall clock."""
+
+    fault: Fault
+    begun: float
+    ended: float
+
+
+def play(world: World, faults: Sequence[Fault], seconds: float, tell: Callable[[str], None]) -> list[Happened]:
+    """Let everything go wrong in its time, for `seconds`; return what really happened."""
+    began = time.monotonic()
+    happened: dict[Fault, Happened] = {}
+    moments = sorted(
+        [(fault.at, 0, index) for index, fault in enumerate(faults)]
+        + [(fault.end, 1, index) for index, fault in enumerate(faults)]
+    )
+    for moment, is_end, index in moments:
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        fault = faults[index]
+        kind = KINDS[fault.kind]
+        if is_end:
+            kind.end(world, fault)
+            happened[fault].ended = time.time()
+        else:
+            tell(str(fault))
+            happened[fault] = Happened(fault, time.time(), 0)
+            kind.begin(world, fault)
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    return list(happened.values())

@@ -1,0 +1,238 @@
+"""The real parts of one run, each of which can be broken and mended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+
+from chaos.gate import gate
+from tests.processes import BIN, free_port, wait_for_port
+from tests.servers import Postgres, Valkey
+from tests.smtp_server import Action, Connection, Server, Step
+from webapp.config import ROOT
+
+WORKER_THREADS = 4
+DELAY = 2
+MAIL_TIMEOUT = 3
+CLOCK_OFFSET = 600
+
+
+@dataclass(frozen=True)
+class App:
+    """What can be run in a world: ours, or what it is compared with."""
+
+    name: str
+    web: str
+    worker: str
+    migrate: tuple[str, ...]
+
+    @property
+    def senders(self) -> int:
+        """Return how many threads of a consumer send mail."""
+        return WORKER_THREADS + (self is OURS)
+
+
+OURS = App("ours", "wsgi:app", "huey_worker.huey", ("flask", "--app", "wsgi", "db", "upgrade"))
+NAIVE = App("commit, then schedule", "chaos.naive:app", "chaos.naive.huey", ("chaos.naive",))
+
+
+class Program:
+    """A process of ours that is started again and again; its log goes on."""
+
+    def __init__(self, name: str, command: list[str], environ: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.command = command
+        self.environ = environ
+        self.log = folder / f"{name}.log"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        if self.popen.poll() is None:
+            # Its own process group: gunicorn's workers too.
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def has_ended(self, seconds: float) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(seconds)
+        return self.popen.poll() is not None
+
+
+class Ledger(Server):
+    """The mail server. It takes its time, refuses some addresses for good, and fails at a step as it is told."""
+
+    def misbehave(self, actions: Mapping[Step, Action]) -> None:
+        # Before a mail is in the ledger and after it: so that kills find mails in every state.
+        self.actions = {"RCPT": refuse_chosen, "dot": think, "answer": think, **actions}
+
+
+def think(connection: Connection) -> None:
+    connection.server.stopping.wait(0.1)
+
+
+def refuse_chosen(connection: Connection) -> str | None:
+    return "550 5.1.1 no such mailbox" if is_refused(connection.recipients[-1]) else None
+
+
+def is_refused(address: str) -> bool:
+    return address.startswith("refused")
+
+
+class Servers:
+    """PostgreSQL and Redis, as in production; Redis behind a gate."""
+
+    name = "servers"
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.postgres = Postgres(folder / "postgres")
+        stack.callback(self.postgres.server.cleanup)
+        self.valkey = stack.enter_context(Valkey(folder / "valkey", port=free_port()))
+        self.gate = stack.enter_context(gate(self.valkey.port or 0))
+        url = self.postgres.create()
+        self.settings = {"DATABASE_URL": url, "REDIS_URL": f"redis://127.0.0.1:{self.gate.port}/0"}
+
+    def wipe_queue(self) -> None:
+        with Redis.from_url(self.valkey.url) as redis:
+            redis.flushall()
+
+    def mend(self) -> None:
+        self.postgres.start()
+        if not self.valkey.server.is_running():
+            self.valkey.start()
+        self.gate.open()
+
+
+class Embedded:
+    """SQLite and the queue in a file, as on a fresh machine."""
+
+    name = "embedded"
+
+    def __init__(self, folder: Path) -> None:
+        self.database = folder / "app.db"
+        self.queue = folder / "app-queue.db"
+        self.settings = {"DATABASE_URL": f"sqlite:///{self.database}"}
+        self.locks: dict[Path, sqlite3.Connection] = {}
+
+    def wipe_queue(self) -> None:
+        # A frozen consumer may hold the lock: then there is nothing to be done.
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.queue)) as queue, queue:
+            queue.execute("DELETE FROM task")
+            queue.execute("DELETE FROM schedule")
+
+    def lock(self, file: Path) -> None:
+        """Take the file's only write lock, as a slow disk or a careless backup does."""
+        connection = self.locks[file] = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        # When a frozen consumer holds it, the file is locked all the same.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+
+    def unlock(self, file: Path) -> None:
+        if connection := self.locks.pop(file, None):
+            connection.close()
+
+    def mend(self) -> None:
+        for file in list(self.locks):
+            self.unlock(file)
+
+
+@dataclass
+class World:
+    """`stopped_slowly`: consumers that took too long to end when they were asked to."""
+
+    app: App
+    backend: Servers | Embedded
+    smtp: Ledger
+    web: Program
+    consumers: list[Program]
+    url: str
+    stopped_slowly: list[str]
+
+    @property
+    def servers(self) -> Servers:
+        assert isinstance(self.backend, Servers)
+        return self.backend
+
+    @property
+    def embedded(self) -> Embedded:
+        assert isinstance(self.backend, Embedded)
+        return self.backend
+
+    def mend(self) -> None:
+        """Make everything work again."""
+        self.backend.mend()
+        self.smtp.misbehave({})
+        if self.smtp.stopping.is_set():
+            self.smtp.start()
+        for program in [self.web, *self.consumers]:
+            program.signal(signal.SIGCONT)
+            if program.popen.poll() is not None:
+                program.start()
+
+
+@contextmanager
+def world(app: App, backend: str, folder: Path, consumers: int) -> Iterator[World]:
+    """Start everything, and end it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        parts = Servers(folder, stack) if backend == Servers.name else Embedded(folder)
+        smtp = stack.enter_context(Ledger())
+        smtp.misbehave({})
+        environ = {**system_environ(), **settings(smtp.port), **parts.settings}
+        subprocess.run([sys.executable, "-m", *app.migrate], cwd=ROOT, env=environ, check=True, capture_output=True)
+        port = free_port()
+        web = Program("web", [str(BIN / "gunicorn"), app.web, "--bind", f"127.0.0.1:{port}"], environ, folder)
+        # On SIGTERM a worker finishes what it has in hand. An idle embedded queue is looked at twice a second.
+        command = [str(BIN / "huey_consumer"), app.worker, "-w", str(WORKER_THREADS), "-g", "TERM", "-m", "0.5"]
+        workers = [
+            Program(f"consumer{n}", command, environ | wrong_clock(n, parts), folder) for n in range(1, consumers + 1)
+        ]
+        for program in [web, *workers]:
+            program.start()
+            stack.callback(program.kill)
+        wait_for_port(port, 60)
+        yield World(app, parts, smtp, web, workers, f"http://127.0.0.1:{port}", [])
+
+
+def settings(mail_port: int) -> dict[str, str]:
+    return {
+        "SECRET_KEY": "for-chaos-only-0123456789",
+        "PUBLIC_URL": "http://signup.example",
+        "MAIL_SERVER": "127.0.0.1",
+        "MAIL_PORT": str(mail_port),
+        "MAIL_TIMEOUT": str(MAIL_TIMEOUT),
+        "VERIFY_EMAIL_DELAY": str(DELAY),
+        "LOG_FORMAT": "json",
+        "WEB_CONCURRENCY": "2",
+    }
+
+
+def system_environ() -> dict[str, str]:
+    """What a process needs of ours, and no settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**kept, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
+
+
+def wrong_clock(number: int, backend: Servers | Embedded) -> dict[str, str]:
+    """Let the clocks of the second and the third consumer be off, where the database has its own."""
+    offset = {2: CLOCK_OFFSET, 3: -CLOCK_OFFSET}.get(number) if isinstance(backend, Servers) else None
+    if offset is None:
+        return {}
+    return {"PYTHONPATH": str(Path(__file__).parent / "clock"), "CHAOS_CLOCK_OFFSET": str(offset)}
