@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import ColumnElement, Update, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Update, and_, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from webapp import attempts, users
@@ -94,7 +94,7 @@ def revive(email_ids: Sequence[uuid.UUID]) -> int:
     """
     return _count(
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "dead", ~_has_active_twin())
+        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "dead", ~_has_successor(email_ids))
         .values(
             status="queued",
             attempts=0,
@@ -122,7 +122,9 @@ def forgive(email_ids: Sequence[uuid.UUID], failure: Failure, *, delay: float) -
     """Undo refusals that turned out to be the mail server's fault: each gets its last attempt back."""
     return _count(
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]), ~_has_active_twin())
+        .where(
+            OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]), ~_has_successor(email_ids)
+        )
         .values(
             status="queued",
             attempts=case((OutgoingEmail.attempts > 0, OutgoingEmail.attempts - 1), else_=0),
@@ -147,12 +149,17 @@ def release_waiting_for_server() -> int:
     )
 
 
-def _has_active_twin() -> ColumnElement[bool]:
+def _has_successor(email_ids: Sequence[uuid.UUID]) -> ColumnElement[bool]:
+    """Return whether another mail keeps the same promise: on its way, or chosen too and newer."""
     twin = aliased(OutgoingEmail)
+    is_newer = tuple_(twin.created_at, twin.id) > tuple_(OutgoingEmail.created_at, OutgoingEmail.id)
     return exists().where(
         twin.dedupe_key == OutgoingEmail.dedupe_key,
         twin.id != OutgoingEmail.id,
-        twin.status.in_(["queued", "sending"]),
+        or_(
+            twin.status.in_(["queued", "sending"]),
+            and_(twin.status == "dead", twin.id.in_(email_ids), is_newer),
+        ),
     )
 
 

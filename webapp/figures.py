@@ -53,7 +53,7 @@ class Stats:
 
 def stats() -> Stats:
     counts = select(OutgoingEmail.status, func.count()).group_by(OutgoingEmail.status)
-    counted = dict(db.session.execute(counts).tuples().all())
+    counted = {row.status: row[1] for row in db.session.execute(counts)}
     waiting = db.session.execute(
         select(func.count().label("due"), func.min(OutgoingEmail.next_attempt_at).label("since"), _now()).where(_due())
     ).one()
@@ -135,7 +135,7 @@ def outcomes(worker: str, *, after: int) -> dict[str, int]:
     query = select(DeliveryAttempt.outcome, func.count()).where(
         DeliveryAttempt.id > after, DeliveryAttempt.worker == worker
     )
-    return dict(db.session.execute(query.group_by(DeliveryAttempt.outcome)).tuples().all())
+    return {row.outcome: row[1] for row in db.session.execute(query.group_by(DeliveryAttempt.outcome))}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def workers() -> Sequence[Worker]:
     beats = select(WorkerHeartbeat, _is_alive(), sending).order_by(WorkerHeartbeat.started_at)
     return [
         Worker(beat.name, beat.host, beat.pid, beat.started_at, beat.seen_at, is_alive, count)
-        for beat, is_alive, count in db.session.execute(beats).tuples()
+        for beat, is_alive, count in db.session.execute(beats)
     ]
 
 
@@ -242,7 +242,7 @@ def _overdue() -> Finding | None:
 def _mails(check: str, trouble: str, *conditions: ColumnElement[bool], command: str | None = None) -> Finding | None:
     """Return what is wrong with the mails that are so; without a command, the one that shows the first of them."""
     query = select(OutgoingEmail.id, func.count().over()).where(*conditions).order_by(OutgoingEmail.id).limit(1)
-    first = db.session.execute(query).tuples().one_or_none()
+    first = db.session.execute(query).one_or_none()
     if first is None:
         return None
     email_id, count = first
