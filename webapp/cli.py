@@ -210,7 +210,9 @@ def relay(*, once: bool) -> None:
     is_open = breaker.is_open()
     click.echo(", ".join([f"took back {reaped}", *(f"{outcome} {count}" for outcome, count in outcomes.items())]))
     if left:
-        click.echo(f"{left} still due{', and the mail server is down' if is_open else ''}", err=True)
+        click.echo(f"{left} still due", err=True)
+    if is_open:
+        click.echo("the mail server is down: mails wait for it", err=True)
     if left or is_open or set(outcomes) - {"sent", "canceled"}:
         sys.exit(FOUND)
 
