@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
+EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
 MEGABYTE = 1024 * 1024
 
 Parser = Callable[[str], Any]
@@ -112,7 +113,7 @@ def _choice(*choices: str) -> Parser:
 
 
 def _secret(raw: str) -> str:
-    if len(raw) < 16 or len(set(raw)) < 8:
+    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS):
         raise ValueError(
             "must be at least 16 random characters, "
             "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -190,6 +191,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
     "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
     "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
+    "TRUSTED_PROXIES": (_number(0, 10), 0),
     "WEB_CONCURRENCY": (_number(1, 64), 2),
     "LOG_FORMAT": (_choice("console", "json"), "console"),
     "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),

@@ -8,7 +8,7 @@ from werkzeug.datastructures import LanguageAccept
 
 from webapp import extensions
 from webapp.extensions import db
-from webapp.pages import account, errors, home, login, mailbox, signup, verify, waiting
+from webapp.pages import account, errors, health, home, login, mailbox, signup, verify, waiting
 from webapp.users import User
 
 LOCALES = ["en"]
@@ -20,7 +20,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 def init_app(app: Flask) -> None:
-    for page in (home, signup, waiting, verify, login, account):
+    for page in (health, home, signup, waiting, verify, login, account):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":

@@ -1,0 +1,43 @@
+"""Is it alive, and can it serve: for load balancers and operators."""
+
+from __future__ import annotations
+
+from alembic.script import ScriptDirectory
+from flask import Blueprint, jsonify
+from flask.typing import ResponseReturnValue
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from webapp.broker import BrokerDown
+from webapp.config import ROOT
+from webapp.extensions import db, huey
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/livez")
+def live() -> ResponseReturnValue:
+    return jsonify(status="alive")
+
+
+@blueprint.get("/readyz")
+def ready() -> ResponseReturnValue:
+    """Ready is who can take signups: with the database, at this build's migration or past it; the queue may be away."""
+    database = _database()
+    if database != "up":
+        return jsonify(status="not ready", database=database), 503
+    try:
+        huey.waiting()
+    except BrokerDown:
+        return jsonify(status="degraded", database=database, broker="down")
+    return jsonify(status="ready", database=database, broker="up")
+
+
+def _database() -> str:
+    try:
+        current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
+    except SQLAlchemyError:
+        return "down"
+    known = [revision.revision for revision in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()]
+    # A revision that this build does not know is of a newer one, which keeps to what this one needs.
+    return "up" if current == known[0] or current not in known else f"at migration {current}: run flask db upgrade"
