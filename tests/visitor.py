@@ -33,7 +33,7 @@ class Visitor:
         self.page = self.http.get(url, follow_redirects=follow)
         return self.page
 
-    def submit(self, action: str, *, follow: bool = True, **fields: Any) -> httpx.Response:
+    def submit(self, action: str, /, *, follow: bool = True, **fields: Any) -> httpx.Response:
         """Press the button of the page's form with this action, after filling in `fields`."""
         data = {**self.hidden(action), **fields}
         self.page = self.http.post(action, data=data, follow_redirects=follow)

@@ -190,6 +190,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "MAIL_MAX_ATTEMPTS": (_number(1, 100), 10),
     "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
     "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
+    "VERIFY_CODE_TTL": (_number(60, 86400), 3600),
     "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
     "TRUSTED_PROXIES": (_number(0, 10), 0),
     "WEB_CONCURRENCY": (_number(1, 64), 2),

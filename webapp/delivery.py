@@ -176,6 +176,7 @@ def compose(email: OutgoingEmail) -> Message:
     context = {
         "app_name": current_app.config["APP_NAME"],
         "public_url": current_app.config["PUBLIC_URL"],
+        "code": spaced(verification.code(proof)) if proof and email.template == VERIFY_TEMPLATE else None,
         "link": verification.link(proof) if proof and email.template == VERIFY_TEMPLATE else None,
     }
     with force_locale(email.locale or "en"):
@@ -190,6 +191,10 @@ def compose(email: OutgoingEmail) -> Message:
         )
     message.msgId = email.message_id
     return message
+
+
+def spaced(code: str) -> str:
+    return f"{code[:3]} {code[3:]}"
 
 
 def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:

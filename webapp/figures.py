@@ -179,6 +179,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Return what should not be, in the order in which to look at it."""
+    other = aliased(User)
     found = [
         _breaker_open(),
         _no_worker() or _overdue(),
@@ -197,6 +198,8 @@ def findings() -> list[Finding]:
             "used a verification, and is not verified",
             User.email_verified_at.is_(None),
             exists().where(VerifyEmail.user_id == User.id, VerifyEmail.used_at.is_not(None)),
+            # A link proves its address, for whichever signup of it the browser held.
+            ~exists().where(other.email_key == User.email_key, other.email_verified_at.is_not(None)),
         ),
         _user(
             "verified_but_purged",

@@ -10,6 +10,14 @@ from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
 
+# How often one signup may change its address, and how the verifications that this withdrew are marked.
+CHANGES = 3
+CHANGED = "address changed"
+
+
+class TooManyChanges(Exception):
+    """The address was changed often enough."""
+
 
 def sign_up(
     *, username: str, full_name: str, address: Address, password_hash: str, locale: str
@@ -54,6 +62,26 @@ def resend(user: User) -> OutgoingEmail | None:
     """
     current = verification.current_for(user) or verification.begin(user, "signup")
     email = _post_link(user, current, delay=0)
+    db.session.commit()
+    return email
+
+
+def change_address(user: User, address: Address) -> OutgoingEmail | None:
+    """Give a pending user another address: what was sent to the former one is void at once. Commits.
+
+    Raises TooManyChanges, or AlreadyVerified.
+    """
+    db.session.refresh(user, with_for_update=True)
+    if user.is_email_verified:
+        db.session.rollback()
+        raise verification.AlreadyVerified
+    if verification.count_voided(user, CHANGED) >= CHANGES:
+        db.session.rollback()
+        raise TooManyChanges
+    if former := verification.current_for(user):
+        verification.void(former, CHANGED)
+    user.email, user.email_key = address.mailed, address.key
+    email = _post_link(user, verification.begin(user, "signup"), delay=0)
     db.session.commit()
     return email
 

@@ -16,6 +16,7 @@ from flask_login import UserMixin
 from sqlalchemy import ColumnElement, Index, String, case, func, literal, or_, select, text
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
+from zxcvbn import zxcvbn
 
 from webapp.clock import db_now
 from webapp.extensions import Model, db
@@ -223,6 +224,10 @@ def lock(email_key: str, username_key: str) -> None:
 # Passwords: OWASP's minimum for argon2id; a hash takes 19 MiB and about 25 ms.
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
+# zxcvbn's scale: 0 and 1 fall to ten million guesses.
+WEAK_SCORE = 1
+GUESSED_LENGTH = 32
+
 # More hashes at once than cores are no faster, and each takes its memory.
 hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
 
@@ -230,6 +235,16 @@ hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
 def hash_password(password: str) -> str:
     with hashing:
         return HASHER.hash(normalize_password(password))
+
+
+def weakness(password: str, words: list[str]) -> str | None:
+    """Return why this password is easy to guess, in English, or nothing; `words` are the person's own."""
+    # Long ones make it slow, and 32 characters that are hard to guess are enough.
+    result = zxcvbn(normalize_password(password)[:GUESSED_LENGTH], user_inputs=[word for word in words if word])
+    if result["score"] > WEAK_SCORE:
+        return None
+    feedback = result["feedback"]
+    return " ".join(filter(None, [feedback["warning"], *feedback["suggestions"]])) or "Add another word or two."
 
 
 def verify_password(user: User | None, password: str) -> bool:

@@ -10,7 +10,7 @@ import uuid
 from datetime import datetime
 
 from flask import current_app
-from sqlalchemy import ForeignKey, Index, String, select, update
+from sqlalchemy import ForeignKey, Index, String, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -18,6 +18,8 @@ from webapp import outbox, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
+
+DISOWNED = "disowned by its recipient"
 
 TOKEN_BYTES = 16 + 16  # the row's id, then half a SHA-256
 
@@ -52,6 +54,7 @@ class VerifyEmail(Model):
     created_at: Mapped[datetime]
     # From the first hand-off; until then there is nothing that could be too old.
     expires_at: Mapped[datetime | None]
+    code_expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     voided_at: Mapped[datetime | None]
     void_reason: Mapped[str | None] = mapped_column(String(50))
@@ -83,6 +86,11 @@ def current_for(user: User) -> VerifyEmail | None:
     )
 
 
+def count_voided(user: User, reason: str) -> int:
+    query = select(func.count()).where(VerifyEmail.user_id == user.id, VerifyEmail.void_reason == reason)
+    return db.session.scalar(query) or 0
+
+
 def ensure_key(verification: VerifyEmail) -> None:
     """Sign anew what was signed with a key that is gone: its links are dead already."""
     if verification.key_id not in _keys():
@@ -97,6 +105,11 @@ def token(verification: VerifyEmail) -> str:
     """Return the link's secret part: the same at every call, as long as its key is kept."""
     mac = _mac(verification, "link")[:16]
     return base64.urlsafe_b64encode(verification.id.bytes + mac).rstrip(b"=").decode()
+
+
+def code(verification: VerifyEmail) -> str:
+    """Return the six digits of this verification's mail: the same at every call, as long as its key is kept."""
+    return f"{int.from_bytes(_mac(verification, 'code')[:8], 'big') % 1_000_000:06}"
 
 
 def find(token_text: str) -> VerifyEmail:
@@ -127,19 +140,30 @@ def check(verification: VerifyEmail) -> None:
         raise LinkExpired(verification)
 
 
-def confirm(verification_id: uuid.UUID, *, username: str | None = None, password_hash: str | None = None) -> User:
+def confirm(
+    verification_id: uuid.UUID,
+    *,
+    holder: User | None = None,
+    username: str | None = None,
+    password_hash: str | None = None,
+) -> User:
     """Make the user verified and commit; of rivals for one address, the first wins.
 
+    `holder` is the pending user of the browser that has the link: a link proves its address, whichever
+    signup of that address it was sent for.
     `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
     Raises AlreadyVerified, LinkInvalid, LinkExpired or UsernameTaken.
     """
     verification = db.session.get_one(VerifyEmail, verification_id)
-    user = verification.user
+    user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
     users.lock(user.email_key, users.username_key(name))
     db.session.refresh(verification)
-    db.session.refresh(user)
+    # The row too, against who changes its address meanwhile.
+    db.session.refresh(user, with_for_update=True)
     check(verification)
+    if user.email_key != verification.email_key:
+        raise LinkInvalid
     if users.is_username_taken(users.username_key(name), asked_by=user):
         raise users.UsernameTaken
     verification.used_at = db_now()
@@ -148,6 +172,9 @@ def confirm(verification_id: uuid.UUID, *, username: str | None = None, password
     if password_hash is not None:
         user.password_hash = password_hash
     user.username, user.username_key = name, users.username_key(name)
+    if user is not verification.user and (own := current_for(user)):
+        own.used_at = db_now()
+        outbox.cancel(own.id, "verified meanwhile")
     _void_rivals(verification)
     outbox.cancel(verification.id, "verified meanwhile")
     try:
@@ -159,11 +186,36 @@ def confirm(verification_id: uuid.UUID, *, username: str | None = None, password
     return user
 
 
+def void(verification: VerifyEmail, reason: str) -> None:
+    """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
+    verification.voided_at = db_now()
+    verification.void_reason = reason
+    outbox.cancel(verification.id, reason)
+
+
+def disown(verification_id: uuid.UUID) -> None:
+    """Withdraw a signup's link on the word of who got it, and commit. Raises as check() does."""
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    check(verification)
+    void(verification, DISOWNED)
+    db.session.commit()
+
+
+def own_again(verification_id: uuid.UUID) -> None:
+    """Undo disown(), and commit; anything else that voided the link stays. Raises LinkInvalid."""
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    if verification.void_reason != DISOWNED:
+        raise LinkInvalid
+    verification.voided_at = verification.void_reason = None
+    db.session.commit()
+
+
 def handed_off(verification_id: uuid.UUID) -> None:
-    """Start the link's time, as its mail was handed to the mail server."""
+    """Start the link's and the code's time, as its mail was handed to the mail server."""
     ttl = current_app.config["VERIFY_EMAIL_TTL"]
     verification = db.session.get_one(VerifyEmail, verification_id)
     verification.expires_at = db_now(ttl)
+    verification.code_expires_at = db_now(current_app.config["VERIFY_CODE_TTL"])
     users.extend_purge(verification.user)
 
 

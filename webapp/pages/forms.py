@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from typing import Any
 
 from flask import current_app, request
+from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import MultiDict
@@ -18,9 +21,9 @@ class Form(FlaskForm):
     """A form that is shown again, with its status, when something is wrong with it."""
 
     class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options
-        def wrap_formdata(self, _form: FlaskForm, _formdata: object) -> MultiDict[str, str] | None:
-            """Read what a form sends, and neither JSON nor files."""
-            return request.form if request.method == "POST" else None
+        def wrap_formdata(self, _form: FlaskForm, formdata: object) -> MultiDict[str, str] | None:
+            """Read what a form sends, and neither JSON nor files; nothing when told so."""
+            return request.form if request.method == "POST" and formdata is not None else None
 
     @property
     def is_stale(self) -> bool:
@@ -53,6 +56,13 @@ class LongEnough:
             raise ValidationError(_("Please use at least %(minimum)s characters.", minimum=minimum))
 
 
+def refuse_weak(field: Field, *words: str) -> None:
+    """Refuse what is among the first guesses: common and breached passwords, and the person's own words."""
+    parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
+    if field.data and (reason := users.weakness(field.data, [*words, *parts])):
+        raise ValidationError(_("This is easy to guess. %(reason)s", reason=gettext(reason)))
+
+
 def new_password_field(label: str) -> PasswordField:
     return PasswordField(
         label,
@@ -63,3 +73,9 @@ def new_password_field(label: str) -> PasswordField:
         ],
         render_kw={"autocomplete": "new-password"},
     )
+
+
+def username_advice(error: users.UsernameInvalid) -> Any:
+    if error.reason == "length":
+        return _("Please use at most %(max)d characters.", max=users.USERNAME_MAX)
+    return _("Please use only letters, digits, dots, hyphens and underscores.")

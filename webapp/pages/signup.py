@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from wtforms import EmailField, StringField
+from wtforms import EmailField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
 from webapp import signup, tasks, users
 from webapp.pages import waiting
-from webapp.pages.forms import Form, OneLine, new_password_field, strip
+from webapp.pages.forms import Form, OneLine, new_password_field, refuse_weak, strip, username_advice
 
 blueprint = Blueprint("signup", __name__)
 
@@ -54,6 +52,9 @@ class SignupForm(Form):
         except users.UsernameInvalid as error:
             raise ValidationError(username_advice(error)) from error
 
+    def validate_password(self, field: PasswordField) -> None:
+        refuse_weak(field, self.username.data, self.full_name.data, self.email.data)
+
     def validate_email(self, field: EmailField) -> None:
         try:
             self.address = users.parse_address(field.data)
@@ -61,12 +62,6 @@ class SignupForm(Form):
             raise ValidationError(
                 _("Please check this address: it should look like name@example.com, in plain letters before the @.")
             ) from error
-
-
-def username_advice(error: users.UsernameInvalid) -> Any:
-    if error.reason == "length":
-        return _("Please use at most %(max)d characters.", max=users.USERNAME_MAX)
-    return _("Please use only letters, digits, dots, hyphens and underscores.")
 
 
 @blueprint.get("/signup")

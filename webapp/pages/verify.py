@@ -7,13 +7,12 @@ from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from flask_login import login_user
 from wtforms import HiddenField, PasswordField, StringField
-from wtforms.validators import Length, Optional
+from wtforms.validators import Length, Optional, ValidationError
 
 from webapp import signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import waiting
-from webapp.pages.forms import Form, LongEnough, strip
-from webapp.pages.signup import username_advice
+from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
 
@@ -32,6 +31,8 @@ class ConfirmForm(Form):
         validators=[Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters."))],
         render_kw={"autocomplete": "current-password"},
     )
+    # The button that was pressed: "disown", or the usual one.
+    action = StringField()
     new_password = PasswordField(
         _("New password"),
         validators=[
@@ -81,12 +82,16 @@ def confirm() -> ResponseReturnValue:
             status = form.status
             form.verification.data = str(proof.id)
             return _page(proof, form), status
+        if form.action.data == "disown":
+            verification.disown(proof.id)
+            return render_template("verify/disowned.html", form=Form())
+        holder = _holder(proof)
         # No transaction stays open while a password is hashed.
         db.session.commit()
-        password_hash = _prove(form, proof.user)
+        password_hash = _prove(form, proof.user, holder)
         if form.errors:
             return _page(proof, form), form.status
-        user = verification.confirm(proof.id, username=_chosen_name(form), password_hash=password_hash)
+        user = verification.confirm(proof.id, holder=holder, username=_chosen_name(form), password_hash=password_hash)
     except users.UsernameTaken:
         form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
         return _page(_opened(), form, needs_username=True), form.status
@@ -127,6 +132,19 @@ def renew() -> ResponseReturnValue:
     return redirect(url_for("verify.show"), 303)
 
 
+@blueprint.post("/verify/undo")
+def undo() -> ResponseReturnValue:
+    """Take "I did not sign up" back."""
+    form = Form()
+    if not form.validate():
+        return render_template("verify/disowned.html", form=form), form.status
+    try:
+        verification.own_again(_opened().id)
+    except LinkInvalid:
+        return _invalid()
+    return redirect(url_for("verify.show"), 303)
+
+
 @blueprint.get("/verify/renewed")
 def renewed() -> str:
     return render_template("verify/renewed.html")
@@ -137,15 +155,28 @@ def _opened() -> VerifyEmail:
     return verification.find(request.cookies.get(COOKIE, ""))
 
 
-def _prove(form: ConfirmForm, user: User) -> str | None:
+def _holder(proof: VerifyEmail) -> User | None:
+    """Return whom this browser signed up with the link's address, if it was lately enough to need no password."""
+    user = waiting.pending_user()
+    if user is None or user.email_key != proof.email_key or user.is_email_verified or not waiting.may_confirm(user):
+        return None
+    return user
+
+
+def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
     """Check that the person who holds the link also chose the password, or chooses one now.
 
     The link alone never gives an account: whoever typed the address first chose its password.
     Returns a new password's hash; puts what is wrong into the form's errors.
     """
     if form.new_password.data:
+        try:
+            refuse_weak(form.new_password, user.username, user.full_name, user.email)
+        except ValidationError as error:
+            form.new_password.errors = [error.args[0]]
+            return None
         return users.hash_password(form.new_password.data)
-    if not waiting.may_confirm(user) and not users.verify_password(user, form.password.data or ""):
+    if holder is None and not users.verify_password(user, form.password.data or ""):
         form.password.errors = [
             _("This is not the password of this signup. Try again, or set a new one below.")
             if form.password.data
@@ -162,9 +193,9 @@ def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False
     return render_template(
         "verify/confirm.html",
         form=form,
-        user=proof.user,
+        user=_holder(proof) or proof.user,
         masked=mask(proof.user.email),
-        needs_password=not waiting.may_confirm(proof.user),
+        needs_password=_holder(proof) is None,
         needs_username=needs_username,
     )
 
