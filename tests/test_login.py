@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from flask import Flask
+from flask import Flask, session
+from sqlalchemy import select
 
-from tests.factories import only_user
+from tests.factories import only_user, travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import users
+from webapp import sessions, users
+from webapp.extensions import db
 
 Send = Callable[[], None]
 
@@ -107,3 +109,73 @@ def test_the_account_shows_who_and_that_the_address_is_verified(verified: Visito
 def test_the_same_password_in_another_unicode_form_matches(app: Flask, visitor: Visitor) -> None:
     visitor.sign_up(password="caf\N{LATIN SMALL LETTER E WITH ACUTE} au lait")
     assert users.verify_password(only_user(app), "cafe\N{COMBINING ACUTE ACCENT} au lait")
+
+
+def stolen(visitor: Visitor, app: Flask) -> Visitor:
+    """Somebody with a copy of this visitor's cookies."""
+    thief = Visitor("http://signup.example", app)
+    for cookie in visitor.http.cookies.jar:
+        thief.http.cookies.jar.set_cookie(cookie)
+    return thief
+
+
+def is_signed_in(visitor: Visitor) -> bool:
+    visitor.open("/account")
+    return visitor.path == "/account"
+
+
+def test_signing_out_ends_the_session_on_the_server(verified: Visitor, app: Flask) -> None:
+    copy = stolen(verified, app)
+    assert is_signed_in(copy)
+    verified.open("/account")
+    verified.submit("/logout")
+    assert not is_signed_in(copy)
+
+
+def test_signing_in_rotates_the_session(verified: Visitor, app: Flask) -> None:
+    before = stolen(verified, app)
+    verified.open("/account")
+    verified.submit("/logout")
+    verified.open("/login")
+    verified.submit("/login", identifier="mick19", password=PASSWORD)
+    assert is_signed_in(verified)
+    assert not is_signed_in(before)
+
+
+def test_one_browser_signed_out_leaves_the_other_signed_in(verified: Visitor, another_visitor: Visitor) -> None:
+    another_visitor.open("/login")
+    another_visitor.submit("/login", identifier="mick19", password=PASSWORD)
+    verified.open("/account")
+    verified.submit("/logout")
+    assert is_signed_in(another_visitor)
+
+
+def test_all_sessions_can_be_ended_at_once(verified: Visitor, another_visitor: Visitor, app: Flask) -> None:
+    another_visitor.open("/login")
+    another_visitor.submit("/login", identifier="mick19", password=PASSWORD)
+    with app.app_context():
+        sessions.end_all(only_user(app))
+    assert not is_signed_in(verified)
+    assert not is_signed_in(another_visitor)
+
+
+def test_a_session_ends_when_it_is_not_used_and_at_the_latest_after_90_days(verified: Visitor, app: Flask) -> None:
+    for _ in range(8):
+        travel(app, 11 * 86400)
+        assert is_signed_in(verified)
+    travel(app, 3 * 86400)
+    assert not is_signed_in(verified)
+
+
+def test_an_unused_session_ends_after_14_days(verified: Visitor, app: Flask) -> None:
+    travel(app, 14 * 86400 + 60)
+    assert not is_signed_in(verified)
+
+
+def test_a_sessions_token_is_nowhere_in_the_database(verified: Visitor, app: Flask) -> None:
+    with app.app_context():
+        (kept,) = db.session.scalars(select(sessions.UserSession.token_hash)).all()
+    with app.test_request_context(headers={"Cookie": f"session={verified.http.cookies['session']}"}):
+        token = session["_user_id"]
+    assert len(token) > 40
+    assert kept != token

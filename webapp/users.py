@@ -68,6 +68,13 @@ class User(UserMixin, Model):
     locale: Mapped[str] = mapped_column(String(20), server_default="en")
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
+    # Not a column: what this browser's session is known by, while it is signed in.
+    session_token = ""
+
+    def get_id(self) -> str:
+        """Return what Flask-Login keeps in the cookie."""
+        return self.session_token
+
     @hybrid_property
     def is_email_verified(self) -> bool:
         return self.email_verified_at is not None

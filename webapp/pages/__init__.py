@@ -6,10 +6,7 @@ from flask import Flask, Response, abort, current_app, request
 from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
-from webapp import extensions
-from webapp.extensions import db
-from webapp.pages import account, errors, health, home, login, mailbox, signup, verify, waiting
-from webapp.users import User
+from webapp.pages import account, errors, health, home, login, mailbox, signed_in, signup, verify, waiting
 
 LOCALES = ["en"]
 
@@ -30,9 +27,7 @@ def init_app(app: Flask) -> None:
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
     app.extensions["babel"].locale_selector = _choose_locale
-    extensions.login.login_view = "login.show"
-    extensions.login.login_message = None
-    extensions.login.user_loader(lambda user_id: db.session.get(User, int(user_id)))
+    signed_in.init_app(app)
 
 
 def _refuse_other_sites() -> None:

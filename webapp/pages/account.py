@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from flask import Blueprint, render_template
-from flask_login import login_required
+from flask_login import current_user, login_required
 
+from webapp import sessions
+from webapp.extensions import db
 from webapp.pages.forms import Form
 
 blueprint = Blueprint("account", __name__)
@@ -13,4 +15,8 @@ blueprint = Blueprint("account", __name__)
 @blueprint.get("/account")
 @login_required
 def show() -> str:
+    # A transaction of its own: on SQLite one that began by reading may not write.
+    db.session.commit()
+    sessions.touch(current_user.session_token)
+    db.session.commit()
     return render_template("account.html", form=Form())

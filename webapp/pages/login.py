@@ -5,13 +5,14 @@ from __future__ import annotations
 from flask import Blueprint, abort, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
-from flask_login import current_user, login_user
+from flask_login import current_user
 from wtforms import PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length
 
 from webapp import users
 from webapp.pages import waiting
 from webapp.pages.forms import Form, strip
+from webapp.pages.signed_in import forget, sign_in
 
 blueprint = Blueprint("login", __name__)
 
@@ -49,9 +50,7 @@ def submit() -> ResponseReturnValue:
     if form.validate():
         user = users.authenticate(form.identifier.data, form.password.data)
         if user is not None and user.is_email_verified:
-            # A new session: what this browser held before must not become the account's.
-            session.clear()
-            login_user(user)
+            sign_in(user)
             return redirect(url_for("account.show"), 303)
         if user is not None:
             waiting.remember(user)
@@ -67,5 +66,5 @@ def sign_out() -> ResponseReturnValue:
         if current_user.is_authenticated:
             return render_template("account.html", form=form), form.status
         abort(400)
-    session.clear()
+    forget()
     return redirect(url_for("home.show"), 303)

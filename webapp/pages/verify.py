@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, current_app, make_response, redirect, render_template, request, session, url_for
+from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
-from flask_login import login_user
 from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import Length, Optional, ValidationError
 
@@ -13,6 +12,7 @@ from webapp import signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import waiting
 from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
+from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
 
@@ -104,9 +104,7 @@ def confirm() -> ResponseReturnValue:
         return _expired()
     except LinkInvalid:
         return _invalid()
-    # A new session: what this browser held before must not become the account's.
-    session.clear()
-    login_user(user)
+    sign_in(user)
     response = make_response(redirect(url_for("account.show"), 303))
     response.delete_cookie(COOKIE, path="/verify")
     return response

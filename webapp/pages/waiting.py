@@ -9,7 +9,7 @@ from flask import Blueprint, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import format_timedelta
 from flask_babel import lazy_gettext as _
-from flask_login import current_user, login_user
+from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
@@ -17,6 +17,7 @@ from webapp import clock, codes, outbox, signup, tasks, users
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.pages.forms import Form, strip, username_advice
+from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified
 
@@ -129,9 +130,7 @@ def confirm_by_code() -> ResponseReturnValue:
         except AlreadyVerified:
             return redirect(url_for("waiting.show"), 303)
         else:
-            # A new session: what this browser held before must not become the account's.
-            session.clear()
-            login_user(verified)
+            sign_in(verified)
             return redirect(url_for("account.show"), 303)
     return _page(user, form), form.status
 

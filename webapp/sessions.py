@@ -1,0 +1,90 @@
+"""Who is signed in where: begun at sign-in, ended on the server, whatever a browser keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, select, update
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+from webapp.users import User
+
+# A session ends when it was not used for the first, and at the latest after the second.
+IDLE_SECONDS = 14 * 86400.0
+LONGEST_SECONDS = 90 * 86400.0
+
+# Writing down each request would cost a write each; idle time is counted in weeks.
+SEEN_SECONDS = 3600.0
+
+
+class UserSession(Model):
+    """One browser that is signed in. Its token is kept as a hash: a copy of the table opens nothing."""
+
+    __tablename__ = "user_sessions"
+    __table_args__ = (Index("ix_user_sessions_user_id", "user_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+    user: Mapped[User] = relationship(lazy="joined", innerjoin=True)
+
+
+def begin(user: User) -> str:
+    """Sign the user in, and commit; return the token that its browser keeps."""
+    token = secrets.token_urlsafe(32)
+    db.session.add(UserSession(token_hash=_hashed(token), user_id=user.id, created_at=db_now(), seen_at=db_now()))
+    db.session.commit()
+    return token
+
+
+def find_user(token: str) -> User | None:
+    """Return whose session it is, if it did not end."""
+    found = _find(token)
+    return found.user if found else None
+
+
+def touch(token: str) -> None:
+    """Note that the session is used, once in a while. The caller commits."""
+    db.session.execute(
+        update(UserSession)
+        .where(UserSession.token_hash == _hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
+        .values(seen_at=db_now())
+    )
+
+
+def end(token: str) -> None:
+    """Sign out this browser, and commit."""
+    _revoke(UserSession.token_hash == _hashed(token))
+
+
+def end_all(user: User) -> None:
+    """Sign out every browser of this user, and commit."""
+    _revoke(UserSession.user_id == user.id)
+
+
+def _find(token: str) -> UserSession | None:
+    return db.session.scalar(
+        select(UserSession).where(
+            UserSession.token_hash == _hashed(token),
+            UserSession.revoked_at.is_(None),
+            UserSession.seen_at > db_now(-IDLE_SECONDS),
+            UserSession.created_at > db_now(-LONGEST_SECONDS),
+        )
+    )
+
+
+def _revoke(which: ColumnElement[bool]) -> None:
+    db.session.execute(update(UserSession).where(which, UserSession.revoked_at.is_(None)).values(revoked_at=db_now()))
+    db.session.commit()
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
