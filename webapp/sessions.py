@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from webapp import audit
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
@@ -41,6 +42,7 @@ def begin(user: User) -> str:
     """Sign the user in, and commit; return the token that its browser keeps."""
     token = secrets.token_urlsafe(32)
     db.session.add(UserSession(token_hash=_hashed(token), user_id=user.id, created_at=db_now(), seen_at=db_now()))
+    audit.record("signed_in", user.id)
     db.session.commit()
     return token
 
@@ -62,12 +64,20 @@ def touch(token: str) -> None:
 
 def end(token: str) -> None:
     """Sign out this browser, and commit."""
+    if found := _find(token):
+        audit.record("signed_out", found.user_id)
     _revoke(UserSession.token_hash == _hashed(token))
 
 
 def end_all(user: User) -> None:
     """Sign out every browser of this user, and commit."""
     _revoke(UserSession.user_id == user.id)
+
+
+def refuse() -> None:
+    """Note that somebody gave a wrong name or password, and commit."""
+    audit.record("sign_in_failed")
+    db.session.commit()
 
 
 def _find(token: str) -> UserSession | None:

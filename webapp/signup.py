@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import current_app
 
-from webapp import outbox, users, verification
+from webapp import audit, outbox, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -44,6 +44,7 @@ def sign_up(
     )
     db.session.add(user)
     email = _post_link(user, verification.begin(user, "signup"), delay=delay())
+    audit.record("signed_up", user.id)
     db.session.commit()
     if email is None:
         raise AssertionError("a new verification cannot have a mail already")
@@ -82,6 +83,7 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
         verification.void(former, CHANGED)
     user.email, user.email_key = address.mailed, address.key
     email = _post_link(user, verification.begin(user, "signup"), delay=0)
+    audit.record("address_changed", user.id)
     db.session.commit()
     return email
 

@@ -14,7 +14,7 @@ from sqlalchemy import ForeignKey, Index, String, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp import outbox, users
+from webapp import audit, outbox, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
@@ -175,6 +175,7 @@ def confirm(
     if user is not verification.user and (own := current_for(user)):
         own.used_at = db_now()
         outbox.cancel(own.id, "verified meanwhile")
+    audit.record("verified", user.id)
     _void_rivals(verification)
     outbox.cancel(verification.id, "verified meanwhile")
     try:
@@ -198,6 +199,7 @@ def disown(verification_id: uuid.UUID) -> None:
     verification = db.session.get_one(VerifyEmail, verification_id)
     check(verification)
     void(verification, DISOWNED)
+    audit.record("disowned", verification.user_id)
     db.session.commit()
 
 
@@ -207,6 +209,7 @@ def own_again(verification_id: uuid.UUID) -> None:
     if verification.void_reason != DISOWNED:
         raise LinkInvalid
     verification.voided_at = verification.void_reason = None
+    audit.record("owned_again", verification.user_id)
     db.session.commit()
 
 

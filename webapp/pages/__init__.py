@@ -6,6 +6,7 @@ from flask import Flask, Response, abort, current_app, request
 from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
+from webapp import audit
 from webapp.pages import account, errors, health, home, login, mailbox, signed_in, signup, verify, waiting
 
 LOCALES = ["en"]
@@ -23,11 +24,16 @@ def init_app(app: Flask) -> None:
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
     errors.init_app(app)
+    app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
     app.extensions["babel"].locale_selector = _choose_locale
     signed_in.init_app(app)
+
+
+def _note_where_from() -> None:
+    audit.asked_from.set(request.remote_addr)
 
 
 def _refuse_other_sites() -> None:

@@ -9,7 +9,7 @@ from flask_login import current_user
 from wtforms import PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length
 
-from webapp import users
+from webapp import sessions, users
 from webapp.pages import waiting
 from webapp.pages.forms import Form, strip
 from webapp.pages.signed_in import forget, sign_in
@@ -55,6 +55,7 @@ def submit() -> ResponseReturnValue:
         if user is not None:
             waiting.remember(user)
             return redirect(url_for("waiting.show"), 303)
+        sessions.refuse()
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]
     return render_template("login.html", form=form), form.status
 

@@ -1,0 +1,33 @@
+"""Who did what, when, and from where: kept with the rows that it changed, and without secrets."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.clock import db_now
+from webapp.extensions import Model, db
+
+# The network address of whoever asks now; the pages know it, the rooms that record it know no request.
+asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
+
+
+class AuditEvent(Model):
+    """`action`: signed_up, address_changed, disowned, owned_again, verified, signed_in, signed_out, sign_in_failed."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("ix_audit_events_user_id", "user_id"), Index("ix_audit_events_at", "at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    action: Mapped[str] = mapped_column(String(30))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    address: Mapped[str | None] = mapped_column(String(45))
+
+
+def record(action: str, user_id: int | None = None) -> None:
+    """Note it as part of the caller's transaction: what did not happen leaves no event."""
+    db.session.add(AuditEvent(at=db_now(), action=action, user_id=user_id, address=asked_from.get()))
