@@ -50,7 +50,8 @@ def duplicates(world: World, happened: Sequence[Happened], result: Result) -> in
     for reason in reasons:
         print(f"  {reason}")
     print(
-        f"  each of them has an excuse of its own besides: a lost lease (there were {result.leases_lost}), or no answer in time"
+        f"  each of them has an excuse of its own besides: a lost lease (there were {result.leases_lost}),"
+        " or no answer in time"
     )
     print("  nothing else may double a mail: not SIGTERM, not the queue, not the web, not a wrong clock, and not the")
     print("  database, since a worker keeps trying to write down what was accepted for as long as its lease lasts")
