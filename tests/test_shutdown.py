@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from tests.visitor import PASSWORD, Visitor
 from webapp import breaker
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
+from webapp.tasks import deliver_later
 from webapp.users import User
 from webapp.workers import WorkerHeartbeat
 
@@ -162,3 +164,19 @@ def test_a_web_server_that_ends_under_load_has_kept_whom_it_accepted(
         promised = set(db.session.scalars(select(OutgoingEmail.to_address)))
     assert set(accepted) <= users
     assert users == promised
+
+
+# On SQLite another process can keep all writers waiting.
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_a_worker_told_to_stop_while_the_database_is_locked_ends_soon_all_the_same(
+    app: Flask, process_environ: Environ
+) -> None:
+    with consumer(process_environ | {"LOG_FORMAT": "json"}) as worker:
+        worker.wait_for_event("worker_started")
+        with app.app_context(), db.engine.begin():
+            for _ in range(4):
+                deliver_later(uuid.uuid4())
+            time.sleep(1)
+            begun = time.monotonic()
+            worker.stop()
+            assert time.monotonic() - begun < 10

@@ -215,12 +215,14 @@ class FlaskConsumer(Consumer):
 
     def stop(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - Huey's signature
         self.stop_flag.set()
+        # One deadline for all: a database that is locked may hold up workers and companions alike.
+        deadline = time.monotonic() + STOP_SECONDS
         for run in self.huey.stop_hooks:
             run()
         super().stop(graceful)
         if graceful:
             for thread in self.companion_threads:
-                thread.join(STOP_SECONDS)
+                thread.join(max(0, deadline - time.monotonic()))
         log.info("worker_stopped", graceful=graceful)
 
 
