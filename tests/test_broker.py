@@ -129,3 +129,16 @@ def test_the_sweep_hints_what_is_overdue(app: Flask, smtp: Server) -> None:
     assert len(queued(app)) == 1
     run_queue(app)
     assert len(smtp.mails) == 1
+
+
+def test_a_mail_that_cannot_be_built_does_not_end_the_relay(app: Flask, backend: Backend, smtp: Server) -> None:
+    backend.break_queue(app)
+    unsendable = make_signup(app)
+    change(app, unsendable, to_address="jürgen@example.com", next_attempt_at=db_now(-10))
+    other = make_signup(app, username="ann", address="ann@example.com")
+    change(app, other, next_attempt_at=db_now(-5))
+    for _ in range(2):
+        with app.app_context():
+            tasks.Relay().turn()
+    assert get(app, other).status == "sent"
+    assert (get(app, unsendable).status, get(app, unsendable).last_error_class) == ("queued", "Unsendable")

@@ -94,6 +94,10 @@ class Relay:
                 log.exception("relay_failed", error=type(error).__name__)
             self.is_failing = True
             return LONGEST_SLEEP
+        except Exception as error:
+            # Whatever one mail did to it, the relay is there for the others.
+            log.exception("relay_failed", error=type(error).__name__)
+            return LONGEST_SLEEP
         self.is_failing = False
         return seconds
 
