@@ -20,7 +20,6 @@ from sqlalchemy import (
     false,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -29,7 +28,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp import attempts
 from webapp.attempts import Failure
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import Model, db, partial_index
 
 log = structlog.get_logger(__name__)
 
@@ -58,37 +57,12 @@ class OutgoingEmail(Model):
     __table_args__ = (
         CheckConstraint("status IN ('queued', 'sending', 'sent', 'dead', 'canceled')", name="status"),
         CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name="lease"),
-        Index(
-            "ix_outgoing_emails_due",
-            "priority",
-            "next_attempt_at",
-            postgresql_where=text("status = 'queued'"),
-            sqlite_where=text("status = 'queued'"),
-        ),
-        Index(
-            "ix_outgoing_emails_next",
-            "next_attempt_at",
-            postgresql_where=text("status = 'queued'"),
-            sqlite_where=text("status = 'queued'"),
-        ),
-        Index(
-            "ix_outgoing_emails_expiring",
-            "expires_at",
-            postgresql_where=text("status = 'queued'"),
-            sqlite_where=text("status = 'queued'"),
-        ),
-        Index(
-            "ix_outgoing_emails_leased",
-            "lease_until",
-            postgresql_where=text("status = 'sending'"),
-            sqlite_where=text("status = 'sending'"),
-        ),
-        Index(
-            "uq_outgoing_emails_active_dedupe_key",
-            "dedupe_key",
-            unique=True,
-            postgresql_where=text("status IN ('queued', 'sending')"),
-            sqlite_where=text("status IN ('queued', 'sending')"),
+        partial_index("ix_outgoing_emails_due", "priority", "next_attempt_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_next", "next_attempt_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_expiring", "expires_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_leased", "lease_until", where="status = 'sending'"),
+        partial_index(
+            "uq_outgoing_emails_active_dedupe_key", "dedupe_key", where="status IN ('queued', 'sending')", unique=True
         ),
         Index("ix_outgoing_emails_user_id", "user_id"),
         Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),

@@ -13,13 +13,13 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
-from sqlalchemy import ColumnElement, Index, String, case, func, literal, or_, select, text
+from sqlalchemy import ColumnElement, Index, String, case, func, literal, or_, select
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 from zxcvbn import zxcvbn
 
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import Model, db, partial_index
 
 USERNAME_MAX = 64
 USERNAME_KEY_MAX = 256
@@ -37,19 +37,9 @@ class User(UserMixin, Model):
     __tablename__ = "users"
     # Unique only among the verified: a pending row reserves nothing, so nobody can squat an address.
     __table_args__ = (
-        Index(
-            "uq_users_verified_email_key",
-            "email_key",
-            unique=True,
-            postgresql_where=text("email_verified_at IS NOT NULL"),
-            sqlite_where=text("email_verified_at IS NOT NULL"),
-        ),
-        Index(
-            "uq_users_verified_username_key",
-            "username_key",
-            unique=True,
-            postgresql_where=text("email_verified_at IS NOT NULL"),
-            sqlite_where=text("email_verified_at IS NOT NULL"),
+        partial_index("uq_users_verified_email_key", "email_key", where="email_verified_at IS NOT NULL", unique=True),
+        partial_index(
+            "uq_users_verified_username_key", "username_key", where="email_verified_at IS NOT NULL", unique=True
         ),
         Index("ix_users_email_key", "email_key"),
         Index("ix_users_username_key", "username_key"),
