@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import trustme
 from flask import Flask
+from sqlalchemy import update
 
 from tests.factories import attempts, change, get, make_signup, travel, work
 from tests.processes import free_port
 from tests.smtp_server import Action, Server, drip, drop, hang
-from webapp import breaker, delivery
+from webapp import breaker, delivery, tasks
+from webapp.clock import db_now
 from webapp.delivery import DeliveryFailed
-from webapp.extensions import db, mail
+from webapp.extensions import db, huey, mail
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "drops before the greeting": ("connect", drop),
@@ -338,3 +340,22 @@ def test_a_port_where_nobody_listens_is_the_servers_trouble(app: Flask) -> None:
     fail(app, email_id)
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
     assert is_open(app)
+
+
+def test_what_was_hinted_in_vain_during_an_outage_leaves_as_soon_as_it_is_over(app: Flask, smtp: Server) -> None:
+    ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(3)]
+    travel(app, 5)
+    with app.app_context():
+        tasks.Relay().turn()
+        breaker.trip("connect: refused")
+        db.session.commit()
+    # Workers take the hints, and may not send.
+    while task := huey.dequeue():
+        huey.execute(task)
+    assert smtp.mails == []
+    with app.app_context():
+        db.session.execute(update(breaker.MailBreaker).values(probe_at=db_now()))
+        db.session.commit()
+    work(app)
+    work(app)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}

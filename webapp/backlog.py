@@ -137,7 +137,16 @@ def forgive(email_ids: Sequence[uuid.UUID], failure: Failure, *, delay: float) -
 
 
 def release_waiting_for_server() -> int:
-    """Make due what was given back for the mail server's sake; return how many mails."""
+    """Make due what was given back for the mail server's sake, and hint all that is due; return how many mails.
+
+    Hints that workers got meanwhile led to nothing: without this their mails would wait for the next ones.
+    """
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "queued", OutgoingEmail.hinted_at.is_not(None))
+        .values(hinted_at=None),
+        execution_options={"synchronize_session": False},
+    )
     return _count(
         update(OutgoingEmail)
         .where(
