@@ -10,7 +10,7 @@ import uuid
 from datetime import datetime
 
 from flask import current_app
-from sqlalchemy import ForeignKey, Index, String, func, select, update
+from sqlalchemy import ForeignKey, Index, String, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -20,6 +20,7 @@ from webapp.extensions import Model, db
 from webapp.users import User
 
 DISOWNED = "disowned by its recipient"
+OUTRUN = "address verified by another signup"
 
 TOKEN_BYTES = 16 + 16  # the row's id, then half a SHA-256
 
@@ -77,10 +78,15 @@ def begin(user: User, purpose: str) -> VerifyEmail:
 
 
 def current_for(user: User) -> VerifyEmail | None:
-    """Return the user's newest verification that was not withdrawn."""
+    """Return the user's newest verification, but for those that were withdrawn on the user's side."""
     return db.session.scalar(
         select(VerifyEmail)
-        .where(VerifyEmail.user_id == user.id, VerifyEmail.voided_at.is_(None))
+        .where(
+            VerifyEmail.user_id == user.id,
+            # One that the owner outran stays the current one, though it is void: else what its browser
+            # can do, and what we do for it, would tell that the owner verified.
+            or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
+        )
         .order_by(VerifyEmail.created_at.desc())
         .limit(1)
     )
@@ -231,7 +237,7 @@ def _void_rivals(winner: VerifyEmail) -> None:
             VerifyEmail.used_at.is_(None),
             VerifyEmail.voided_at.is_(None),
         )
-        .values(voided_at=db_now(), void_reason="address verified by another signup"),
+        .values(voided_at=db_now(), void_reason=OUTRUN),
         execution_options={"synchronize_session": False},
     )
 

@@ -1,0 +1,393 @@
+"""Whether an address is known shows in no answer, and in nothing that an answer takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+import pytest
+from argon2 import PasswordHasher
+from flask import Flask
+from sqlalchemy import event
+
+from tests.smtp_server import Server
+from tests.visitor import PASSWORD, Visitor
+from webapp import signup, users
+from webapp.extensions import db
+
+Send = Callable[[], None]
+
+WRONG_PASSWORD = "staple battery horse"  # noqa: S105 - a test's own
+
+# All of one length, so that nothing else has another.
+KINDS = {"new": "anna@example.com", "pending": "bert@example.com", "verified": "carl@example.com"}
+OWNERS = {"new": "owner-a", "pending": "owner-b", "verified": "owner-c"}
+PROBES = {"new": "probe-a", "pending": "probe-b", "verified": "probe-c"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a request shows to who sent it, and what it makes us do."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: str
+    statements: list[str]
+    hashes: int
+    verifications: int
+
+    @property
+    def shown(self) -> tuple[int, list[tuple[str, str]], str]:
+        return self.status, self.headers, self.body
+
+
+class Hasher(PasswordHasher):
+    """Does its work, and counts it."""
+
+    hashes = 0
+    verifications = 0
+
+    def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+        self.hashes += 1
+        return super().hash(password, salt=salt)
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - argon2's name for it
+        self.verifications += 1
+        return super().verify(hash, password)
+
+
+class Recorder:
+    """Counts what a request does: statements, transactions and argon2."""
+
+    def __init__(self, app: Flask, hasher: Hasher) -> None:
+        self.hasher = hasher
+        self.statements: list[str] = []
+        with app.app_context():
+            self.engine = db.engine
+        event.listen(self.engine, "before_cursor_execute", self._on_statement)
+        event.listen(self.engine, "commit", self._on_commit)
+        event.listen(self.engine, "rollback", self._on_rollback)
+
+    def close(self) -> None:
+        event.remove(self.engine, "before_cursor_execute", self._on_statement)
+        event.remove(self.engine, "commit", self._on_commit)
+        event.remove(self.engine, "rollback", self._on_rollback)
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        self.statements = []
+        self.hasher.hashes = self.hasher.verifications = 0
+        yield
+
+    def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        self.statements.append(statement)
+
+    def _on_commit(self, _connection: Any) -> None:
+        self.statements.append("COMMIT")
+
+    def _on_rollback(self, _connection: Any) -> None:
+        self.statements.append("ROLLBACK")
+
+
+@pytest.fixture
+def recorder(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    # Made once in a process' life, by the first sign-in that needs it.
+    users._dummy_hash()
+    real = users.HASHER
+    hasher = Hasher(time_cost=real.time_cost, memory_cost=real.memory_cost, parallelism=real.parallelism)
+    monkeypatch.setattr(users, "HASHER", hasher)
+    recorder = Recorder(app, hasher)
+    yield recorder
+    recorder.close()
+
+
+class Probe:
+    """Somebody who tries what an address is."""
+
+    def __init__(self, kind: str, app: Flask, recorder: Recorder) -> None:
+        self.address = KINDS[kind]
+        self.username = PROBES[kind]
+        self.owner = OWNERS[kind]
+        self.visitor = Visitor("http://signup.example", app)
+        self.recorder = recorder
+
+    def open(self, url: str) -> Seen:
+        with self.recorder.begin():
+            page = self.visitor.open(url, follow=False)
+            return self._seen(page)
+
+    def submit(self, action: str, /, *, on: str, **fields: str) -> Seen:
+        self.visitor.open(on)
+        # Its token is good for the session's other forms too, whichever of them the page shows.
+        token = re.search(r'name="csrf_token" value="([^"]+)"', self.visitor.page.text)
+        assert token
+        with self.recorder.begin():
+            page = self.visitor.http.post(action, data={"csrf_token": token[1], **fields}, follow_redirects=False)
+            return self._seen(page)
+
+    def sign_up(self, **fields: str) -> Seen:
+        typed = {"username": self.username, "full_name": "", "email": self.address, "password": PASSWORD}
+        return self.submit("/signup", on="/signup", **{**typed, **fields})
+
+    def resend(self) -> Seen:
+        return self.submit("/signup/resend", on="/signup/sent")
+
+    def _seen(self, page: httpx.Response) -> Seen:
+        names = [name for name, _value in page.headers.multi_items()]
+        assert len(set(names)) == len(names), "headers that are repeated need another comparison"
+        assert int(page.headers["content-length"]) == len(page.content)
+        # The length follows from the body, and that from how many digits a second has.
+        unequal = {"content-length", "date", "x-request-id"}
+        headers = [(name, self._general(value)) for name, value in page.headers.items() if name not in unequal]
+        hasher = self.recorder.hasher
+        return Seen(
+            page.status_code,
+            headers,
+            self._general(page.text),
+            list(self.recorder.statements),
+            hasher.hashes,
+            hasher.verifications,
+        )
+
+    def _general(self, text: str) -> str:
+        """Return the text without what is this probe's own."""
+        text = text.replace(self.address, "<address>")
+        for name in (self.username, self.owner):
+            text = re.sub(rf"\b{name}\b", "<username>", text)
+        text = re.sub(r'(name="csrf_token" value=)"[^"]+"', r'\1"<token>"', text)
+        text = re.sub(r"^(\w+)=[^;]*;", r"\1=<cookie>;", text)
+        return re.sub(r"\b\d+ seconds?\b", "<n> seconds", text)
+
+
+@pytest.fixture
+def probes(app: Flask, recorder: Recorder, send_due: Send, smtp: Server) -> list[Probe]:
+    """One for an address of each kind, none of whom did anything yet."""
+    owner = Visitor("http://signup.example", app)
+    owner.sign_up(username=OWNERS["verified"], email=KINDS["verified"])
+    send_due()
+    confirm(owner, smtp)
+    Visitor("http://signup.example", app).sign_up(username=OWNERS["pending"], email=KINDS["pending"])
+    send_due()
+    return [Probe(kind, app, recorder) for kind in KINDS]
+
+
+def confirm(owner: Visitor, smtp: Server) -> None:
+    owner.open(smtp.mails[-1].link)
+    owner.submit("/verify", new_password="another horse battery")
+    assert owner.path == "/account"
+
+
+def only(seen: list[Seen]) -> Seen:
+    """Return what they all saw."""
+    first, *others = seen
+    for other in others:
+        assert other.statements == first.statements
+        assert other == first
+    return first
+
+
+def only_shown(seen: list[Seen]) -> tuple[int, str]:
+    """Return the status and body that they all saw."""
+    first, *others = seen
+    for other in others:
+        assert other.shown == first.shown
+    return first.status, first.body
+
+
+def test_signing_up_tells_no_address_from_another(probes: list[Probe]) -> None:
+    seen = only([probe.sign_up() for probe in probes])
+    assert seen.status == 303
+    assert any(statement.startswith("INSERT INTO users") for statement in seen.statements)
+    assert (seen.hashes, seen.verifications) == (1, 0)
+
+
+def test_a_signup_that_comes_back_tells_no_address_from_another(probes: list[Probe]) -> None:
+    seen = only([probe.sign_up(username="@", password="") for probe in probes])
+    assert seen.status == 422
+    assert (seen.hashes, seen.verifications) == (0, 0)
+
+
+def test_a_taken_username_is_told_whatever_the_address_is(probes: list[Probe]) -> None:
+    for probe in probes:
+        probe.username = OWNERS["verified"]
+    seen = only([probe.sign_up() for probe in probes])
+    assert seen.status == 422
+    assert "Somebody else has this username" in seen.body
+
+
+def test_a_signup_without_a_csrf_token_tells_no_address_from_another(probes: list[Probe]) -> None:
+    seen = only([probe.sign_up(csrf_token="") for probe in probes])
+    assert seen.status == 400
+    assert seen.hashes == 0
+
+
+def test_sending_again_tells_no_address_from_another(probes: list[Probe], send_due: Send) -> None:
+    for probe in probes:
+        probe.sign_up()
+    seen = only([probe.resend() for probe in probes])
+    assert seen.status == 303
+    send_due()
+    only([probe.resend() for probe in probes])
+    only([probe.resend() for probe in probes])
+    send_due()
+    seen = only([probe.resend() for probe in probes])
+    assert (seen.hashes, seen.verifications) == (0, 0)
+
+
+def test_changing_to_an_address_tells_it_from_no_other(probes: list[Probe]) -> None:
+    for probe in probes:
+        probe.sign_up(email=f"{probe.username}@example.com")
+    seen = only([probe.submit("/signup/email", on="/signup/sent", email=probe.address) for probe in probes])
+    assert seen.status == 303
+    only([probe.open("/signup/sent") for probe in probes])
+
+
+def test_a_wrong_code_tells_no_address_from_another(probes: list[Probe], send_due: Send) -> None:
+    for probe in probes:
+        probe.sign_up()
+    only([wrong_code(probe) for probe in probes])
+    send_due()
+    seen = only([wrong_code(probe) for probe in probes])
+    assert seen.status == 422
+    assert "This is not the code" in seen.body
+
+
+def wrong_code(probe: Probe) -> Seen:
+    # More digits than a code has.
+    return probe.submit("/signup/code", on="/signup/sent", code="1234567")
+
+
+@pytest.mark.parametrize("by", ["address", "owner"])
+def test_a_failed_sign_in_tells_nobody_from_another(probes: list[Probe], by: str) -> None:
+    seen = only(
+        [
+            probe.submit("/login", on="/login", identifier=getattr(probe, by), password=WRONG_PASSWORD)
+            for probe in probes
+        ]
+    )
+    assert seen.status == 422
+    assert "Username, address or password is wrong." in seen.body
+    assert (seen.hashes, seen.verifications) == (0, 2)
+
+
+def test_each_sign_in_checks_two_passwords(probes: list[Probe]) -> None:
+    """Whoever has an account, a signup, or both."""
+    probes[2].sign_up()
+    answers = [
+        probe.submit("/login", on="/login", identifier=probe.address, password=password)
+        for probe in probes
+        for password in (PASSWORD, "another horse battery", WRONG_PASSWORD)
+    ]
+    assert {answer.verifications for answer in answers} == {2}
+    assert {answer.status for answer in answers} == {303, 422}
+
+
+def test_the_waiting_page_tells_the_same_story_of_every_address(probes: list[Probe], send_due: Send) -> None:
+    def story() -> tuple[int, str]:
+        seen = only([probe.open("/signup/sent") for probe in probes])
+        assert (seen.hashes, seen.verifications) == (0, 0)
+        return seen.status, seen.body
+
+    for probe in probes:
+        probe.sign_up()
+    assert "Your mail leaves in" in story()[1]
+    send_due()
+    assert "Sent " in story()[1]
+    for probe in probes:
+        probe.resend()
+    assert "on its way" in story()[1]
+    send_due()
+    assert "Sent " in story()[1]
+
+
+@pytest.mark.parametrize("moment", ["before the mail left", "after the mail left", "after a resend"])
+def test_the_story_stays_the_same_when_the_owner_verifies_meanwhile(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server, moment: str
+) -> None:
+    for probe in probes:
+        probe.sign_up()
+    if moment != "before the mail left":
+        send_due()
+    if moment == "after a resend":
+        for probe in probes:
+            probe.resend()
+    owners_verify(app, send_due, smtp)
+    told = [only_shown([probe.open("/signup/sent") for probe in probes])]
+    for act in (wrong_code, Probe.resend):
+        told.append(only_shown([act(probe) for probe in probes]))
+        told.append(only_shown([probe.open("/signup/sent") for probe in probes]))
+        send_due()
+        told.append(only_shown([probe.open("/signup/sent") for probe in probes]))
+    told.append(only_shown([change_address(probe) for probe in probes]))
+    assert not any("Your address is verified" in body for _status, body in told)
+
+
+@pytest.mark.parametrize("act", ["wrong code", "resend", "change of address"])
+def test_what_a_waiting_page_does_stays_the_same_when_the_owner_verifies_meanwhile(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server, act: str
+) -> None:
+    acts = {"wrong code": wrong_code, "resend": Probe.resend, "change of address": change_address}
+    for probe in probes:
+        probe.sign_up()
+    send_due()
+    owners_verify(app, send_due, smtp)
+    only([acts[act](probe) for probe in probes])
+
+
+def test_an_address_may_be_changed_as_often_whether_or_not_its_owner_verified_meanwhile(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server
+) -> None:
+    for probe in probes:
+        probe.sign_up()
+    send_due()
+    owners_verify(app, send_due, smtp)
+    for _ in range(signup.CHANGES + 1):
+        status, _body = only_shown([change_address(probe) for probe in probes])
+    assert status == 422
+
+
+def owners_verify(app: Flask, send_due: Send, smtp: Server) -> None:
+    """Let the owners sign up now, and verify, who did not before."""
+    for kind in ("new", "pending"):
+        owner = Visitor("http://signup.example", app)
+        # Of the same length, and not the name of who signed up before.
+        owner.sign_up(username=f"{OWNERS[kind]}2", email=KINDS[kind])
+        send_due()
+        (link,) = {mail.link for mail in smtp.mails[-1:] if mail.recipients == [KINDS[kind]]}
+        owner.open(link)
+        owner.submit("/verify")
+        assert owner.path == "/account"
+
+
+def change_address(probe: Probe) -> Seen:
+    return probe.submit("/signup/email", on="/signup/sent", email="elsewhere@example.com")
+
+
+def test_the_comparison_sees_what_differs(probes: list[Probe]) -> None:
+    """Else all of the above could hold for a comparison that sees nothing."""
+    new, pending, _verified = probes
+    good, bad = new.sign_up(), pending.sign_up(email="nobody")
+    assert good.status != bad.status
+    assert good.headers != bad.headers
+    assert good.body != bad.body
+    assert good.statements != bad.statements
+    assert good.hashes != bad.hashes
+    with pytest.raises(AssertionError):
+        only([good, bad])
+    with pytest.raises(AssertionError):
+        only_shown([good, bad])
+
+
+def test_the_comparison_sees_a_sign_in_that_succeeds(probes: list[Probe]) -> None:
+    _new, pending, verified = probes
+    failed, succeeded = (
+        probe.submit("/login", on="/login", identifier=probe.address, password=PASSWORD)
+        for probe in (verified, pending)
+    )
+    assert failed.verifications == succeeded.verifications
+    with pytest.raises(AssertionError):
+        only([failed, succeeded])

@@ -1,0 +1,319 @@
+"""Whatever is sent to a form: no answer is a failure of ours, and no row is written by halves."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import pytest
+from argon2 import PasswordHasher
+from flask import Flask
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+from werkzeug.datastructures import MultiDict
+from werkzeug.test import encode_multipart
+
+from tests.visitor import PASSWORD, Visitor
+from webapp import users, verification
+from webapp.clock import db_now
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+from webapp.verification import VerifyEmail
+
+LONGEST = 2000
+TOKEN = "csrf_token"  # noqa: S105 - a field's name
+NEW_PASSWORD = "another horse battery"  # noqa: S105 - a test's own
+
+FIELDS = {
+    "/signup": ["username", "full_name", "email", "password"],
+    "/signup/resend": [],
+    "/signup/email": ["email"],
+    "/signup/code": ["code", "username"],
+    "/verify": ["verification", "username", "password", "action", "new_password"],
+    "/verify/renew": [],
+    "/verify/undo": [],
+    "/login": ["identifier", "password"],
+    "/logout": [],
+}
+
+BROWSERS = ["stranger", "waiting", "link opened", "link opened elsewhere", "link expired", "link disowned", "signed in"]
+
+# Who comes far with which form.
+SUITED = {
+    "/verify": ["link opened", "link opened elsewhere"],
+    "/verify/renew": ["link expired"],
+    "/verify/undo": ["link disowned"],
+    "/login": ["stranger"],
+    "/logout": ["signed in"],
+    "/signup": ["stranger"],
+}
+
+# No lone surrogates: no text that is sent has any.
+anything = st.text(st.characters(codec="utf-8"), max_size=60)
+long = st.builds(
+    lambda part, times: (part * times)[:LONGEST],
+    st.text(st.characters(codec="utf-8"), min_size=1),
+    st.integers(1, LONGEST),
+)
+awkward = st.sampled_from(
+    [
+        "",
+        " ",
+        "\0",
+        "a\0b",
+        "\r\nBcc: x@example.com",
+        "\ufeff",
+        "\u2028",
+        "\ufdfa" * 64,
+        "\U0010ffff",
+        "İ" * 64,
+        "%",
+        "'--",
+    ]
+)
+domains = st.sampled_from(["example.com", "bücher.example", "xn--bcher-kva.example", "[127.0.0.1]", "com", "", "xn--"])
+addresses = st.one_of(
+    st.builds("{}@{}".format, st.text(st.characters(codec="utf-8"), max_size=70), domains),
+    st.builds("a@{}.com".format, st.text(st.characters(codec="utf-8"), max_size=260)),
+    st.emails(),
+)
+values = st.one_of(anything, long, awkward, addresses)
+
+# What each field takes, so that some requests come far.
+GOOD = {
+    "username": st.sampled_from(["mick19", "größe", "Zoë.x", "x" * 64]),
+    "full_name": st.sampled_from(["", "Mick", "\N{LATIN SMALL LETTER SHARP S}" * 100]),
+    "email": st.sampled_from(["mick@example.com", "mick@bücher.example", f"{'x' * 64}@example.com"]),
+    "password": st.sampled_from([PASSWORD, NEW_PASSWORD, "\ufdfa" * 128]),
+    "new_password": st.sampled_from([NEW_PASSWORD, "", "\ufdfa" * 128]),
+    "code": st.sampled_from(["123456", "123 456"]),
+    "verification": st.just("<its own>"),
+    "action": st.sampled_from(["", "disown"]),
+    "identifier": st.sampled_from(["mick19", "mick@example.com", "person1"]),
+}
+
+TYPES = [
+    "application/json",
+    "text/plain",
+    "multipart/form-data",
+    "multipart/form-data; boundary=",
+    "multipart/form-data; boundary=x",
+    "application/x-www-form-urlencoded; charset=utf-16",
+    "application/x-www-form-urlencoded; charset=nonsense",
+    "nonsense",
+    "",
+]
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Post:
+    path: str
+    browser: str
+    pairs: Pairs
+    has_token: bool
+    # How it is sent: "form", "multipart", or a type that belongs to another content.
+    kind: str
+    junk: bytes | None
+
+
+@st.composite
+def posts(draw: st.DrawFn) -> Post:
+    path = draw(st.sampled_from(sorted(FIELDS)))
+    pairs: Pairs = []
+    # One field at most is bad, often: else the first one hides what the others do.
+    careful = draw(st.booleans())
+    bad = draw(st.sampled_from([*FIELDS[path], "none"]))
+    for name in FIELDS[path]:
+        good = GOOD[name]
+        value = good if careful and name != bad else st.one_of(values, good)
+        times = 1 if careful else draw(st.sampled_from([1, 1, 1, 0, 2, 3]))
+        pairs += [(name, draw(value)) for _ in range(times)]
+    if not careful:
+        pairs += draw(st.lists(st.tuples(anything, values), max_size=2))
+    kind = draw(st.sampled_from(["form"] * 6 + ["multipart"] * 2 + TYPES[:4]) | st.sampled_from(TYPES))
+    return Post(
+        path=path,
+        browser=draw(st.sampled_from(SUITED.get(path, ["waiting"])) | st.sampled_from(BROWSERS)),
+        pairs=pairs,
+        has_token=draw(st.sampled_from([True] * 5 + [False])),
+        kind=kind,
+        junk=draw(st.none() | st.none() | st.none() | st.binary(max_size=200)),
+    )
+
+
+def encoded(post: Post, own: Pairs) -> tuple[bytes, str]:
+    pairs = own + post.pairs
+    if post.kind == "multipart":
+        boundary, content = encode_multipart(MultiDict(pairs))
+        return content + (post.junk or b""), f"multipart/form-data; boundary={boundary}"
+    content = urlencode(pairs).encode()
+    if post.junk is not None:
+        content += b"&username=" + post.junk
+    return content, "application/x-www-form-urlencoded" if post.kind == "form" else post.kind
+
+
+class People:
+    """Makes browsers that are somewhere on their way, each of somebody new."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.numbers = itertools.count()
+
+    def browser(self, kind: str) -> Visitor:
+        visitor = Visitor("http://signup.example", self.app)
+        if kind == "stranger":
+            return visitor
+        number = next(self.numbers)
+        visitor.sign_up(username=f"person{number}", email=f"person{number}@example.com")
+        assert visitor.path == "/signup/sent"
+        if kind == "waiting":
+            return visitor
+        link = self.newest_link()
+        if kind == "link opened elsewhere":
+            visitor = Visitor("http://signup.example", self.app)
+        visitor.open(link)
+        if kind == "link expired":
+            with self.app.app_context():
+                db.session.execute(update(VerifyEmail).values(expires_at=db_now(-1)))
+                db.session.commit()
+        elif kind == "link disowned":
+            visitor.submit("/verify", action="disown")
+        elif kind == "signed in":
+            visitor.submit("/verify")
+            assert visitor.path == "/account"
+        return visitor
+
+    def newest_link(self) -> str:
+        with self.app.app_context():
+            newest = select(VerifyEmail).order_by(VerifyEmail.user_id.desc(), VerifyEmail.created_at.desc()).limit(1)
+            return verification.link(db.session.scalars(newest).one())
+
+
+def token(visitor: Visitor) -> str:
+    """Return the session's: it is good for every form."""
+    visitor.open("/login")
+    found = re.search(rf'name="{TOKEN}" value="([^"]+)"', visitor.page.text)
+    assert found
+    return found[1]
+
+
+def own_verification(visitor: Visitor) -> str:
+    visitor.open("/verify")
+    found = re.search(r'name="verification" value="([^"]+)"', visitor.page.text)
+    return found[1] if found else ""
+
+
+@pytest.fixture
+def environ(environ: dict[str, str]) -> dict[str, str]:
+    """Without limits on requests, so that each example reaches its form."""
+    return {**environ, "RATELIMIT_ENABLED": "false"}
+
+
+@pytest.fixture
+def people(app: Flask) -> People:
+    return People(app)
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Argon2, real and quick."""
+    monkeypatch.setattr(users, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    users._dummy_hash.cache_clear()
+    yield
+    users._dummy_hash.cache_clear()
+
+
+def whole_users(app: Flask) -> int:
+    """Return how many users there are, all of them whole."""
+    with app.app_context():
+        has_proof = select(VerifyEmail.id).where(VerifyEmail.user_id == User.id).exists()
+        assert db.session.scalars(select(User.username).where(~has_proof)).all() == []
+        mails = (
+            select(func.count())
+            .where(OutgoingEmail.verify_email_id == VerifyEmail.id, OutgoingEmail.user_id == VerifyEmail.user_id)
+            .scalar_subquery()
+        )
+        assert db.session.scalars(select(mails).select_from(VerifyEmail).where(mails != 1)).all() == []
+        stray = OutgoingEmail.verify_email_id.is_(None) | OutgoingEmail.user_id.is_(None)
+        assert db.session.scalars(select(OutgoingEmail.status).where(stray)).all() == []
+        usable = (
+            select(func.count())
+            .where(VerifyEmail.user_id == User.id, VerifyEmail.voided_at.is_(None), VerifyEmail.used_at.is_(None))
+            .scalar_subquery()
+        )
+        assert db.session.scalars(select(User.username).where(usable > 1)).all() == []
+        everybody = db.session.scalars(select(User)).all()
+        for user in everybody:
+            assert users.username_key(users.normalize_username(user.username)) == user.username_key
+            assert users.parse_address(user.email).key == user.email_key
+            assert user.password_hash.startswith("$argon2id$")
+            assert (user.purge_at is None) == user.is_email_verified
+        return len(everybody)
+
+
+def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
+    """Run the test's examples one after the other on one database: each makes people of its own."""
+    return settings(
+        max_examples=150,
+        deadline=None,
+        # The same examples each time, where nobody can look into a rare one.
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )(test)
+
+
+@in_the_same_app
+@given(post=posts())
+def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
+    app: Flask, people: People, cheap: None, post: Post
+) -> None:
+    visitor = people.browser(post.browser)
+    own = [(TOKEN, token(visitor))] if post.has_token else []
+    if ("verification", "<its own>") in post.pairs:
+        own.append(("verification", own_verification(visitor)))
+    content, content_type = encoded(post, own)
+    before = whole_users(app)
+    answer = visitor.http.post(
+        post.path,
+        content=content,
+        headers={"Content-Type": content_type} if content_type else {},
+        follow_redirects=False,
+    )
+    event(f"{post.path}: {answer.status_code}")
+    assert answer.status_code < 500
+    is_signup = post.path == "/signup" and answer.status_code == 303
+    assert whole_users(app) == before + is_signup
+    if answer.is_redirect:
+        assert visitor.open(answer.headers["Location"]).status_code < 500
+
+
+@in_the_same_app
+@given(typed=values, path_and_field=st.sampled_from([(path, name) for path in FIELDS for name in FIELDS[path]]))
+def test_no_text_in_an_otherwise_good_form_fails(
+    app: Flask, people: People, cheap: None, typed: str, path_and_field: tuple[str, str]
+) -> None:
+    path, name = path_and_field
+    visitor = people.browser("link opened" if path.startswith("/verify") else "waiting")
+    good = {
+        "username": f"other{next(people.numbers)}",
+        "email": "other@example.com",
+        "password": PASSWORD,
+        "code": "123456",
+        "identifier": "person1",
+        "verification": own_verification(visitor) if path == "/verify" else "",
+    }
+    fields = {field: good.get(field, "") for field in FIELDS[path]}
+    before = whole_users(app)
+    answer = visitor.http.post(path, data={TOKEN: token(visitor), **fields, name: typed}, follow_redirects=False)
+    event(f"{path} {name}: {answer.status_code}")
+    assert answer.status_code < 500
+    assert answer.status_code != 400
+    assert whole_users(app) == before + (path == "/signup" and answer.status_code == 303)
