@@ -359,3 +359,22 @@ def test_what_was_hinted_in_vain_during_an_outage_leaves_as_soon_as_it_is_over(a
     work(app)
     work(app)
     assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def test_a_mail_that_was_on_its_way_before_the_outage_does_not_end_it(app: Flask, smtp: Server) -> None:
+    def fail_meanwhile(_connection: object) -> None:
+        with app.app_context():
+            breaker.trip("connect: refused")
+            db.session.commit()
+
+    smtp.actions["dot"] = fail_meanwhile
+    email_id = make_signup(app)
+    deliver(app, email_id)
+    assert get(app, email_id).status == "sent"
+    assert is_open(app)
+    smtp.actions.clear()
+    other = make_signup(app, username="ann", address="ann@example.com")
+    travel(app, 20)
+    work(app)
+    assert get(app, other).status == "sent"
+    assert not is_open(app)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.factories import attempts, change, get, make_signup, work
-from tests.smtp_server import Server
+from tests.processes import Process, wait_until
+from tests.smtp_server import Server, hang
 from tests.test_journey import Environ
-from webapp import breaker, workers
+from webapp import breaker, signup, workers
 from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db
@@ -138,6 +143,37 @@ def test_one_turn_of_the_relay_sends_what_is_due_without_worker_and_queue(app: F
     assert "the mail server is down" in result.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_turn_of_the_relay_that_is_interrupted_gives_its_mail_back(
+    app: Flask, process_environ: Environ, smtp: Server, number: signal.Signals
+) -> None:
+    smtp.actions["RCPT"] = hang
+    email_id = make_signup(app)
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "relay", "--once"]
+    with Process(*command, environ=process_environ | {"MAIL_TIMEOUT": "60"}) as turn:
+        wait_until(lambda: smtp.connections, "it did not connect")
+        turn.popen.send_signal(number)
+        assert turn.popen.wait(10) == 1
+        assert "took back 0, returned 1" in turn.log
+    row = get(app, email_id)
+    assert (row.status, row.attempts, row.lease_token) == ("queued", 0, None)
+
+
+def test_of_dead_mails_that_keep_one_promise_retry_revives_the_newest(app: Flask, smtp: Server) -> None:
+    first = refused(app, smtp)
+    with app.app_context():
+        again = signup.resend(db.session.scalars(select(User)).one())
+    assert again
+    smtp.actions["RCPT"] = "550 5.1.1 no such user"
+    change(app, again.id, next_attempt_at=db_now(-5))
+    work(app)
+    smtp.actions.clear()
+    assert flask_mail(app, "retry", "--dead").stdout == "revived 1, made due 0\n"
+    work(app)
+    assert [get(app, email_id).status for email_id in (first, again.id)] == ["dead", "sent"]
+    assert len(smtp.mails) == 1
+
+
 def test_workers_are_listed_with_what_they_hold(app: Flask) -> None:
     assert "no worker is alive" in flask_mail(app, "workers").stderr
     with app.app_context():
@@ -176,6 +212,8 @@ def test_the_doctor_finds_what_is_broken(app: Flask, smtp: Server) -> None:
         db.session.commit()
     change(app, email_id, status="sending", lease_token=uuid.uuid4(), lease_until=db_now(-31))
     assert findings(app) == ["lease_expired"]
+    change(app, email_id, lease_until=None)
+    assert findings(app) == ["lease_inconsistent"]
     change(app, email_id, status="sent", lease_token=None, lease_until=None)
     assert attempts(app, email_id) == []
     assert findings(app) == ["sent_without_250"]
@@ -202,6 +240,29 @@ def test_the_commands_work_in_a_process_of_their_own_and_print_only_json(app: Fl
         )
         assert done.returncode == code, done.stderr
         assert json.loads(done.stdout)
+
+
+def test_on_a_terminal_there_are_tables_that_show_an_answer_as_it_was(
+    app: Flask, process_environ: Environ, smtp: Server
+) -> None:
+    email_id = refused(app, smtp)
+    change(app, email_id, last_error="[bold]no[/bold] :smile:")
+    ours, its = pty.openpty()
+    # The terminal's size is what rich asks for first.
+    environ = process_environ | {"TERM": "xterm", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "list"]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as listing:
+        os.close(its)
+        shown = b""
+        # Linux ends a terminal that nobody writes to any more with an error.
+        with suppress(OSError):
+            while more := os.read(ours, 4096):
+                shown += more
+        os.close(ours)
+    assert listing.returncode == 0
+    assert "┃" in shown.decode()
+    assert f" {str(email_id)[:8]} " in shown.decode()
+    assert "[bold]no[/bold] :smile:" in shown.decode()
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,15 @@ def take_probe() -> bool:
     return taken is not None
 
 
-def reset() -> None:
-    """Close the breaker, since the mail server took a mail, and make due what waited for it. The caller commits."""
+def reset(claimed_at: datetime | None = None) -> None:
+    """Close the breaker, since the mail server took a mail, and make due what waited for it. The caller commits.
+
+    A mail that was claimed before the breaker opened proves nothing: while a server refuses some conversations
+    and ends others well, the breaker would open and close many times a second.
+    """
     closed = db.session.scalar(
         update(MailBreaker)
-        .where(MailBreaker.opened_at.is_not(None))
+        .where(MailBreaker.opened_at.is_not(None), *([MailBreaker.opened_at <= claimed_at] if claimed_at else []))
         .values(opened_at=None, reason=None, probe_at=None)
         .returning(MailBreaker.id)
     )

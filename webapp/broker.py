@@ -113,7 +113,11 @@ class FlaskHuey(Huey):
         if not hasattr(self, "app"):
             return None
         config = self.app.config
-        return redis_storage(self.name, config, timeout) if config["REDIS_URL"] else sqlite_storage(self.name, config)
+        return (
+            redis_storage(self.name, config, timeout)
+            if config["REDIS_URL"]
+            else sqlite_storage(self.name, config, timeout)
+        )
 
     def companion(self, run: Companion) -> Companion:
         """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
@@ -189,7 +193,7 @@ def redis_storage(name: str, config: Config, timeout: float) -> BaseStorage:
     return PriorityRedisStorage(name, connection_pool=pool, read_timeout=1)
 
 
-def sqlite_storage(name: str, config: Config) -> BaseStorage:
+def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
     """Return the queue in a file of its own: its writers and the database's do not wait for each other."""
     url = make_url(config["DATABASE_URL"])
     file = INSTANCE / "queue.db"
@@ -197,7 +201,7 @@ def sqlite_storage(name: str, config: Config) -> BaseStorage:
         database = Path(url.database)
         file = database.with_name(f"{database.stem}-queue.db")
     file.parent.mkdir(parents=True, exist_ok=True)
-    return SqliteStorage(name, filename=str(file))
+    return SqliteStorage(name, filename=str(file), timeout=timeout)
 
 
 class FlaskConsumer(Consumer):

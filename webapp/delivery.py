@@ -147,7 +147,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
             outbox.settle(email, reply)
             if email.template == VERIFY_TEMPLATE and email.verify_email_id:
                 verification.handed_off(email.verify_email_id)
-            breaker.reset()
+            breaker.reset(outbox.claimed_at(email))
             db.session.commit()
         except OperationalError:
             db.session.rollback()

@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parseaddr
 from typing import Any
 
@@ -97,7 +97,7 @@ class OutgoingEmail(Model):
     finished_at: Mapped[datetime | None]
 
     # Not a column: when this process claimed it, by the monotonic clock.
-    claimed_at = 0.0
+    claimed_monotonic = 0.0
 
 
 def post(
@@ -157,7 +157,7 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
         due = due.where(OutgoingEmail.id == email_id)
     due = due.order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at).limit(limit)
     # Before the database sets the lease's end, so that ours is never the later one.
-    claimed_at = time.monotonic()
+    begun = time.monotonic()
     # A CTE, since Postgres may run a plain subquery again for each row, past its limit.
     chosen = due.with_for_update(skip_locked=True).cte("due")
     claimed = db.session.scalars(
@@ -173,13 +173,18 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
-        email.claimed_at = claimed_at
+        email.claimed_monotonic = begun
     return claimed
 
 
 def lease_left(email: OutgoingEmail) -> float:
     """Return for how many seconds this worker may still believe that the mail is its own."""
-    return lease_seconds() - (time.monotonic() - email.claimed_at)
+    return lease_seconds() - (time.monotonic() - email.claimed_monotonic)
+
+
+def claimed_at(email: OutgoingEmail) -> datetime | None:
+    """Return when this worker claimed the mail, by the database's clock."""
+    return email.lease_until - timedelta(seconds=lease_seconds()) if email.lease_until else None
 
 
 def lease_seconds() -> float:
@@ -290,7 +295,7 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
     )
     if released.first() is None:
         raise LeaseLost(str(email.id))
-    elapsed = time.monotonic() - email.claimed_at
+    elapsed = time.monotonic() - email.claimed_monotonic
     attempts.record(
         email.id,
         outcome,
