@@ -12,10 +12,10 @@ import trustme
 from flask import Flask
 from sqlalchemy import update
 
-from tests.factories import attempts, change, get, make_signup, travel, work
+from tests.factories import attempts, change, get, make_signup, only_user, travel, work
 from tests.processes import free_port
 from tests.smtp_server import Action, Server, drip, drop, hang
-from webapp import breaker, delivery, tasks
+from webapp import breaker, delivery, signup, tasks
 from webapp.clock import db_now
 from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, huey, mail
@@ -377,4 +377,16 @@ def test_a_mail_that_was_on_its_way_before_the_outage_does_not_end_it(app: Flask
     travel(app, 20)
     work(app)
     assert get(app, other).status == "sent"
+    assert not is_open(app)
+
+
+def test_one_person_who_is_refused_again_and_again_says_nothing_about_the_server(app: Flask, smtp: Server) -> None:
+    smtp.actions["RCPT"] = "550 no such user"
+    email_id = make_signup(app)
+    for _ in range(6):
+        fail(app, email_id)
+        with app.app_context():
+            again = signup.resend(only_user(app))
+            assert again
+            email_id = again.id
     assert not is_open(app)

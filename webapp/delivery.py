@@ -124,7 +124,8 @@ def _send(email: OutgoingEmail) -> None:
         # A template, or an address that no header can hold: nothing that another worker could do better.
         outbox.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
         db.session.commit()
-        raise
+        log.exception("email_unsendable")
+        raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}") from error
     # No transaction stays open during the conversation. (A rollback would expire what was read.)
     db.session.commit()
     try:
@@ -220,7 +221,9 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
         outbox.bury(email, failure)
     else:
         outbox.postpone(email, failure, in_doubt=in_doubt)
-    if meant in {"later", "never"} and (refused := attempts.last_in_a_row(REFUSALS_IN_A_ROW)):
+    refused = attempts.last_in_a_row(REFUSALS_IN_A_ROW) if meant in {"later", "never"} else []
+    # Different recipients: one person who has a mail sent again and again says nothing about the server.
+    if len(outbox.recipients(refused)) == REFUSALS_IN_A_ROW:
         reason = f"{len(refused)} recipients refused in a row, at last with: {attempts.redact(str(error))}"
         backlog.forgive(refused, Failure(outbox.SERVER_FAILURE, reason), delay=breaker.PROBE_SECONDS)
         breaker.trip(reason)

@@ -182,6 +182,11 @@ def lease_left(email: OutgoingEmail) -> float:
     return lease_seconds() - (time.monotonic() - email.claimed_monotonic)
 
 
+def recipients(email_ids: Sequence[uuid.UUID]) -> set[str]:
+    """Return the different addresses of these mails."""
+    return set(db.session.scalars(select(OutgoingEmail.to_address).where(OutgoingEmail.id.in_(email_ids))))
+
+
 def claimed_at(email: OutgoingEmail) -> datetime | None:
     """Return when this worker claimed the mail, by the database's clock."""
     return email.lease_until - timedelta(seconds=lease_seconds()) if email.lease_until else None
