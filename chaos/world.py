@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ WORKER_THREADS = 4
 DELAY = 2
 MAIL_TIMEOUT = 3
 CLOCK_OFFSET = 600
+LOOK_UP_SECONDS = 0.4
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,17 @@ class Ledger(Server):
     def misbehave(self, actions: Mapping[Step, Action]) -> None:
         # Before a mail is in the ledger and after it: so that kills find mails in every state.
         self.actions = {"RCPT": refuse_chosen, "dot": think, "answer": think, **actions}
+
+    def look_up(self) -> None:
+        """Take time for the recipient only, before there is a mail to take."""
+        self.looked_up_at: list[float] = []
+        self.actions = {"RCPT": look_up}
+
+
+def look_up(connection: Connection) -> None:
+    assert isinstance(connection.server, Ledger)
+    connection.server.looked_up_at.append(time.monotonic())
+    connection.server.stopping.wait(LOOK_UP_SECONDS)
 
 
 def think(connection: Connection) -> None:
@@ -234,7 +247,7 @@ def system_environ() -> dict[str, str]:
 def wrong_clock(number: int, app: App, backend: Servers | Embedded) -> dict[str, str]:
     """Let the clocks of the second and the third consumer be off, where the database has its own.
 
-    Not of the naive app: it cannot read messages between right and wrong clocks, which would be our fault.
+    Not of the naive app: pickles between right and wrong clocks cannot be read, which would be our fault.
     """
     is_wanted = app is OURS and isinstance(backend, Servers)
     offset = {2: CLOCK_OFFSET, 3: -CLOCK_OFFSET}.get(number) if is_wanted else None
