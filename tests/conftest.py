@@ -139,6 +139,8 @@ def settings(mail_port: int) -> dict[str, str]:
         "MAIL_PORT": str(mail_port),
         "MAIL_TIMEOUT": "5",
         "APP_NAME": "Acme",
+        # Tests ask more often than people may.
+        "RATELIMIT_ENABLED": "false",
     }
 
 

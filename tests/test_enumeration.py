@@ -12,11 +12,14 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
+from limits import parse_many
 from sqlalchemy import event
 
+from tests.factories import travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import signup, users
+from webapp import passwords, signup
+from webapp.config import LIMITS
 from webapp.extensions import db
 
 Send = Callable[[], None]
@@ -94,12 +97,17 @@ class Recorder:
 
 
 @pytest.fixture
+def environ(environ: dict[str, str]) -> dict[str, str]:
+    """With limits, none of which is set: a test sets the one that it is about."""
+    return {**environ, "RATELIMIT_ENABLED": "true", **dict.fromkeys(LIMITS, "none")}
+
+
+@pytest.fixture
 def recorder(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    hasher = Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
     # Made once in a process' life, by the first sign-in that needs it.
-    users._dummy_hash()
-    real = users.HASHER
-    hasher = Hasher(time_cost=real.time_cost, memory_cost=real.memory_cost, parallelism=real.parallelism)
-    monkeypatch.setattr(users, "HASHER", hasher)
+    passwords._dummy(hasher)
+    monkeypatch.setattr(passwords, "hasher", lambda: hasher)
     recorder = Recorder(app, hasher)
     yield recorder
     recorder.close()
@@ -160,6 +168,7 @@ class Probe:
             text = re.sub(rf"\b{name}\b", "<username>", text)
         text = re.sub(r'(name="csrf_token" value=)"[^"]+"', r'\1"<token>"', text)
         text = re.sub(r"^(\w+)=[^;]*;", r"\1=<cookie>;", text)
+        text = re.sub(r"^\d+$", "<n>", text)
         return re.sub(r"\b\d+ seconds?\b", "<n> seconds", text)
 
 
@@ -365,6 +374,61 @@ def owners_verify(app: Flask, send_due: Send, smtp: Server) -> None:
 
 def change_address(probe: Probe) -> Seen:
     return probe.submit("/signup/email", on="/signup/sent", email="elsewhere@example.com")
+
+
+def test_too_many_signups_tell_no_address_from_another(probes: list[Probe], app: Flask) -> None:
+    for probe in probes:
+        probe.sign_up()
+    app.config["RATELIMIT_SIGNUP"] = parse_many("1/hour")
+    Visitor("http://signup.example", app).sign_up(email="somebody@example.com")
+    for act in (Probe.sign_up, change_address):
+        seen = only([act(probe) for probe in probes])
+        assert seen.status == 429
+        assert seen.hashes == 0
+
+
+def test_sending_again_too_often_tells_no_address_from_another(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server
+) -> None:
+    app.config["RATELIMIT_RESEND"] = parse_many("2/hour")
+    for probe in probes:
+        probe.sign_up()
+    send_due()
+    only([probe.resend() for probe in probes])
+    owners_verify(app, send_due, smtp)
+    only([probe.resend() for probe in probes])
+    seen = only([probe.resend() for probe in probes])
+    assert seen.status == 429
+
+
+@pytest.mark.parametrize("by", ["address", "owner"])
+def test_failing_to_sign_in_too_often_tells_nobody_from_another(probes: list[Probe], app: Flask, by: str) -> None:
+    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("2/hour")
+    for _ in range(2):
+        only([sign_in(probe, by, WRONG_PASSWORD) for probe in probes])
+    # With the right password too.
+    seen = only([sign_in(probe, by, PASSWORD) for probe in probes])
+    assert seen.status == 429
+    assert (seen.hashes, seen.verifications) == (0, 0)
+
+
+def sign_in(probe: Probe, by: str, password: str) -> Seen:
+    return probe.submit("/login", on="/login", identifier=getattr(probe, by), password=password)
+
+
+def test_a_mail_over_the_limit_tells_the_same_story_of_every_address(
+    probes: list[Probe], app: Flask, send_due: Send
+) -> None:
+    app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/hour")
+    travel(app, 3600)
+    for probe in probes:
+        probe.sign_up(username=f"{probe.username}1")
+    send_due()
+    for probe in probes:
+        probe.sign_up()
+    only_shown([probe.open("/signup/sent") for probe in probes])
+    send_due()
+    assert "Your mail leaves in" in only_shown([probe.open("/signup/sent") for probe in probes])[1]
 
 
 def test_the_comparison_sees_what_differs(probes: list[Probe]) -> None:

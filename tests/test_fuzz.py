@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -19,7 +19,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import users, verification
+from webapp import passwords, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -212,23 +212,15 @@ def own_verification(visitor: Visitor) -> str:
 
 
 @pytest.fixture
-def environ(environ: dict[str, str]) -> dict[str, str]:
-    """Without limits on requests, so that each example reaches its form."""
-    return {**environ, "RATELIMIT_ENABLED": "false"}
-
-
-@pytest.fixture
 def people(app: Flask) -> People:
     return People(app)
 
 
 @pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Argon2, real and quick."""
-    monkeypatch.setattr(users, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-    users._dummy_hash.cache_clear()
-    yield
-    users._dummy_hash.cache_clear()
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "hasher", lambda: hasher)
 
 
 def whole_users(app: Flask) -> int:

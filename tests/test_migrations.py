@@ -13,6 +13,7 @@ from typing import Any
 
 import flask_migrate
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 from sqlalchemy import Engine, create_engine, event, text
 
@@ -20,7 +21,7 @@ from tests.conftest import Backend, send_due_mails, settings
 from tests.factories import work
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import create_app, users
+from webapp import create_app
 from webapp.config import ROOT
 from webapp.extensions import db
 
@@ -44,7 +45,7 @@ def old(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
                 }
                 for n in range(USERS - 3)
             ]
-            hashed = users.hash_password(PASSWORD)
+            hashed = PasswordHasher().hash(PASSWORD)
             rows += [
                 {"username": "mick19", "full_name": "Mick", "email": "mick@example.com", "password_hash": hashed},
                 {"username": "Ann", "full_name": "Ann", "email": "ann@example.com", "password_hash": hashed},
@@ -194,7 +195,7 @@ def test_who_signs_up_by_old_code_after_the_migration_can_sign_in(old: Flask) ->
 
 def add_old_user(username: str, address: str, password: str) -> None:
     """Insert a row as the code of the first migration did."""
-    row = {"username": username, "email": address, "hash": users.hash_password(password)}
+    row = {"username": username, "email": address, "hash": PasswordHasher().hash(password)}
     db.session.execute(
         text("INSERT INTO users (username, full_name, email, password_hash) VALUES (:username, '', :email, :hash)"),
         row,

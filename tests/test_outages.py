@@ -38,7 +38,7 @@ on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
 
 @pytest.fixture
 def environ_of_processes(process_environ: Environ) -> Environ:
-    return process_environ | {"VERIFY_EMAIL_DELAY": "1", "LOG_FORMAT": "json"}
+    return process_environ | {"VERIFY_EMAIL_DELAY": "1", "LOG_FORMAT": "json", "RATELIMIT_ENABLED": "true"}
 
 
 def sign_up_quickly(url: str, **fields: str) -> None:

@@ -17,10 +17,17 @@ PASSWORD = "correct horse battery"  # noqa: S105 - a test's own
 class Visitor:
     """`page` is the last answer. Redirects are followed, so its URL is where the person ended."""
 
-    def __init__(self, base_url: str, app: Flask | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        app: Flask | None = None,
+        tls: ssl.SSLContext | None = None,
+        *,
+        ip: str = "127.0.0.1",
+    ) -> None:
         self.http = httpx.Client(
             base_url=base_url,
-            transport=httpx.WSGITransport(app=app) if app else None,
+            transport=httpx.WSGITransport(app=app, remote_addr=ip) if app else None,
             verify=tls or True,
             follow_redirects=True,
             timeout=20,

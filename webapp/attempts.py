@@ -31,7 +31,7 @@ class Failure:
 
 
 class DeliveryAttempt(Model):
-    """One try at one mail. `outcome`: sent, deferred, failed, returned, canceled or lease_expired."""
+    """One try at one mail. `outcome`: sent, deferred, failed, returned, held, canceled or lease_expired."""
 
     __tablename__ = "delivery_attempts"
     __table_args__ = (Index("ix_delivery_attempts_email_id", "email_id"),)

@@ -204,6 +204,18 @@ def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
     return SqliteStorage(name, filename=str(file), timeout=timeout)
 
 
+def limits_storage(url: str | None) -> dict[str, Any]:
+    """Return where Flask-Limiter counts: in the same Redis, or in this process's memory."""
+    if url is None:
+        return {"RATELIMIT_STORAGE_URI": "memory://"}
+    options = {
+        "socket_connect_timeout": WEB_TIMEOUT,
+        "socket_timeout": WEB_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return {"RATELIMIT_STORAGE_URI": url.replace("unix://", "redis+unix://"), "RATELIMIT_STORAGE_OPTIONS": options}
+
+
 class FlaskConsumer(Consumer):
     """Huey's consumer, with the companions that share its life."""
 

@@ -107,6 +107,7 @@ def stats(*, as_json: bool) -> None:
             "oldest due": duration(now.oldest_due_seconds),
             "sent in the last hour": now.sent_last_hour,
             "mail server": f"down for {duration(now.breaker_seconds)}: {now.breaker_reason}" if is_open else "up",
+            "limit in all": f"reached: {now.limit_reached}" if now.limit_reached else "not reached",
             "workers alive": now.workers,
         }
     )

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from limits import RateLimitItem, parse_many
 from redis import ConnectionPool
 from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
@@ -167,6 +168,18 @@ def _mailbox(raw: str) -> str:
     return f"{name} <{address}>" if name else address
 
 
+def _limits(raw: str) -> list[RateLimitItem]:
+    if raw.lower() == "none":
+        return []
+    try:
+        limits = parse_many(raw)
+    except ValueError:
+        limits = []
+    if not limits or any(limit.amount < 1 for limit in limits):
+        raise ValueError(f"must look like 30/hour or like 1/minute, 10/15 minutes, or be none, not {raw!r}")
+    return limits
+
+
 # The manual of these settings is .env.example; a test keeps the two together.
 SETTINGS: dict[str, tuple[Parser, Any]] = {
     "APP_ENV": (_choice("production", "development"), "production"),
@@ -188,15 +201,28 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "MAIL_DEFAULT_SENDER": (_mailbox, None),
     "MAIL_REPLY_TO": (_mailbox, None),
     "MAIL_MAX_ATTEMPTS": (_number(1, 100), 10),
+    "MAIL_LIMIT_PER_ADDRESS": (_limits, parse_many("1/minute, 5/hour, 10/day")),
+    "MAIL_LIMIT_TOTAL": (_limits, parse_many("10000/hour")),
     "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
     "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
     "VERIFY_CODE_TTL": (_number(60, 86400), 3600),
     "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
+    "PASSWORD_HASH_MEMORY": (_number(19, 1024), 19),
+    "PASSWORD_HASH_PASSES": (_number(2, 20), 2),
+    "PASSWORD_HASH_LANES": (_number(1, 16), 1),
+    "RATELIMIT_ENABLED": (_boolean, True),
+    "RATELIMIT_SIGNUP": (_limits, parse_many("30/hour")),
+    "RATELIMIT_RESEND": (_limits, parse_many("10/hour")),
+    "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
+    "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
     "TRUSTED_PROXIES": (_number(0, 10), 0),
     "WEB_CONCURRENCY": (_number(1, 64), 2),
     "LOG_FORMAT": (_choice("console", "json"), "console"),
     "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),
 }
+
+
+LIMITS = [name for name, (parse, _default) in SETTINGS.items() if parse is _limits]
 
 
 def _fill_in_for_development(config: dict[str, Any]) -> None:
@@ -245,6 +271,8 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "MAIL_DEFAULT_SENDER": config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}",
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
+        # One switch for all limits.
+        **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
         "MAX_CONTENT_LENGTH": MEGABYTE,
         "MAX_FORM_MEMORY_SIZE": MEGABYTE,

@@ -15,7 +15,7 @@ from flask import current_app, render_template
 from flask_babel import force_locale
 from sqlalchemy.exc import OperationalError
 
-from webapp import attempts, backlog, breaker, outbox, users, verification, workers
+from webapp import attempts, backlog, breaker, budget, outbox, users, verification, workers
 from webapp.attempts import Failure
 from webapp.extensions import db, mail
 from webapp.outbox import LeaseLost, OutgoingEmail
@@ -46,17 +46,17 @@ class DeliveryFailed(Exception):
 
 
 def deliver(email_id: uuid.UUID) -> None:
-    """Send this mail if it is due, nobody else does, and the breaker is closed. Raises DeliveryFailed."""
-    if breaker.is_open():
+    """Send this mail if it is due, nobody else does, and mails may go now. Raises DeliveryFailed."""
+    if are_held():
         db.session.rollback()
         return
     _send_all(outbox.claim(worker_name(), email_id=email_id))
 
 
 def deliver_due(limit: int) -> int:
-    """Send due mails one by one, the most urgent first, while the breaker is closed; return how many were tried."""
+    """Send due mails one by one, the most urgent first, while they may go; return how many were tried."""
     for tried in range(limit):
-        if breaker.is_open():
+        if are_held():
             db.session.rollback()
             return tried
         claimed = outbox.claim(worker_name())
@@ -71,18 +71,24 @@ def deliver_due(limit: int) -> int:
 
 def probe() -> None:
     """While the breaker is open: let one due mail try the mail server, if nobody did lately."""
-    if not breaker.take_probe():
+    if budget.spent() or not breaker.take_probe():
         db.session.rollback()
         return
     with suppress(DeliveryFailed):
         _send_all(outbox.claim(worker_name()))
 
 
+def are_held() -> bool:
+    """Return whether all mails wait: for the mail server, or since too many were sent."""
+    return breaker.is_open() or budget.spent() is not None
+
+
 def _send_all(claimed: Sequence[OutgoingEmail]) -> None:
     for email in claimed:
         _choose(email)
+    admitted = [email for email in claimed if budget.admit(email)]
     db.session.commit()
-    for email in claimed:
+    for email in admitted:
         with structlog.contextvars.bound_contextvars(email_id=str(email.id), attempt=email.attempts + 1):
             try:
                 _send(email)
@@ -113,7 +119,7 @@ def _choose(email: OutgoingEmail) -> None:
 
 def _send(email: OutgoingEmail) -> None:
     if reason := _needless(email):
-        outbox.drop(email, reason)
+        budget.drop(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
         return

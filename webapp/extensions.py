@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from flask import Flask, has_request_context, request
 from flask_babel import Babel
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Index, MetaData, event, text
+from sqlalchemy import Index, MetaData, event, func, literal, select, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from webapp import clock
-from webapp.broker import FlaskHuey
+from webapp.broker import FlaskHuey, limits_storage
 from webapp.smtp import Mail
 
 
@@ -43,6 +45,8 @@ login = LoginManager()
 babel = Babel()
 mail = Mail()
 huey = FlaskHuey()
+# Windows that move: with fixed ones twice as many would pass around each full hour.
+limiter = Limiter(get_remote_address, strategy="moving-window")
 
 if TYPE_CHECKING:
     # Flask-SQLAlchemy makes its Model at run time, which a type checker cannot follow.
@@ -56,6 +60,12 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
+def lock(key: str) -> None:
+    """Let nobody else hold this until the commit. On SQLite writers come one by one already."""
+    if db.engine.dialect.name == "postgresql":
+        db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(key), 0))))
+
+
 def init_app(app: Flask) -> None:
     db.init_app(app)
     migrate.init_app(app, db)
@@ -63,6 +73,8 @@ def init_app(app: Flask) -> None:
     babel.init_app(app)
     mail.init_app(app)
     huey.init_app(app)
+    app.config.update(limits_storage(app.config["REDIS_URL"]))
+    limiter.init_app(app)
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
             _tune_sqlite(db.engine)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
-from webapp import breaker
+from webapp import breaker, budget
 from webapp.attempts import DeliveryAttempt
 from webapp.breaker import MailBreaker
 from webapp.clock import db_now
@@ -40,7 +40,10 @@ SHOW_DEAD = "flask mail list --status dead"
 
 @dataclass(frozen=True)
 class Stats:
-    """`oldest_due_seconds`, `breaker_seconds`: nothing while no mail is due, while the breaker is closed."""
+    """`oldest_due_seconds`, `breaker_seconds`: nothing while no mail is due, while the breaker is closed.
+
+    `limit_reached`: the limit of mails in all for which they wait now.
+    """
 
     by_status: dict[str, int]
     due: int
@@ -48,6 +51,7 @@ class Stats:
     sent_last_hour: int
     breaker_seconds: float | None
     breaker_reason: str | None
+    limit_reached: str | None
     workers: int
 
 
@@ -65,6 +69,7 @@ def stats() -> Stats:
         sent_last_hour=_number(select(func.count()).where(OutgoingEmail.sent_at > db_now(-3600))),
         breaker_seconds=_age(server),
         breaker_reason=server.reason,
+        limit_reached=budget.spent(),
         workers=_number(select(func.count()).where(_is_alive())),
     )
 
@@ -213,8 +218,14 @@ def findings() -> list[Finding]:
 
 def notes() -> list[Finding]:
     """Return what is as it should be, and yet for an operator to know."""
-    dead = _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD)
-    return [dead] if dead is not None else []
+    limit = budget.spent()
+    noted = [
+        Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", "flask mail stats")
+        if limit
+        else None,
+        _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
+    ]
+    return [note for note in noted if note is not None]
 
 
 def _breaker_open() -> Finding | None:
@@ -231,7 +242,7 @@ def _no_worker() -> Finding | None:
 
 
 def _overdue() -> Finding | None:
-    if breaker.is_open():
+    if breaker.is_open() or budget.spent():
         return None
     return _mails(
         "overdue",

@@ -64,6 +64,8 @@ class OutgoingEmail(Model):
         partial_index(
             "uq_outgoing_emails_active_dedupe_key", "dedupe_key", where="status IN ('queued', 'sending')", unique=True
         ),
+        partial_index("ix_outgoing_emails_sent_at", "sent_at", where="sent_at IS NOT NULL"),
+        Index("ix_outgoing_emails_budget", "budget", "created_at"),
         Index("ix_outgoing_emails_user_id", "user_id"),
         Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
     )
@@ -77,6 +79,8 @@ class OutgoingEmail(Model):
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))
+    # Mails that are limited together: those of one kind to one address.
+    budget: Mapped[str | None] = mapped_column(String(280))
     priority: Mapped[int] = mapped_column(server_default="0")
     status: Mapped[str] = mapped_column(String(10), server_default="queued")
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -105,6 +109,7 @@ def post(
     to_address: str,
     user_id: int,
     dedupe_key: str,
+    budget: str | None = None,
     verify_email_id: uuid.UUID | None = None,
     template: str | None = None,
     locale: str | None = None,
@@ -127,6 +132,7 @@ def post(
         template=template,
         locale=locale,
         to_address=to_address,
+        budget=budget,
         priority=priority,
         status="queued",
         max_attempts=current_app.config["MAIL_MAX_ATTEMPTS"],
@@ -256,19 +262,34 @@ def bury(email: OutgoingEmail, failure: Failure) -> None:
     )
 
 
-def drop(email: OutgoingEmail, reason: str) -> None:
+def hold(email: OutgoingEmail, until: datetime, reason: str) -> None:
+    """Let a claimed mail wait, since its address got enough for now. It spends no attempt."""
+    _release(email, "held", Failure("Held", reason), status="queued", next_attempt_at=until)
+
+
+def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
     """Cancel a claimed mail that nobody needs any more."""
-    _release(email, "canceled", Failure("Canceled", reason), status="canceled", finished_at=db_now(), last_error=reason)
+    _release(
+        email,
+        "canceled",
+        Failure(error_class, reason),
+        status="canceled",
+        finished_at=db_now(),
+        last_error_class=error_class,
+        last_error=reason,
+    )
 
 
-def cancel(verify_email_id: uuid.UUID, reason: str) -> None:
-    """Cancel a verification's mail that still waits; what is being sent goes on."""
-    db.session.execute(
+def cancel(verify_email_id: uuid.UUID, reason: str) -> set[str]:
+    """Cancel a verification's mail that still waits; what is being sent goes on. Return whose budgets they were."""
+    budgets = db.session.scalars(
         update(OutgoingEmail)
         .where(OutgoingEmail.verify_email_id == verify_email_id, OutgoingEmail.status == "queued")
-        .values(status="canceled", finished_at=db_now(), last_error=reason),
+        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error=reason)
+        .returning(OutgoingEmail.budget),
         execution_options={"synchronize_session": False},
     )
+    return {budget for budget in budgets if budget is not None}
 
 
 def latest_for(user_id: int) -> OutgoingEmail | None:

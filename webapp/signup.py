@@ -95,6 +95,7 @@ def _post_link(user: User, proof: verification.VerifyEmail, *, delay: float) -> 
         user_id=user.id,
         verify_email_id=proof.id,
         dedupe_key=f"verify:{proof.id}",
+        budget=f"{proof.purpose}:{proof.email_key}",
         locale=user.locale,
         priority=outbox.VERIFICATION_PRIORITY,
         delay=delay,

@@ -115,6 +115,9 @@ def sweep() -> float:
         db.session.rollback()
         delivery.probe()
         return LONGEST_SLEEP / 2
+    if delivery.are_held():
+        db.session.rollback()
+        return LONGEST_SLEEP / 2
     try:
         hinted = hint()
     except BrokerDown:

@@ -1,23 +1,18 @@
-"""People: the keys that make two spellings one account, and passwords."""
+"""People, and the keys that make two spellings one account."""
 
 from __future__ import annotations
 
-import os
-import threading
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
-from sqlalchemy import ColumnElement, Index, String, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Index, String, case, func, or_, select, update
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
-from zxcvbn import zxcvbn
 
+from webapp import extensions, passwords
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index
 
@@ -25,7 +20,6 @@ USERNAME_MAX = 64
 USERNAME_KEY_MAX = 256
 FULL_NAME_MAX = 100
 EMAIL_MAX = 254
-PASSWORD_MAX = 128
 
 # Never-verified users vanish this long after their signup or last mail.
 PURGE_AFTER = 7 * 86400.0
@@ -163,8 +157,25 @@ def authenticate(identifier: str, password: str) -> User | None:
     pending = _find_by_identifier(typed, User.email_verified_at.is_(None))
     # No transaction stays open while a password is hashed. (A rollback would expire what was read.)
     db.session.commit()
-    matches = [user for user in (verified, pending) if verify_password(user, password) and user is not None]
-    return matches[0] if matches else None
+    candidates = (verified, pending)
+    are_right = [passwords.verify(user and user.password_hash, password) for user in candidates]
+    for user, is_right in zip(candidates, are_right, strict=True):
+        if user is not None and is_right:
+            _rehash(user, password)
+            return user
+    return None
+
+
+def _rehash(user: User, password: str) -> None:
+    """Give a password that is known for this moment the strength that passwords have by now, and commit."""
+    former = user.password_hash
+    if passwords.is_outdated(former):
+        renewed = passwords.hash(password)
+        # Unless it was changed meanwhile.
+        db.session.execute(
+            update(User).where(User.id == user.id, User.password_hash == former).values(password_hash=renewed)
+        )
+        db.session.commit()
 
 
 def _find_by_identifier(typed: str, state: ColumnElement[bool]) -> User | None:
@@ -192,6 +203,11 @@ def address_key(typed: str) -> str:
         return f"{local.lower()}@{domain.lower()}"
 
 
+def identifier_key(typed: str) -> str:
+    """Return what two ways to type the same username or address have in common."""
+    return address_key(typed) if "@" in typed else username_key(typed)
+
+
 def fill_in_keys(limit: int = 1000) -> int:
     """Give users the keys that old code, still running after the migration, did not write; return how many."""
     unfilled = db.session.scalars(select(User).where(User.email_key == "").limit(limit)).all()
@@ -210,55 +226,7 @@ def extend_purge(user: User) -> None:
 def lock(email_key: str, username_key: str) -> None:
     """Let nobody else confirm this address or username until the commit.
 
-    Always in this order: without it, rivals who confirm at once deadlock. SQLite's
-    writers come one by one already.
+    Always in this order: without it, rivals who confirm at once deadlock.
     """
-    if db.engine.dialect.name == "postgresql":
-        for key in (f"email:{email_key}", f"username:{username_key}"):
-            db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(key), 0))))
-
-
-# Passwords: OWASP's minimum for argon2id; a hash takes 19 MiB and about 25 ms.
-HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-
-# zxcvbn's scale: 0 and 1 fall to ten million guesses.
-WEAK_SCORE = 1
-GUESSED_LENGTH = 32
-
-# More hashes at once than cores are no faster, and each takes its memory.
-hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
-
-
-def hash_password(password: str) -> str:
-    with hashing:
-        return HASHER.hash(normalize_password(password))
-
-
-def weakness(password: str, words: list[str]) -> str | None:
-    """Return why this password is easy to guess, in English, or nothing; `words` are the person's own."""
-    # Long ones make it slow, and 32 characters that are hard to guess are enough.
-    result = zxcvbn(normalize_password(password)[:GUESSED_LENGTH], user_inputs=[word for word in words if word])
-    if result["score"] > WEAK_SCORE:
-        return None
-    feedback = result["feedback"]
-    return " ".join(filter(None, [feedback["warning"], *feedback["suggestions"]])) or "Add another word or two."
-
-
-def verify_password(user: User | None, password: str) -> bool:
-    """Return whether it is this user's; without a user it takes as long to say no."""
-    try:
-        with hashing:
-            HASHER.verify(user.password_hash if user else _dummy_hash(), normalize_password(password))
-    except (VerifyMismatchError, InvalidHashError):
-        return False
-    return user is not None
-
-
-def normalize_password(password: str) -> str:
-    """NFKC, so that the same keys pressed on another keyboard or system are the same password."""
-    return unicodedata.normalize("NFKC", password)
-
-
-@cache
-def _dummy_hash() -> str:
-    return HASHER.hash(os.urandom(16).hex())
+    extensions.lock(f"email:{email_key}")
+    extensions.lock(f"username:{username_key}")

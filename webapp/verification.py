@@ -14,7 +14,7 @@ from sqlalchemy import ForeignKey, Index, String, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp import audit, outbox, users
+from webapp import audit, budget, outbox, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
@@ -197,7 +197,7 @@ def void(verification: VerifyEmail, reason: str) -> None:
     """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
     verification.voided_at = db_now()
     verification.void_reason = reason
-    outbox.cancel(verification.id, reason)
+    budget.cancel(verification.id, reason)
 
 
 def disown(verification_id: uuid.UUID) -> None:

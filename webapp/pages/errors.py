@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import structlog
 from flask import Flask, g, render_template
 from flask.typing import ResponseReturnValue
+from flask_babel import format_timedelta
 from flask_babel import lazy_gettext as _
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
-from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
 
 from webapp.extensions import login
 
@@ -21,6 +24,7 @@ TEXTS = {
     404: (_("There is nothing here"), _("The address may be mistyped, or the page has moved.")),
     405: (_("That does not work here"), _("Please open the page again and use its buttons.")),
     413: (_("That was too much at once"), _("Please send less text; nothing was saved.")),
+    429: (_("That was often enough for now"), _("Please wait a little, and try again then.")),
     503: (
         _("We cannot reach our own database"),
         _("Nothing was lost, and it mends itself mostly. Please try again in a minute."),
@@ -51,5 +55,8 @@ def _show(error: HTTPException) -> ResponseReturnValue:
     if code < 400:
         return error.get_response()
     title, advice = TEXTS.get(code, TEXTS[400] if code < 500 else TEXTS[500])
+    if isinstance(error, TooManyRequests) and isinstance(error.retry_after, int):
+        wait = format_timedelta(timedelta(seconds=error.retry_after), threshold=1.2)
+        advice = _("Please try again in %(wait)s. Nothing was changed.", wait=wait)
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
     return render_template("error.html", code=code, title=title, advice=advice), code, headers

@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from wtforms import Field, PasswordField
 from wtforms.validators import InputRequired, Length, ValidationError
 
-from webapp import users
+from webapp import passwords, users
 
 
 class Form(FlaskForm):
@@ -59,7 +59,7 @@ class LongEnough:
 def refuse_weak(field: Field, *words: str) -> None:
     """Refuse what is among the first guesses: common and breached passwords, and the person's own words."""
     parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
-    if field.data and (reason := users.weakness(field.data, [*words, *parts])):
+    if field.data and (reason := passwords.weakness(field.data, [*words, *parts])):
         raise ValidationError(_("This is easy to guess. %(reason)s", reason=gettext(reason)))
 
 
@@ -69,7 +69,7 @@ def new_password_field(label: str) -> PasswordField:
         validators=[
             InputRequired(_("Please choose a password.")),
             LongEnough(),
-            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
         ],
         render_kw={"autocomplete": "new-password"},
     )

@@ -9,8 +9,8 @@ from flask_login import current_user
 from wtforms import PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length
 
-from webapp import sessions, users
-from webapp.pages import waiting
+from webapp import passwords, sessions, users
+from webapp.pages import limits, waiting
 from webapp.pages.forms import Form, strip
 from webapp.pages.signed_in import forget, sign_in
 
@@ -31,7 +31,7 @@ class LoginForm(Form):
         _("Password"),
         validators=[
             InputRequired(_("Please enter your password.")),
-            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
         ],
         render_kw={"autocomplete": "current-password"},
     )
@@ -48,6 +48,12 @@ def show() -> ResponseReturnValue:
 def submit() -> ResponseReturnValue:
     form = LoginForm()
     if form.validate():
+        failures = {
+            "RATELIMIT_LOGIN_ACCOUNT": users.identifier_key(form.identifier.data),
+            "RATELIMIT_LOGIN_IP": limits.network(),
+        }
+        for limit, key in failures.items():
+            limits.check(limit, key)
         user = users.authenticate(form.identifier.data, form.password.data)
         if user is not None and user.is_email_verified:
             sign_in(user)
@@ -56,6 +62,8 @@ def submit() -> ResponseReturnValue:
             waiting.remember(user)
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
+        for limit, key in failures.items():
+            limits.spend(limit, key)
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]
     return render_template("login.html", form=form), form.status
 

@@ -9,8 +9,8 @@ from flask_babel import lazy_gettext as _
 from wtforms import EmailField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
-from webapp import signup, tasks, users
-from webapp.pages import waiting
+from webapp import passwords, signup, tasks, users
+from webapp.pages import limits, waiting
 from webapp.pages.forms import Form, OneLine, new_password_field, refuse_weak, strip, username_advice
 
 blueprint = Blueprint("signup", __name__)
@@ -73,8 +73,9 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form = SignupForm()
     if form.validate():
+        limits.spend("RATELIMIT_SIGNUP", limits.network())
         # Before the transaction, which must not stay open for as long as a hash takes.
-        password_hash = users.hash_password(form.password.data)
+        password_hash = passwords.hash(form.password.data)
         try:
             user, email = signup.sign_up(
                 username=form.name,

@@ -8,7 +8,7 @@ from flask_babel import lazy_gettext as _
 from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import Length, Optional, ValidationError
 
-from webapp import signup, tasks, users, verification
+from webapp import passwords, signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import waiting
 from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
@@ -28,7 +28,7 @@ class ConfirmForm(Form):
     username = StringField(_("Another username"), filters=[strip])
     password = PasswordField(
         _("Password you chose"),
-        validators=[Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters."))],
+        validators=[Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters."))],
         render_kw={"autocomplete": "current-password"},
     )
     # The button that was pressed: "disown", or the usual one.
@@ -38,7 +38,7 @@ class ConfirmForm(Form):
         validators=[
             Optional(),
             LongEnough(),
-            Length(max=users.PASSWORD_MAX, message=_("Please use at most %(max)d characters.")),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
         ],
         render_kw={"autocomplete": "new-password"},
     )
@@ -173,8 +173,8 @@ def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
         except ValidationError as error:
             form.new_password.errors = [error.args[0]]
             return None
-        return users.hash_password(form.new_password.data)
-    if holder is None and not users.verify_password(user, form.password.data or ""):
+        return passwords.hash(form.new_password.data)
+    if holder is None and not passwords.verify(user.password_hash, form.password.data or ""):
         form.password.errors = [
             _("This is not the password of this signup. Try again, or set a new one below.")
             if form.password.data

@@ -16,6 +16,7 @@ from wtforms.validators import DataRequired, Length, ValidationError
 from webapp import clock, codes, outbox, signup, tasks, users
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
+from webapp.pages import limits
 from webapp.pages.forms import Form, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
@@ -86,6 +87,7 @@ def resend() -> ResponseReturnValue:
         return redirect(url_for("signup.show"), 303)
     if not form.validate():
         return _page(user, form), form.status
+    limits.spend("RATELIMIT_RESEND", str(user.id))
     if not user.is_email_verified and (email := signup.resend(user)):
         tasks.deliver_later(email.id)
     return redirect(url_for("waiting.show"), 303)
@@ -98,6 +100,8 @@ def change_address() -> ResponseReturnValue:
         return redirect(url_for("signup.show"), 303)
     if not form.validate():
         return _page(user, form), form.status
+    # Each address that one can have mailed counts, however it is asked for.
+    limits.spend("RATELIMIT_SIGNUP", limits.network())
     try:
         email = signup.change_address(user, form.address)
     except signup.TooManyChanges:

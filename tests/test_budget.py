@@ -1,0 +1,247 @@
+"""How many mails go to one address, and in all: over that they wait, and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from tests.factories import attempts, claim, get, make_signup, travel
+from tests.smtp_server import Server
+from tests.test_answers import logged
+from tests.visitor import Visitor
+from webapp import delivery, signup, users
+from webapp.extensions import db, mail
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+
+ADDRESS = "mick@example.com"
+
+
+@pytest.fixture
+def environ(environ: dict[str, str], request: pytest.FixtureRequest) -> dict[str, str]:
+    """As a fresh installation has them, but for requests, which all come from one place here."""
+    total = request.node.get_closest_marker("total")
+    limits = {"RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "none"}
+    return {**environ, **limits, **({"MAIL_LIMIT_TOTAL": total.args[0]} if total else {})}
+
+
+@pytest.fixture(autouse=True)
+def _hang_up() -> Iterator[None]:
+    yield
+    mail.close()
+
+
+def sign_up(app: Flask, number: int, address: str = ADDRESS) -> uuid.UUID:
+    # Each a little later than the one before.
+    travel(app, 0.1)
+    return make_signup(app, username=f"mick{number}", address=address)
+
+
+def drain(app: Flask) -> None:
+    """Send what is due, as a worker does."""
+    with app.app_context():
+        delivery.deliver_due(200)
+
+
+def statuses(app: Flask) -> list[str]:
+    """Return the states of all mails, the oldest first."""
+    with app.app_context():
+        return list(db.session.scalars(select(OutgoingEmail.status).order_by(OutgoingEmail.created_at)))
+
+
+def test_the_second_mail_to_an_address_waits_out_the_minute(app: Flask, smtp: Server) -> None:
+    first, second = sign_up(app, 1), sign_up(app, 2)
+    drain(app)
+    drain(app)
+    assert [mail.message_id for mail in smtp.mails] == [get(app, first).message_id]
+    waiting = get(app, second)
+    assert (waiting.status, waiting.attempts, waiting.last_error) == ("queued", 0, None)
+    assert [(row.outcome, row.reply) for row in attempts(app, second)] == [("held", "its address got 1 per 1 minute")]
+    travel(app, 55)
+    drain(app)
+    assert len(smtp.mails) == 1
+    travel(app, 10)
+    drain(app)
+    assert smtp.mails[-1].message_id == waiting.message_id
+
+
+def test_of_a_hundred_signups_for_an_address_the_newest_is_kept_and_all_links_serve(
+    app: Flask, smtp: Server, visitor: Visitor
+) -> None:
+    for number in range(100):
+        make_signup(app, username=f"mick{number}", address=ADDRESS)
+    newest = sign_up(app, 100)
+    drain(app)
+    assert len(smtp.mails) == 1
+    assert statuses(app).count("queued") == 1
+    assert get(app, newest).status == "queued"
+    travel(app, 61)
+    drain(app)
+    assert [mail.message_id for mail in smtp.mails][1:] == [get(app, newest).message_id]
+    # Its owner has a signup of his own, and uses the first link.
+    visitor.sign_up(username="owner", email=ADDRESS)
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    assert visitor.path == "/account"
+    assert "owner" in visitor.text
+
+
+def test_five_in_an_hour_and_ten_in_a_day(app: Flask, smtp: Server) -> None:
+    sent = []
+    for number in range(26):
+        sign_up(app, number)
+        drain(app)
+        sent.append(len(smtp.mails))
+        travel(app, 3600 if number >= 10 else 65)
+    assert sent[4:10] == [5] * 6
+    assert sent[-10:] == [10] * 10
+    assert statuses(app).count("queued") == 1
+    travel(app, 86400)
+    drain(app)
+    assert len(smtp.mails) == 11
+
+
+def test_other_addresses_do_not_wait(app: Flask, smtp: Server) -> None:
+    for number in range(3):
+        sign_up(app, number, f"mick{number}@example.com")
+    drain(app)
+    assert len(smtp.mails) == 3
+
+
+def test_another_spelling_is_the_same_address(app: Flask, smtp: Server) -> None:
+    sign_up(app, 1, "mick@example.com")
+    sign_up(app, 2, "MICK@EXAMPLE.COM")
+    drain(app)
+    assert len(smtp.mails) == 1
+
+
+def test_an_account_is_told_of_signups_under_the_same_limit(app: Flask, smtp: Server, visitor: Visitor) -> None:
+    visitor.sign_up(email=ADDRESS)
+    travel(app, 11)
+    drain(app)
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    travel(app, 61)
+    for number in range(3):
+        sign_up(app, number)
+    drain(app)
+    drain(app)
+    assert [mail.message["Subject"] for mail in smtp.mails[1:]] == ["You already have an account with Acme"]
+    assert statuses(app).count("queued") == 1
+
+
+def test_whoever_takes_his_signup_elsewhere_takes_no_mail_from_another(app: Flask, smtp: Server) -> None:
+    sign_up(app, 1)
+    drain(app)
+    owner = sign_up(app, 2)
+    attacker = sign_up(app, 3)
+    drain(app)
+    assert [get(app, email_id).status for email_id in (owner, attacker)] == ["canceled", "queued"]
+    with app.app_context():
+        user = db.session.scalars(select(User).where(User.username == "mick3")).one()
+        signup.change_address(user, users.parse_address("elsewhere@example.com"))
+    assert [get(app, email_id).status for email_id in (owner, attacker)] == ["queued", "canceled"]
+    travel(app, 61)
+    drain(app)
+    assert [mail.recipients for mail in smtp.mails].count([ADDRESS]) == 2
+    assert get(app, owner).status == "sent"
+
+
+def test_a_mail_that_nobody_needs_leaves_its_place_to_the_former(app: Flask, smtp: Server) -> None:
+    sign_up(app, 1)
+    drain(app)
+    former, newest = sign_up(app, 2), sign_up(app, 3)
+    drain(app)
+    with app.app_context():
+        db.session.delete(db.session.scalars(select(User).where(User.username == "mick3")).one())
+        db.session.commit()
+    travel(app, 61)
+    drain(app)
+    drain(app)
+    assert [get(app, email_id).status for email_id in (former, newest)] == ["sent", "canceled"]
+
+
+def test_workers_at_the_same_moment_send_one(app: Flask, smtp: Server) -> None:
+    for number in range(8):
+        make_signup(app, username=f"mick{number}", address=ADDRESS)
+    start = threading.Barrier(4)
+
+    def run() -> None:
+        with app.app_context():
+            start.wait()
+            delivery.deliver_due(10)
+        mail.close()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(smtp.mails) == 1
+    assert sorted(statuses(app)) == ["canceled"] * 6 + ["queued", "sent"]
+
+
+def test_a_mail_that_is_being_sent_counts(app: Flask, smtp: Server) -> None:
+    sign_up(app, 1)
+    claim(app)
+    sign_up(app, 2)
+    drain(app)
+    assert smtp.mails == []
+    assert statuses(app) == ["sending", "queued"]
+
+
+def test_the_waiting_page_says_when_the_mail_leaves(app: Flask, visitor: Visitor) -> None:
+    sign_up(app, 1)
+    drain(app)
+    visitor.sign_up(email=ADDRESS)
+    travel(app, 11)
+    drain(app)
+    visitor.open("/signup/sent")
+    assert "Your mail leaves in" in visitor.text
+
+
+@pytest.mark.total("3/hour")
+def test_over_the_limit_in_all_mails_wait_and_the_operator_is_told_once(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(6):
+        sign_up(app, number, f"mick{number}@example.com")
+    for _ in range(3):
+        count_again(app)
+        with app.app_context():
+            delivery.deliver_due(1)
+    for _ in range(3):
+        count_again(app)
+        drain(app)
+    assert len(smtp.mails) == 3
+    assert statuses(app).count("queued") == 3
+    assert len(logged(caplog, "mail_limit_reached")) == 1
+    travel(app, 3601)
+    count_again(app)
+    drain(app)
+    assert len(smtp.mails) > 3
+
+
+@pytest.mark.total("1/hour")
+def test_the_commands_say_that_mails_wait_for_the_limit(app: Flask) -> None:
+    sign_up(app, 1, "one@example.com")
+    sign_up(app, 2, "two@example.com")
+    with app.app_context():
+        delivery.deliver_due(1)
+    travel(app, 120)
+    count_again(app)
+    result = app.test_cli_runner().invoke(args=["mail", "stats"])
+    assert "1 per 1 hour" in result.output
+    result = app.test_cli_runner().invoke(args=["mail", "doctor"])
+    assert "overdue" not in result.output
+
+
+def count_again(app: Flask) -> None:
+    """Let the second be over for which a process does not count."""
+    if total := app.extensions.get("mail_total"):
+        total.count_at = 0.0

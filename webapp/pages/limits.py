@@ -1,0 +1,74 @@
+"""How often one may ask: counted where all web servers see it, by what was asked, and never by whether it exists."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import structlog
+from flask import current_app, request
+from limits import RateLimitItem
+from limits.strategies import RateLimiter
+from werkzeug.exceptions import TooManyRequests
+
+from webapp.broker import BrokerDown
+from webapp.extensions import huey, limiter
+
+log = structlog.get_logger(__name__)
+
+# Whoever has one address of a network has them all: providers hand these out whole.
+IPV6_NETWORK = 64
+
+
+def spend(limit: str, key: str) -> None:
+    """Count one request. Raises TooManyRequests, when there were too many already.
+
+    `limit`: the setting's name; `key`: whose requests are counted together.
+    """
+    for item in current_app.config[limit]:
+        _ask(limit, item, key, spends=True)
+
+
+def check(limit: str, key: str) -> None:
+    """Count nothing. Raises TooManyRequests, when there were too many."""
+    for item in current_app.config[limit]:
+        _ask(limit, item, key, spends=False)
+
+
+def network() -> str:
+    """Return whose request this is: an address, or the network that an IPv6 address is of."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        # A socket of this machine has no address.
+        return "local"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ipaddress.ip_network((address, IPV6_NETWORK), strict=False))
+        address = address.ipv4_mapped
+    return str(address)
+
+
+def _ask(limit: str, item: RateLimitItem, key: str, *, spends: bool) -> None:
+    # What people typed is not for Redis to know, and may be long.
+    identifiers = (limit, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+    strategy: RateLimiter = limiter.limiter
+    try:
+        with _breaker():
+            is_within = (strategy.hit if spends else strategy.test)(item, *identifiers)
+            resets_at = 0.0 if is_within else strategy.get_window_stats(item, *identifiers).reset_time
+    except BrokerDown as error:
+        # Better too many signups for a while than none.
+        log.error("limit_not_checked", limit=limit, error=str(error))  # noqa: TRY400 - the broker told already
+        return
+    if not is_within:
+        log.warning("limit_reached", limit=limit)
+        raise TooManyRequests(retry_after=max(1, math.ceil(resets_at - time.time())))
+
+
+def _breaker() -> AbstractContextManager[None]:
+    """Return the breaker of the Redis that hints and limits share; memory needs none."""
+    return huey.breaker if current_app.config["REDIS_URL"] else nullcontext()

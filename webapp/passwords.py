@@ -1,0 +1,75 @@
+"""Passwords: what is too easy to guess, and how they are kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+import unicodedata
+from functools import cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from flask import current_app
+from zxcvbn import zxcvbn
+
+MAX_LENGTH = 128
+
+# zxcvbn's scale: 0 and 1 fall to ten million guesses.
+WEAK_SCORE = 1
+GUESSED_LENGTH = 32
+
+# argon2 counts memory in kibibytes.
+MEBIBYTE = 1024
+
+# More hashes at once than cores are no faster, and each takes its memory.
+hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+
+def weakness(password: str, words: list[str]) -> str | None:
+    """Return why this password is easy to guess, in English, or nothing; `words` are the person's own."""
+    # Long ones make it slow, and 32 characters that are hard to guess are enough.
+    result = zxcvbn(normalize(password)[:GUESSED_LENGTH], user_inputs=[word for word in words if word])
+    if result["score"] > WEAK_SCORE:
+        return None
+    feedback = result["feedback"]
+    return " ".join(filter(None, [feedback["warning"], *feedback["suggestions"]])) or "Add another word or two."
+
+
+def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash
+    with hashing:
+        return hasher().hash(normalize(password))
+
+
+def verify(kept: str | None, password: str) -> bool:
+    """Return whether `kept` is this password's hash; without one it takes as long to say no."""
+    try:
+        with hashing:
+            hasher().verify(kept or _dummy(hasher()), normalize(password))
+    except (VerifyMismatchError, InvalidHashError):
+        return False
+    return kept is not None
+
+
+def is_outdated(kept: str) -> bool:
+    """Return whether a hash was made with other parameters than the settings say now."""
+    return hasher().check_needs_rehash(kept)
+
+
+def hasher() -> PasswordHasher:
+    config = current_app.config
+    return _hasher(config["PASSWORD_HASH_MEMORY"], config["PASSWORD_HASH_PASSES"], config["PASSWORD_HASH_LANES"])
+
+
+def normalize(password: str) -> str:
+    """NFKC, so that the same keys pressed on another keyboard or system are the same password."""
+    return unicodedata.normalize("NFKC", password)
+
+
+@cache
+def _hasher(memory: int, passes: int, lanes: int) -> PasswordHasher:
+    return PasswordHasher(memory_cost=memory * MEBIBYTE, time_cost=passes, parallelism=lanes)
+
+
+@cache
+def _dummy(hasher: PasswordHasher) -> str:
+    return hasher.hash(os.urandom(16).hex())
