@@ -11,21 +11,17 @@ from contextlib import suppress
 from typing import Literal
 
 import structlog
-from flask import current_app, render_template
-from flask_babel import force_locale
 from sqlalchemy.exc import OperationalError
 
-from webapp import attempts, backlog, breaker, budget, outbox, users, verification, workers
+from webapp import attempts, backlog, breaker, budget, mails, outbox, users, verification, workers
 from webapp.attempts import Failure
 from webapp.extensions import db, mail
+from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, VERIFY_TEMPLATE
 from webapp.outbox import LeaseLost, OutgoingEmail
-from webapp.smtp import Aborted, Message, SmtpError
+from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
 
 log = structlog.get_logger(__name__)
-
-VERIFY_TEMPLATE = "verify_email"
-ACCOUNT_EXISTS_TEMPLATE = "account_exists"
 
 # The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
 FINISH_MARGIN = 10.0
@@ -124,7 +120,7 @@ def _send(email: OutgoingEmail) -> None:
         log.info("email_canceled", reason=reason)
         return
     try:
-        message = compose(email)
+        message = mails.compose(email)
         size = len(message.content)
     except Exception as error:
         # A template, or an address that no header can hold: nothing that another worker could do better.
@@ -175,33 +171,6 @@ def _needless(email: OutgoingEmail) -> str | None:
     if proof.used_at is not None:
         return "verified meanwhile"
     return proof.void_reason if proof.voided_at is not None else None
-
-
-def compose(email: OutgoingEmail) -> Message:
-    """Build the mail: the same at every call."""
-    proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
-    context = {
-        "app_name": current_app.config["APP_NAME"],
-        "public_url": current_app.config["PUBLIC_URL"],
-        "code": spaced(verification.code(proof)) if proof and email.template == VERIFY_TEMPLATE else None,
-        "link": verification.link(proof) if proof and email.template == VERIFY_TEMPLATE else None,
-    }
-    with force_locale(email.locale or "en"):
-        subject = render_template(f"mail/{email.template}/subject.txt", **context)
-        message = Message(
-            subject=" ".join(subject.split()),
-            recipients=[email.to_address],
-            body=render_template(f"mail/{email.template}/body.txt", **context),
-            html=render_template(f"mail/{email.template}/body.html", **context),
-            reply_to=current_app.config["MAIL_REPLY_TO"],
-            extra_headers={"Auto-Submitted": "auto-generated"},
-        )
-    message.msgId = email.message_id
-    return message
-
-
-def spaced(code: str) -> str:
-    return f"{code[:3]} {code[3:]}"
 
 
 def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
