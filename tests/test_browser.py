@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import make_server
 
-from tests.processes import consumer
+from tests.processes import consumer, free_port
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website
 from tests.visitor import PASSWORD
+from webapp import create_app
+from webapp.extensions import db
+from webapp.mailbox import Mailbox
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -110,3 +115,57 @@ def test_no_page_is_wider_than_a_phone(browser: Browser, url: str, tmp_path: Pat
         for path in ("/", "/signup", "/login", "/verify", "/nowhere"):
             page.goto(url + path)
             assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
+
+
+@pytest.fixture
+def mailbox_url(environ: Environ, tmp_path: Path) -> Iterator[str]:
+    """A development mailbox whose folder is `tmp_path / "mailbox"`."""
+    app = create_app({**environ, "APP_ENV": "development"})
+    app.instance_path = str(tmp_path)
+    server = make_server("127.0.0.1", free_port(), app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.port}/dev/mailbox"
+    server.shutdown()
+    server.server_close()
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_new_mail_appears_in_the_mailbox_by_itself(browser: Browser, mailbox_url: str, tmp_path: Path) -> None:
+    box = Mailbox(tmp_path / "mailbox")
+    with browser.new_context() as context:
+        page = context.new_page()
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(error.message))
+        page.goto(mailbox_url)
+        expect(page.get_by_text("No mail yet.")).to_be_visible()
+        box.save(b"Subject: First\r\n\r\nHello")
+        page.get_by_role("link", name="First").focus()
+        box.save(b"Subject: Second\r\n\r\nHello")
+        expect(page.get_by_role("link", name="Second")).to_be_visible()
+        expect(page.get_by_role("link", name="First")).to_be_focused()
+        expect(page.get_by_role("status")).to_contain_text("2 mails")
+        page.get_by_role("button", name="Delete all mails").click()
+        expect(page.get_by_text("No mail yet.")).to_be_visible()
+        page.get_by_role("switch", name="Show new mail by itself").uncheck()
+        page.reload()
+        expect(page.get_by_role("switch")).not_to_be_checked()
+        assert problems == []
+
+
+def test_the_mailbox_works_without_javascript(page: Page, mailbox_url: str, tmp_path: Path) -> None:
+    page.goto(mailbox_url)
+    expect(page.get_by_role("switch")).to_be_hidden()
+    mail = b'Subject: Hello\r\nContent-Type: text/html\r\n\r\n<h1>Hi</h1><a href="/signup">Go on</a><script>x</script>'
+    Mailbox(tmp_path / "mailbox").save(mail)
+    page.get_by_role("link", name="Check again").click()
+    page.get_by_role("link", name="Hello").click()
+    for view in ("HTML", "On a phone"):
+        page.get_by_role("link", name=view, exact=True).click()
+        expect(page.frame_locator("iframe").get_by_role("heading", name="Hi")).to_be_visible()
+    page.frame_locator("iframe").get_by_role("link", name="Go on").click()
+    expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
+    page.go_back()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("No mail yet.")).to_be_visible()

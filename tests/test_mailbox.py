@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import smtplib
 import sys
@@ -21,6 +22,7 @@ from webapp import create_app, mailbox
 from webapp.mailbox import Mailbox
 
 LINK = "http://signup.example/verify/abc"
+NEWLINE = b"\r\n"
 
 
 def make_mail(subject: str = "Confirm your address", text: str = f"Open {LINK}.\n") -> bytes:
@@ -191,16 +193,84 @@ def test_an_empty_mailbox_says_what_to_do(browser: FlaskClient) -> None:
 def test_the_list_leads_to_each_mail(browser: FlaskClient, box: Mailbox) -> None:
     mail_id = box.save(make_mail(subject="<b>Hello</b>"))
     page = browser.get("/dev/mailbox").text
-    assert f'<a href="/dev/mailbox/{mail_id}">&lt;b&gt;Hello&lt;/b&gt;</a>' in page
+    assert re.search(rf'href="/dev/mailbox/{mail_id}">&lt;b&gt;Hello&lt;/b&gt;</a>', page)
     assert "to mick@example.com" in page
+    assert f'<span class="snippet">Open {LINK}.</span>' in page
+    assert "1 mail, the newest first." in page
 
 
-def test_a_mail_shows_its_html_its_text_and_its_headers(browser: FlaskClient, box: Mailbox) -> None:
+@pytest.mark.parametrize("words", ["confirm address", "MICK@EXAMPLE", "verify/abc", "acme"])
+def test_a_search_finds_the_mails_that_have_all_the_words(browser: FlaskClient, box: Mailbox, words: str) -> None:
+    found = box.save(make_mail())
+    other = make_mail(subject="Hello", text="Nothing.").replace(b"mick@", b"ann@").replace(b"verify/abc", b"login")
+    box.save(other.replace(b"Acme", b"Other"))
+    page = browser.get("/dev/mailbox", query_string={"q": words}).text
+    assert re.findall(r'href="/dev/mailbox/([0-9-]+)"', page) == [found]
+    assert "1 mail with these words." in page
+    assert f'value="{words}"' in page
+
+
+def test_a_search_that_finds_nothing_leads_back(browser: FlaskClient, box: Mailbox) -> None:
+    box.save(make_mail())
+    page = browser.get("/dev/mailbox?q=%22%3Cb%3E").text
+    assert "0 mails with these words." in page
+    assert "Show all" in page
+
+
+def test_a_mail_shows_its_html_first_and_leads_to_its_other_views(browser: FlaskClient, box: Mailbox) -> None:
     mail_id = box.save(make_mail(text=f"<script>alert(1)</script> Open {LINK}."))
     page = browser.get(f"/dev/mailbox/{mail_id}").text
+    for view in ("html", "phone"):
+        assert f'href="/dev/mailbox/{mail_id}?view={view}"' in page
+        shown = browser.get(f"/dev/mailbox/{mail_id}?view={view}").text
+        assert f'src="/dev/mailbox/{mail_id}/html"' in shown
     assert f'src="/dev/mailbox/{mail_id}/html"' in page
-    assert f'&lt;script&gt;alert(1)&lt;/script&gt; Open <a href="{LINK}">{LINK}</a>.' in page
-    assert '<th scope="row">Subject</th>' in page
+    text = browser.get(f"/dev/mailbox/{mail_id}?view=text").text
+    assert f'&lt;script&gt;alert(1)&lt;/script&gt; Open <a href="{LINK}">{LINK}</a>.' in text
+    assert '<th scope="row">Subject</th>' in browser.get(f"/dev/mailbox/{mail_id}?view=headers").text
+    assert "Content-Type: multipart/alternative" in browser.get(f"/dev/mailbox/{mail_id}?view=source").text
+
+
+def test_a_mail_without_html_shows_its_text(browser: FlaskClient, box: Mailbox) -> None:
+    page = browser.get(f"/dev/mailbox/{box.save(b'Subject: Hi' + NEWLINE * 2 + b'Only text')}").text
+    assert "Only text" in page
+    assert "iframe" not in page
+
+
+def test_a_mail_leads_to_the_newer_and_the_older_one(browser: FlaskClient, box: Mailbox) -> None:
+    oldest, middle, newest = (box.save(make_mail(subject=str(number))) for number in range(3))
+    page = browser.get(f"/dev/mailbox/{middle}?view=text").text
+    assert f'rel="prev" href="/dev/mailbox/{newest}?view=text"' in " ".join(page.split())
+    assert f'rel="next" href="/dev/mailbox/{oldest}?view=text"' in " ".join(page.split())
+
+
+def test_a_deleted_mail_is_gone_and_the_others_stay(browser: FlaskClient, box: Mailbox) -> None:
+    kept, deleted = box.save(make_mail()), box.save(make_mail())
+    press(browser, f"/dev/mailbox/{deleted}", f"/dev/mailbox/{deleted}/delete")
+    assert [mail.id for mail in box.list()] == [kept]
+    assert browser.get(f"/dev/mailbox/{deleted}").status_code == 404
+
+
+def test_all_mails_can_be_deleted_at_once(browser: FlaskClient, box: Mailbox) -> None:
+    for _ in range(3):
+        box.save(make_mail())
+    press(browser, "/dev/mailbox", "/dev/mailbox/delete")
+    assert box.list() == []
+
+
+def test_without_a_csrf_token_nothing_is_deleted(browser: FlaskClient, box: Mailbox) -> None:
+    mail_id = box.save(make_mail())
+    for action in (f"/dev/mailbox/{mail_id}/delete", "/dev/mailbox/delete"):
+        answer = browser.post(action)
+        assert answer.status_code == 400
+        assert "Nothing was changed" in answer.text
+    assert len(box.list()) == 1
+
+
+def press(browser: FlaskClient, page: str, action: str) -> None:
+    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get(page).text)
+    assert token
+    assert browser.post(action, data={"csrf_token": token[1]}).location == "/dev/mailbox"
 
 
 def test_the_html_of_a_mail_can_neither_run_nor_fetch_anything(browser: FlaskClient, box: Mailbox) -> None:

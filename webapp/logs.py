@@ -19,6 +19,9 @@ SECRETS = [
     (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>"),
 ]
 
+# What pages fetch by themselves says nothing about what a person did.
+UNTOLD = {"/static/<path:filename>", "/dev/mailbox"}
+
 SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -96,6 +99,6 @@ def _log_request(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
     # The rule, never the path: a path may hold a token.
     rule = request.url_rule.rule if request.url_rule else None
-    if rule != "/static/<path:filename>":
+    if rule not in UNTOLD:
         structlog.get_logger(__name__).info("request", method=request.method, rule=rule, status=response.status_code)
     return response

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
+from functools import lru_cache
 from pathlib import Path
 
 from aiosmtpd.controller import Controller
@@ -25,6 +26,7 @@ from webapp.config import INSTANCE
 
 FOLDER = INSTANCE / "mailbox"
 KEPT = 500
+SNIPPET = 160
 # An id comes from a URL and becomes a file's name, so it is digits and nothing else.
 ID = re.compile(r"[0-9]{13}-[0-9]{5,10}")
 
@@ -42,6 +44,16 @@ class ReceivedMail:
     html: str
     headers: tuple[tuple[str, str], ...]
     raw: bytes
+
+    @property
+    def snippet(self) -> str:
+        """How its text begins."""
+        return " ".join(self.text.split())[:SNIPPET]
+
+    def has(self, words: str) -> bool:
+        """Return whether each of the words is somewhere in it."""
+        everything = " ".join([self.subject, self.sender, *self.recipients, self.text, self.html]).casefold()
+        return all(word in everything for word in words.casefold().split())
 
 
 class Mailbox:
@@ -63,21 +75,36 @@ class Mailbox:
             path.unlink(missing_ok=True)
         return mail_id
 
-    def list(self) -> Sequence[ReceivedMail]:
-        """Return all mails, newest first."""
+    def list(self, words: str = "") -> Sequence[ReceivedMail]:
+        """Return the mails that have all these words, newest first."""
         mails = (self.get(path.stem) for path in self._paths())
-        return [mail for mail in mails if mail]
+        return [mail for mail in mails if mail and mail.has(words)]
 
     def get(self, mail_id: str) -> ReceivedMail | None:
         if not ID.fullmatch(mail_id):
             return None
+        path = self.folder / f"{mail_id}.eml"
         try:
-            return parse(mail_id, (self.folder / f"{mail_id}.eml").read_bytes())
+            return _read(path) if path.exists() else None
         except FileNotFoundError:
             return None
 
+    def delete(self, mail_id: str) -> None:
+        if ID.fullmatch(mail_id):
+            (self.folder / f"{mail_id}.eml").unlink(missing_ok=True)
+
+    def delete_all(self) -> None:
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
     def _paths(self) -> Sequence[Path]:
         return sorted((path for path in self.folder.glob("*.eml") if ID.fullmatch(path.stem)), reverse=True)
+
+
+@lru_cache(maxsize=KEPT)
+def _read(path: Path) -> ReceivedMail:
+    # Once: a mail never changes, and the list reads them all whenever it is shown.
+    return parse(path.stem, path.read_bytes())
 
 
 def parse(mail_id: str, raw: bytes) -> ReceivedMail:
