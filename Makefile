@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check format requirements clean
+.PHONY: help run demo test chaos check format translations requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/ruff format .
 	@# djlint fails when it changed something.
 	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS) >/dev/null || true
+
+translations: $(VENV)/installed-dev ## bring webapp/translations up to date with what code and templates say
+	@$(BIN)/python translations.py
 
 requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
 	@$(PIP) uv

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from flask import Flask, has_request_context, request
-from flask_babel import Babel
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
@@ -20,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, registry
 
 from webapp import clock
 from webapp.broker import FlaskHuey, limits_storage
+from webapp.languages import Babel
 from webapp.smtp import Mail
 
 

@@ -25,14 +25,13 @@ MEBIBYTE = 1024
 hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
-def weakness(password: str, words: list[str]) -> str | None:
-    """Return why this password is easy to guess, in English, or nothing; `words` are the person's own."""
+def weakness(password: str, words: list[str]) -> list[str]:
+    """Return why this password is easy to guess, in English sentences, or nothing; `words` are the person's own."""
     # Long ones make it slow, and 32 characters that are hard to guess are enough.
     result = zxcvbn(normalize(password)[:GUESSED_LENGTH], user_inputs=[word for word in words if word])
     if result["score"] > WEAK_SCORE:
-        return None
-    feedback = result["feedback"]
-    return " ".join(filter(None, [feedback["warning"], *feedback["suggestions"]])) or "Add another word or two."
+        return []
+    return [sentence for sentence in (result["feedback"]["warning"], *result["feedback"]["suggestions"]) if sentence]
 
 
 def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash

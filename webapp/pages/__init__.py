@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from flask import Flask, Response, abort, current_app, request
-from flask_babel import get_locale
-from werkzeug.datastructures import LanguageAccept
 
 from webapp import audit
-from webapp.pages import account, errors, health, home, login, mailbox, signed_in, signup, verify, waiting
-
-LOCALES = ["en"]
+from webapp.pages import account, errors, health, home, language, login, mailbox, signed_in, signup, verify, waiting
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -27,8 +23,8 @@ def init_app(app: Flask) -> None:
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
-    app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
-    app.extensions["babel"].locale_selector = _choose_locale
+    app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
+    language.init_app(app)
     signed_in.init_app(app)
 
 
@@ -43,11 +39,6 @@ def _refuse_other_sites() -> None:
     """
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
         abort(400)
-
-
-def _choose_locale() -> str | None:
-    accepted: LanguageAccept = request.accept_languages
-    return accepted.best_match(LOCALES, default=LOCALES[0])
 
 
 def _add_headers(response: Response) -> Response:

@@ -59,8 +59,8 @@ class LongEnough:
 def refuse_weak(field: Field, *words: str) -> None:
     """Refuse what is among the first guesses: common and breached passwords, and the person's own words."""
     parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
-    if field.data and (reason := passwords.weakness(field.data, [*words, *parts])):
-        raise ValidationError(_("This is easy to guess. %(reason)s", reason=gettext(reason)))
+    if field.data and (reasons := passwords.weakness(field.data, [*words, *parts])):
+        raise ValidationError(_("This is easy to guess. %(reason)s", reason=" ".join(map(gettext, reasons))))
 
 
 def new_password_field(label: str) -> PasswordField:

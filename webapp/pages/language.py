@@ -1,0 +1,46 @@
+"""The language of the pages: the one that the person chose, else the one that the browser asks for."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, current_app, request
+from flask_babel import get_locale
+
+from webapp.languages import LANGUAGES
+
+YEAR = 365 * 86400
+
+
+def init_app(app: Flask) -> None:
+    app.extensions["babel"].locale_selector = choose
+    app.after_request(_remember)
+    app.context_processor(lambda: {"lang": str(get_locale() or "en"), "languages": LANGUAGES})
+
+
+def choose() -> str:
+    known = list(LANGUAGES)
+    for chosen in (_chosen(), request.cookies.get(_cookie())):
+        if chosen in LANGUAGES:
+            return str(chosen)
+    return request.accept_languages.best_match(known, default=known[0])
+
+
+def _chosen() -> str | None:
+    return request.args.get("language")
+
+
+def _remember(response: Response) -> Response:
+    chosen = _chosen()
+    if chosen in LANGUAGES:
+        response.set_cookie(
+            _cookie(),
+            str(chosen),
+            max_age=YEAR,
+            secure=current_app.config["SESSION_COOKIE_SECURE"],
+            httponly=True,
+            samesite="Lax",
+        )
+    return response
+
+
+def _cookie() -> str:
+    return "__Host-language" if current_app.config["SESSION_COOKIE_SECURE"] else "language"
