@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from babel.messages import Catalog
+from babel.messages import Catalog, Message
 from babel.messages.extract import extract_from_dir, extract_from_file
 from babel.messages.pofile import read_po, write_po
 from zxcvbn import feedback
 
 from webapp.config import ROOT
-from webapp.languages import FOLDER, catalogue
+from webapp.languages import FOLDER
 
 METHODS = [("**.py", "python"), ("templates/**", "jinja2")]
 # A template that cannot be read must not lose its strings in silence.
@@ -32,9 +32,9 @@ def extract() -> Catalog:
     for filename, _line, message, comments, context in extract_from_dir(
         ROOT / "webapp", METHODS, OPTIONS, KEYWORDS, comment_tags=["Translators:"]
     ):
-        messages.add(message, auto_comments=comments, context=context, locations=[(filename, None)])
+        messages.add(message, auto_comments=comments, context=context, locations=[(filename, 0)])
     for _line, message, _comments, _context in _of_the_meter():
-        messages.add(message, locations=[("zxcvbn", None)])
+        messages.add(message, locations=[("zxcvbn", 0)])
     return messages
 
 
@@ -57,14 +57,16 @@ def main() -> int:
         messages.obsolete.clear()
         with path.open("wb") as target:
             write_po(target, messages, width=100, omit_header=False, include_lineno=False)
-        untranslated = [message for message in messages if message.id and not any(_texts(message.string))]
+        untranslated = [message for message in messages if message.id and not all(texts(message))]
         missing += len(untranslated)
         print(f"{path.relative_to(ROOT)}: {len(messages)} strings, {len(untranslated)} not translated")
     return missing
 
 
-def _texts(string: str | tuple[str, ...]) -> tuple[str, ...]:
-    return string if isinstance(string, tuple) else (string,)
+def texts(message: Message) -> list[str]:
+    """Return the translation, in each of its plural forms."""
+    string = message.string or ""
+    return [string] if isinstance(string, str) else list(string)
 
 
 if __name__ == "__main__":

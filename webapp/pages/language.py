@@ -17,11 +17,12 @@ def init_app(app: Flask) -> None:
 
 
 def choose() -> str:
-    known = list(LANGUAGES)
-    for chosen in (_chosen(), request.cookies.get(_cookie())):
-        if chosen in LANGUAGES:
-            return str(chosen)
-    return request.accept_languages.best_match(known, default=known[0])
+    # Werkzeug's best_match would take an exact "th" before the "en-GB" that is wanted more.
+    wished = [tag.lower().partition("-")[0] for tag, quality in request.accept_languages if quality]
+    for language in (_chosen(), request.cookies.get(_cookie()), *wished):
+        if language in LANGUAGES:
+            return str(language)
+    return next(iter(LANGUAGES))
 
 
 def _chosen() -> str | None:
