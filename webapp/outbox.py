@@ -302,7 +302,7 @@ def latest_for(user_id: int) -> OutgoingEmail | None:
 def backoff(spent: int) -> float:
     """Return seconds until the next try after so many attempts: doubling, at most half an hour, spread by a third."""
     longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**spent)
-    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret
+    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret  # nosec B311
 
 
 def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:

@@ -53,7 +53,7 @@ class User(UserMixin, Model):
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
     # Not a column: what this browser's session is known by, while it is signed in.
-    session_token = ""
+    session_token = ""  # nosec B105
 
     def get_id(self) -> str:
         """Return what Flask-Login keeps in the cookie."""
