@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check audit format requirements clean
+.PHONY: help run demo test chaos check defences audit format requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
 	@$(BIN)/pytest -n 2 $(ARGS)
+
+defences: $(VENV)/installed-dev ## take out each defence of docs/security.md, and see a test fail
+	@$(BIN)/python -m tests.defences
 
 audit: $(VENV)/installed-dev ## ask PyPI whether a library of ours is known to be vulnerable
 	@# Strict: a library that could not be looked up is a failure, not a pass.
