@@ -64,13 +64,14 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def act_as_operator() -> None:
-    """Let the audit name whose command it is."""
+    """Let the audit name whose command it is, until it ends."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         # A container's user need not have a name.
         user = f"uid {os.getuid()}"
-    audit.acting.set(f"{user}@{workers.HOST}")
+    former = audit.acting.set(f"{user}@{workers.HOST}")
+    click.get_current_context().call_on_close(lambda: audit.acting.reset(former))
 
 
 def ask(question: str, *, yes: bool) -> None:
