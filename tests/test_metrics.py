@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
 from webapp import create_app, delivery, outbox, totals, workers
 from webapp.clock import db_now
+from webapp.config import ROOT
 from webapp.extensions import db
 from webapp.outbox import LeaseLost, OutgoingEmail
 
@@ -126,18 +130,27 @@ def test_two_who_count_at_once_both_count(app: Flask) -> None:
 def test_without_a_token_only_this_machine_itself_is_answered(
     environ: dict[str, str], headers: dict[str, str], address: str, status: int, proxies: str
 ) -> None:
-    app = create_app({**environ, "TRUSTED_PROXIES": proxies})
-    answer = app.test_client().get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
+    with started(environ, TRUSTED_PROXIES=proxies) as app:
+        answer = app.test_client().get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
     assert answer.status_code == status
+
+
+@contextmanager
+def started(environ: dict[str, str], **settings: str) -> Iterator[Flask]:
+    app = create_app({**environ, **settings})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_with_a_token_whoever_has_it_is_answered(environ: dict[str, str]) -> None:
     token = "0123456789abcdef-metrics"  # noqa: S105 - a test's own
-    client = create_app({**environ, "METRICS_TOKEN": token}).test_client()
     far: dict[str, Any] = {"environ_base": {"REMOTE_ADDR": "203.0.113.9"}}
-    assert client.get("/metrics").status_code == 401
-    assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}, **far).status_code == 401
-    assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}, **far).status_code == 200
+    with started(environ, METRICS_TOKEN=token) as app:
+        client = app.test_client()
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics", headers={"Authorization": "Bearer wrong"}, **far).status_code == 401
+        assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}, **far).status_code == 200
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
@@ -156,3 +169,23 @@ def test_nothing_about_a_person_is_in_them(app: Flask) -> None:
     assert "mick" not in text
     with app.app_context():
         assert db.session.query(OutgoingEmail).count() == 1
+
+
+OPERATIONS = ROOT / "docs" / "operations"
+
+
+def test_alerts_and_dashboard_name_only_metrics_that_there_are(app: Flask) -> None:
+    there_are = {name.partition("{")[0] for name in read(app)} | {"signup_worker_heartbeat_timestamp_seconds"}
+    for file in ("alerts.yml", "grafana.json"):
+        named = set(re.findall(r"\bsignup_[a-z_]+", (OPERATIONS / file).read_text()))
+        assert named
+        assert named <= there_are
+    assert json.loads((OPERATIONS / "grafana.json").read_text())["panels"]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_understands_the_alerts() -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "rules", OPERATIONS / "alerts.yml"], capture_output=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
