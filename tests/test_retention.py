@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 
 from flask import Flask
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from tests.factories import attempts, change, claim, get, make_signup, travel, work
 from tests.smtp_server import Server
 from tests.test_cli import findings, flask_mail
 from tests.visitor import PASSWORD, Visitor
 from webapp import outbox, retention, tasks, workers
+from webapp.attempts import Failure
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.codes import CodeTry
@@ -79,7 +80,7 @@ def test_a_mail_that_waits_is_canceled_with_its_user_and_one_being_sent_is_left(
     prune(app)
     assert count(app, User) == 1
     with app.app_context():
-        outbox.give_back(email, outbox.Failure("Aborted", "we are stopping"))
+        outbox.give_back(email, Failure("Aborted", "we are stopping"))
         db.session.commit()
     prune(app)
     assert count(app, User) == 0
@@ -126,7 +127,7 @@ def test_much_is_forgotten_in_batches(app: Flask) -> None:
         user = db.session.scalars(select(User)).one()
         columns = [column.key for column in User.__table__.columns if column.key != "id"]
         row = {name: getattr(user, name) for name in columns}
-        db.session.execute(User.__table__.insert(), [row] * (2 * retention.BATCH))
+        db.session.execute(insert(User), [row] * (2 * retention.BATCH))
         db.session.commit()
     travel(app, 8 * DAY)
     with app.app_context():
@@ -155,7 +156,7 @@ def test_a_user_that_vanishes_while_its_mail_is_sent_does_no_harm(app: Flask, sm
     email_id = make_signup(app)
     (email,) = claim(app, email_id=email_id)
     with app.app_context():
-        db.session.execute(User.__table__.delete())
+        db.session.execute(delete(User))
         db.session.commit()
         outbox.settle(email, "250 ok")
         db.session.commit()

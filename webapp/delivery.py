@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
+TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
 
 # The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
 FINISH_MARGIN = 10.0
@@ -196,24 +197,40 @@ def _needless(email: OutgoingEmail) -> str | None:
 def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
+    is_proof = proof is not None and email.template == VERIFY_TEMPLATE
+    message = _rendered(
+        email.template,
+        email.locale,
+        email.to_address,
+        code=spaced(verification.code(proof)) if proof and is_proof else None,
+        link=verification.link(proof) if proof and is_proof else None,
+    )
+    message.msgId = email.message_id
+    return message
+
+
+def sample(template: str) -> Message:
+    """Build a mail that was never sent to anybody, to show what such a mail looks like."""
+    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
+    return _rendered(template, "en", "somebody@example.com", code=spaced("123456"), link=link)
+
+
+def _rendered(template: str | None, locale: str | None, to_address: str, **proof: str | None) -> Message:
     context = {
         "app_name": current_app.config["APP_NAME"],
         "public_url": current_app.config["PUBLIC_URL"],
-        "code": spaced(verification.code(proof)) if proof and email.template == VERIFY_TEMPLATE else None,
-        "link": verification.link(proof) if proof and email.template == VERIFY_TEMPLATE else None,
+        **proof,
     }
-    with force_locale(email.locale or "en"):
-        subject = render_template(f"mail/{email.template}/subject.txt", **context)
-        message = Message(
+    with force_locale(locale or "en"):
+        subject = render_template(f"mail/{template}/subject.txt", **context)
+        return Message(
             subject=" ".join(subject.split()),
-            recipients=[email.to_address],
-            body=render_template(f"mail/{email.template}/body.txt", **context),
-            html=render_template(f"mail/{email.template}/body.html", **context),
+            recipients=[to_address],
+            body=render_template(f"mail/{template}/body.txt", **context),
+            html=render_template(f"mail/{template}/body.html", **context),
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )
-    message.msgId = email.message_id
-    return message
 
 
 def spaced(code: str) -> str:

@@ -15,8 +15,9 @@ from sqlalchemy.orm import aliased
 
 from webapp import budget
 from webapp.attempts import DeliveryAttempt
+from webapp.audit import AuditEvent
 from webapp.breaker import MailBreaker
-from webapp.clock import db_now
+from webapp.clock import UTCDateTime, db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.pause import MailPause
@@ -95,6 +96,9 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     error: str | None = None
+    ids: tuple[uuid.UUID, ...] | None = None
+    # Those alone that an operator can still do something about: they wait or are dead.
+    is_open: bool = False
 
 
 def mails(which: Filter, *, limit: int, before: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
@@ -129,6 +133,51 @@ def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
     return db.session.scalars(
         select(OutgoingEmail).where(OutgoingEmail.id.between(first, last)).order_by(OutgoingEmail.id).limit(limit)
     ).all()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why mails are dead: our class of error, the server's code, and what one of them says."""
+
+    error: str | None
+    code: int | None
+    count: int
+    newest_at: datetime
+    text: str | None
+
+
+def reasons() -> list[Reason]:
+    """Return why mails are dead, the most frequent first."""
+    dead = (
+        select(
+            OutgoingEmail.last_error_class.label("error"),
+            OutgoingEmail.last_smtp_code.label("code"),
+            func.count().label("count"),
+            func.max(OutgoingEmail.created_at, type_=UTCDateTime()).label("newest_at"),
+            func.max(OutgoingEmail.last_error).label("text"),
+        )
+        .where(OutgoingEmail.status == "dead")
+        .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
+        .order_by(func.count().desc())
+    )
+    return [Reason(*row) for row in db.session.execute(dead)]
+
+
+def in_hand() -> Sequence[OutgoingEmail]:
+    """Return the mails that are being sent just now."""
+    return db.session.scalars(
+        select(OutgoingEmail).where(OutgoingEmail.status == "sending").order_by(OutgoingEmail.lease_until)
+    ).all()
+
+
+def audited(*, limit: int, before: int | None = None, action: str | None = None) -> Sequence[AuditEvent]:
+    """Return the newest events first; the next page comes `before` the last of this one."""
+    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(AuditEvent.id < before)
+    if action is not None:
+        query = query.where(AuditEvent.action == action)
+    return db.session.scalars(query).all()
 
 
 def attempts_at(email_id: uuid.UUID) -> Sequence[DeliveryAttempt]:
@@ -194,6 +243,10 @@ def _conditions(which: Filter) -> list[ColumnElement[bool]]:
         found.append(OutgoingEmail.created_at >= which.since)
     if which.until is not None:
         found.append(OutgoingEmail.created_at < which.until)
+    if which.ids is not None:
+        found.append(OutgoingEmail.id.in_(which.ids))
+    if which.is_open:
+        found.append(OutgoingEmail.status.in_(["queued", "dead"]))
     return found
 
 

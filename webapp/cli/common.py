@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from webapp import audit, figures, workers
+from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 
 FOUND, NO_DATABASE = 1, 3
@@ -76,5 +77,7 @@ def act_as_operator() -> None:
 
 def ask(question: str, *, yes: bool) -> None:
     """End the command unless the operator agrees."""
+    # Who is asked may take hours, and must not keep SQLite's writers waiting.
+    db.session.rollback()
     if not yes:
         click.confirm(question, abort=True, err=True)

@@ -136,11 +136,12 @@ def wait_for_outcome(email_id: uuid.UUID, seconds: float) -> OutgoingEmail:
     """Return the mail once it was tried, or nobody will try it soon."""
     deadline = time.monotonic() + seconds
     while True:
-        db.session.rollback()
         email = db.session.get_one(OutgoingEmail, email_id, populate_existing=True)
-        is_settled = email.status not in figures.ACTIVE or (email.status == "queued" and email.last_error is not None)
-        if is_settled or breaker.is_open() or time.monotonic() > deadline:
-            db.session.rollback()
+        is_tried = email.status not in figures.ACTIVE or (email.status == "queued" and email.last_error is not None)
+        is_over = is_tried or breaker.is_open() or time.monotonic() > deadline
+        # Not while we wait: SQLite has one writer at a time.
+        db.session.commit()
+        if is_over:
             return email
         time.sleep(POLL_SECONDS)
 
@@ -153,7 +154,6 @@ def prune(*, yes: bool) -> None:
     Every worker does so once an hour.
     """
     old = retention.to_forget()
-    db.session.rollback()
     print_fields(old)
     if not any(old.values()):
         return

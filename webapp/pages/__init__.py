@@ -7,7 +7,7 @@ from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
 from webapp import audit
-from webapp.pages import account, errors, health, home, login, mailbox, metrics, signed_in, signup, verify, waiting
+from webapp.pages import account, errors, health, home, login, mailbox, metrics, ops, signed_in, signup, verify, waiting
 
 LOCALES = ["en"]
 
@@ -21,7 +21,7 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    for page in (health, metrics, home, signup, waiting, verify, login, account):
+    for page in (health, metrics, home, signup, waiting, verify, login, account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
