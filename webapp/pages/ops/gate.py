@@ -27,3 +27,8 @@ def let_operators_in() -> None:
     if request.method == "POST" and not current_user.is_admin:
         abort(403)
     audit.acting.set(f"user {current_user.id}")
+
+
+@blueprint.teardown_request
+def let_operator_go(_error: BaseException | None) -> None:
+    audit.acting.set(None)

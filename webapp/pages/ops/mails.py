@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from werkzeug.datastructures import MultiDict
 from wtforms import DateField, Form, IntegerField, SelectField, StringField
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import Length, NumberRange, Optional
 
 from webapp import delivery, figures, users
@@ -35,11 +37,15 @@ DETAILS = (
 SAMPLE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
 
 
+def _choices(names: Iterable[str]) -> list[SelectChoice]:
+    return [SelectChoice("", _("any")), *(SelectChoice(name, name) for name in names)]
+
+
 class FilterForm(Form):
     """Which mails are meant; of no method but GET, so that it can be a link."""
 
-    status = SelectField(_("State"), choices=[("", _("any")), *((name, name) for name in figures.STATUSES)])
-    template = SelectField(_("Mail"), choices=[("", _("any")), *((name, name) for name in delivery.TEMPLATES)])
+    status = SelectField(_("State"), choices=_choices(figures.STATUSES))
+    template = SelectField(_("Mail"), choices=_choices(delivery.TEMPLATES))
     address = StringField(_("Address"), filters=[strip], validators=[Length(max=users.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
     user = IntegerField(_("User number"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
