@@ -9,7 +9,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from webapp import roles, users
+from webapp import passwords, roles, users
 from webapp.cli.common import Commands, act_as_operator, json_option
 from webapp.cli.mend import AddressType
 from webapp.printing import picked, print_rows
@@ -62,7 +62,7 @@ def create(*, address: Address, username: str | None, role: str | None, generate
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         check_password(password, [name, address.mailed])
-    hashed = users.hash_password(password)
+    hashed = passwords.hash(password)
     try:
         user = roles.create(address, username=name, password_hash=hashed, role=role or "user")
     except roles.AccountExists:
@@ -101,9 +101,9 @@ def list_(*, role: str | None, as_json: bool) -> None:
 
 def check_password(password: str, words: list[str]) -> None:
     minimum = current_app.config["PASSWORD_MIN_LENGTH"]
-    if not minimum <= len(password) <= users.PASSWORD_MAX:
-        refuse(f"the password must have from {minimum} to {users.PASSWORD_MAX} characters")
-    if reason := users.weakness(password, words):
+    if not minimum <= len(password) <= passwords.MAX_LENGTH:
+        refuse(f"the password must have from {minimum} to {passwords.MAX_LENGTH} characters")
+    if reason := passwords.weakness(password, words):
         refuse(f"the password is easy to guess: {reason}")
 
 
