@@ -41,9 +41,7 @@ class Kind:
         """Delete one batch, and commit; return how many rows."""
         table = self.model.__table__
         # Others who prune, confirm or revive just now keep theirs.
-        old = (
-            select(table.c.id).where(*self.which()).order_by(table.c.id).limit(BATCH).with_for_update(skip_locked=True)
-        )
+        old = select(table.c.id).where(*self.which()).limit(BATCH).with_for_update(skip_locked=True)
         ids = db.session.scalars(old).all()
         if ids:
             self.before(ids)

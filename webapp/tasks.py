@@ -73,7 +73,7 @@ class Relay:
     def __init__(self) -> None:
         self.next_beat = 0.0
         # Not at once: many consumers may have been started together, and mails go first.
-        self.next_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret
+        self.next_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
         self.is_failing = False
 
     def run(self, stopped: threading.Event) -> None:
