@@ -27,6 +27,7 @@ from tests.servers import Postgres, Valkey
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website, website_and_log
 from tests.visitor import Visitor
+from webapp import create_app
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
@@ -223,6 +224,25 @@ def test_without_postgres_pages_say_so_at_once_and_go_on_when_it_is_back(
         assert visitor.page.status_code == 200
         visitor.sign_up(username="ann")
         assert visitor.path == "/signup/sent"
+
+
+def test_without_postgres_operators_are_told_so_at_once(on_own_postgres: Environ, own_postgres: OwnPostgres) -> None:
+    app = create_app(on_own_postgres)
+    made = app.test_cli_runner().invoke(args=["users", "create", "root@example.com", "--admin", "--generate"])
+    with app.app_context():
+        db.engine.dispose()
+    with website(on_own_postgres) as url:
+        admin = Visitor(url)
+        admin.open("/login")
+        admin.submit("/login", identifier="root", password=made.stdout.strip())
+        assert admin.open("/ops").status_code == 200
+        own_postgres.postgres.stop()
+        begun = time.monotonic()
+        assert admin.open("/ops").status_code == 503
+        assert time.monotonic() - begun < 3
+        assert "We cannot reach our own database" in admin.text
+        own_postgres.postgres.start()
+        assert admin.open("/ops").status_code == 200
 
 
 def test_a_postgres_that_is_frozen_keeps_no_request_for_long(

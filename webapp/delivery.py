@@ -8,14 +8,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from flask import current_app, render_template
 from flask_babel import force_locale
 from sqlalchemy.exc import OperationalError
 
-from webapp import attempts, backlog, breaker, budget, outbox, users, verification, workers
+from webapp import attempts, backlog, breaker, budget, operations, outbox, totals, users, verification, workers
 from webapp.attempts import Failure
 from webapp.extensions import db, mail
 from webapp.outbox import LeaseLost, OutgoingEmail
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
+TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
 
 # The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
 FINISH_MARGIN = 10.0
@@ -89,12 +90,24 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> None:
     admitted = [email for email in claimed if budget.admit(email)]
     db.session.commit()
     for email in admitted:
-        with structlog.contextvars.bound_contextvars(email_id=str(email.id), attempt=email.attempts + 1):
+        with structlog.contextvars.bound_contextvars(**_log_fields(email)):
             try:
                 _send(email)
             except LeaseLost:
                 db.session.rollback()
                 log.warning("lease_lost")
+                totals.count(totals.FENCED_WRITES)
+
+
+def _log_fields(email: OutgoingEmail) -> dict[str, Any]:
+    """Return what tells a mail's log lines apart, from the request that promised it on."""
+    fields = {
+        "email_id": str(email.id),
+        "user_id": email.user_id,
+        "request_id": email.request_id,
+        "attempt": email.attempts + 1,
+    }
+    return fields | ({"to_address": email.to_address} if current_app.config["LOG_ADDRESSES"] else {})
 
 
 def _choose(email: OutgoingEmail) -> None:
@@ -141,7 +154,9 @@ def _send(email: OutgoingEmail) -> None:
         _record_failure(email, error)
         raise DeliveryFailed(attempts.redact(str(error))) from error
     _settle(email, reply)
-    log.info("email_sent", bytes=size, smtp_reply=attempts.redact(reply))
+    log.info(
+        "email_sent", duration=outbox.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
+    )
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:
@@ -167,11 +182,13 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
 def _needless(email: OutgoingEmail) -> str | None:
     """Return why nobody needs this mail any more, if so."""
-    if email.user_id is None:
+    if email.user_id is None and email.template != operations.TEST_TEMPLATE:
         return "its user is gone"
     if email.template != VERIFY_TEMPLATE or email.verify_email_id is None:
         return None
-    proof = db.session.get_one(VerifyEmail, email.verify_email_id)
+    proof = db.session.get(VerifyEmail, email.verify_email_id)
+    if proof is None:
+        return "its user is gone"
     if proof.used_at is not None:
         return "verified meanwhile"
     return proof.void_reason if proof.voided_at is not None else None
@@ -180,24 +197,40 @@ def _needless(email: OutgoingEmail) -> str | None:
 def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
+    is_proof = proof is not None and email.template == VERIFY_TEMPLATE
+    message = _rendered(
+        email.template,
+        email.locale,
+        email.to_address,
+        code=spaced(verification.code(proof)) if proof and is_proof else None,
+        link=verification.link(proof) if proof and is_proof else None,
+    )
+    message.msgId = email.message_id
+    return message
+
+
+def sample(template: str) -> Message:
+    """Build a mail that was never sent to anybody, to show what such a mail looks like."""
+    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
+    return _rendered(template, "en", "somebody@example.com", code=spaced("123456"), link=link)
+
+
+def _rendered(template: str | None, locale: str | None, to_address: str, **proof: str | None) -> Message:
     context = {
         "app_name": current_app.config["APP_NAME"],
         "public_url": current_app.config["PUBLIC_URL"],
-        "code": spaced(verification.code(proof)) if proof and email.template == VERIFY_TEMPLATE else None,
-        "link": verification.link(proof) if proof and email.template == VERIFY_TEMPLATE else None,
+        **proof,
     }
-    with force_locale(email.locale or "en"):
-        subject = render_template(f"mail/{email.template}/subject.txt", **context)
-        message = Message(
+    with force_locale(locale or "en"):
+        subject = render_template(f"mail/{template}/subject.txt", **context)
+        return Message(
             subject=" ".join(subject.split()),
-            recipients=[email.to_address],
-            body=render_template(f"mail/{email.template}/body.txt", **context),
-            html=render_template(f"mail/{email.template}/body.html", **context),
+            recipients=[to_address],
+            body=render_template(f"mail/{template}/body.txt", **context),
+            html=render_template(f"mail/{template}/body.html", **context),
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )
-    message.msgId = email.message_id
-    return message
 
 
 def spaced(code: str) -> str:
@@ -237,6 +270,7 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
     tell = log.error if meant == "never" else log.warning
     tell(
         "email_dead" if meant == "never" else "email_deferred",
+        duration=outbox.held_for(email),
         meaning=meant,
         phase=error.phase,
         smtp_code=error.code,

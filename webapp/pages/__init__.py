@@ -7,7 +7,7 @@ from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
 from webapp import audit
-from webapp.pages import account, errors, health, home, login, mailbox, signed_in, signup, verify, waiting
+from webapp.pages import account, errors, health, home, login, mailbox, metrics, ops, signed_in, signup, verify, waiting
 
 LOCALES = ["en"]
 
@@ -21,7 +21,7 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    for page in (health, home, signup, waiting, verify, login, account):
+    for page in (health, metrics, home, signup, waiting, verify, login, account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
@@ -37,6 +37,7 @@ def init_app(app: Flask) -> None:
 
 def _note_where_from() -> None:
     audit.asked_from.set(request.remote_addr)
+    audit.acting.set(None)
 
 
 def _refuse_other_sites() -> None:
