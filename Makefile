@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check format translations requirements clean
+.PHONY: help run demo test chaos check defences audit format translations requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,9 +32,17 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py mailbox_server.py gunicorn.conf.py
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
 	@$(BIN)/pytest -n 2 $(ARGS)
+
+defences: $(VENV)/installed-dev ## take out each defence of docs/security.md, and see a test fail
+	@$(BIN)/python -m tests.defences
+
+audit: $(VENV)/installed-dev ## ask PyPI whether a library of ours is known to be vulnerable
+	@# Strict: a library that could not be looked up is a failure, not a pass.
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/ruff check --fix --quiet .

@@ -13,7 +13,7 @@ try:
 except ConfigError as error:
     # Here rather than in every worker, so that it is said once.
     sys.exit(str(error))
-logs.configure(settings["LOG_FORMAT"], settings["LOG_LEVEL"])
+logs.configure(settings)
 
 
 class Logger(glogging.Logger):

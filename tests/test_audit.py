@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from flask import Flask
 from sqlalchemy import select
 
 from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
+from webapp import verification
 from webapp.audit import AuditEvent
 from webapp.extensions import db
+from webapp.verification import AlreadyVerified, VerifyEmail
 
 Send = Callable[[], None]
 
@@ -49,6 +52,19 @@ def test_the_way_of_an_account_is_remembered(visitor: Visitor, app: Flask, send_
         ("sign_in_failed", False, here),
         ("signed_in", True, here),
     ]
+
+
+def test_who_confirms_second_changes_nothing(visitor: Visitor, app: Flask, send_due: Send) -> None:
+    """Also when both looked at the link before either confirmed."""
+    visitor.sign_up()
+    send_due()
+    with app.app_context():
+        proof = db.session.scalars(select(VerifyEmail)).one()
+        verification.confirm(proof.id)
+        with pytest.raises(AlreadyVerified):
+            verification.confirm(proof.id)
+        db.session.rollback()
+    assert [action for action, _, _ in events(app)].count("verified") == 1
 
 
 def test_twenty_confirmations_of_one_signup_at_once_are_one_event(

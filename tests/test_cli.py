@@ -29,8 +29,8 @@ from webapp.users import User
 from webapp.verification import VerifyEmail
 
 
-def flask_mail(app: Flask, *arguments: str) -> Result:
-    return app.test_cli_runner().invoke(args=["mail", *arguments])
+def flask_mail(app: Flask, *arguments: str, **options: Any) -> Result:
+    return app.test_cli_runner().invoke(args=["mail", *arguments], **options)
 
 
 def findings(app: Flask) -> list[str]:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import socket
+import uuid
+from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
+from flask import Flask
 
+from tests.factories import get, only_user
+from tests.processes import consumer
 from tests.test_journey import Environ, website_and_log
-from webapp.logs import leave_out_secrets
+from tests.visitor import Visitor
+from webapp.logs import ADDRESSES, TOKENS, leave_out
 
 TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
 
@@ -24,7 +34,7 @@ TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
     ],
 )
 def test_tokens_and_addresses_are_left_out_of_every_line(line: str, kept: str) -> None:
-    assert leave_out_secrets(None, "error", {"event": line, "number": 1}) == {"event": kept, "number": 1}
+    assert leave_out(TOKENS, ADDRESSES)(None, "error", {"event": line, "number": 1}) == {"event": kept, "number": 1}
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -40,3 +50,43 @@ def test_a_link_that_ends_in_an_error_leaves_no_token_in_the_log(process_environ
         if log_format == "json":
             for line in web.log.splitlines():
                 assert json.loads(line)["timestamp"]
+
+
+def test_a_mail_can_be_followed_from_its_request_to_its_answer(
+    visitor: Visitor, app: Flask, send_due: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    visitor.http.headers["X-Request-ID"] = "edge-4711"
+    visitor.sign_up()
+    assert visitor.page.headers["X-Request-ID"] == "edge-4711"
+    send_due()
+    (queued,) = lines(caplog, "enqueued task")
+    (sent,) = lines(caplog, "email_sent")
+    assert queued["request_id"] == sent["request_id"] == "edge-4711"
+    assert json.loads(queued["payload"])["email_id"] == sent["email_id"]
+    assert (sent["user_id"], sent["attempt"], sent["smtp_code"]) == (only_user(app).id, 1, 250)
+    assert 0 < sent["duration"] < 5
+    assert "to_address" not in sent
+    assert get(app, uuid.UUID(sent["email_id"])).request_id == "edge-4711"
+
+
+def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [fields for fields in found if fields["event"] == event]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "two words", "a\tb", "<b>"])
+def test_a_request_id_that_is_none_is_made_anew(visitor: Visitor, given: str) -> None:
+    visitor.http.headers = httpx.Headers({"X-Request-ID": given}, encoding="ascii")
+    assert re.fullmatch("[0-9a-f]{32}", visitor.open("/livez").headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize("is_wanted", ["true", "false"])
+def test_addresses_are_in_the_log_only_where_a_setting_wants_them(process_environ: Environ, is_wanted: str) -> None:
+    environ = process_environ | {"LOG_FORMAT": "json", "LOG_ADDRESSES": is_wanted, "VERIFY_EMAIL_DELAY": "0"}
+    with consumer(environ) as worker, website_and_log(environ) as (url, _web):
+        Visitor(url).sign_up()
+        sent = worker.wait_for_event("email_sent")
+        assert sent.get("to_address") == ("mick@example.com" if is_wanted == "true" else None)
+        assert ("mick@example.com" in worker.log) == (is_wanted == "true")
+        assert "/verify/" not in worker.log

@@ -34,7 +34,10 @@ class DeliveryAttempt(Model):
     """One try at one mail. `outcome`: sent, deferred, failed, returned, held, canceled or lease_expired."""
 
     __tablename__ = "delivery_attempts"
-    __table_args__ = (Index("ix_delivery_attempts_email_id", "email_id"),)
+    __table_args__ = (
+        Index("ix_delivery_attempts_email_id", "email_id"),
+        Index("ix_delivery_attempts_finished_at", "finished_at"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     email_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outgoing_emails.id", ondelete="CASCADE"))

@@ -14,9 +14,19 @@ from webapp.extensions import Model, db
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
 
+# The operator who acts now: a user's number, or whose command it is.
+acting: ContextVar[str | None] = ContextVar("acting", default=None)
+
+DETAIL_MAX = 300
+
 
 class AuditEvent(Model):
-    """`action`: signed_up, address_changed, disowned, owned_again, verified, signed_in, signed_out, sign_in_failed."""
+    """One thing that somebody did: `user_id` is whom it is about, `actor` the operator who did it.
+
+    `action` of people: signed_up, address_changed, disowned, owned_again, verified, signed_in, signed_out,
+    sign_in_failed; of operators: mail_retried, mail_canceled, mail_tested, paused, resumed, pruned, user_created,
+    role_changed.
+    """
 
     __tablename__ = "audit_events"
     __table_args__ = (Index("ix_audit_events_user_id", "user_id"), Index("ix_audit_events_at", "at"))
@@ -26,8 +36,19 @@ class AuditEvent(Model):
     action: Mapped[str] = mapped_column(String(30))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     address: Mapped[str | None] = mapped_column(String(45))
+    actor: Mapped[str | None] = mapped_column(String(100))
+    detail: Mapped[str | None] = mapped_column(String(DETAIL_MAX))
 
 
-def record(action: str, user_id: int | None = None) -> None:
+def record(action: str, user_id: int | None = None, detail: str | None = None) -> None:
     """Note it as part of the caller's transaction: what did not happen leaves no event."""
-    db.session.add(AuditEvent(at=db_now(), action=action, user_id=user_id, address=asked_from.get()))
+    db.session.add(
+        AuditEvent(
+            at=db_now(),
+            action=action,
+            user_id=user_id,
+            address=asked_from.get(),
+            actor=acting.get(),
+            detail=detail[:DETAIL_MAX] if detail else None,
+        )
+    )

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 POISON_EXPIRIES = 5
 QUARANTINE = 3600.0
 
+# The class of error of a mail that an operator canceled: what its person sees is that it did not arrive.
+CANCELED_BY_OPERATOR = "CanceledByOperator"
+
 
 def reap() -> int:
     """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
@@ -141,12 +144,7 @@ def release_waiting_for_server() -> int:
 
     Hints that workers got meanwhile led to nothing: without this their mails would wait for the next ones.
     """
-    db.session.execute(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.status == "queued", OutgoingEmail.hinted_at.is_not(None))
-        .values(hinted_at=None),
-        execution_options={"synchronize_session": False},
-    )
+    hint_anew()
     return _count(
         update(OutgoingEmail)
         .where(
@@ -155,6 +153,31 @@ def release_waiting_for_server() -> int:
             OutgoingEmail.next_attempt_at > db_now(),
         )
         .values(next_attempt_at=db_now())
+    )
+
+
+def hint_anew() -> None:
+    """Forget the hints that led to nothing while no mail could go: the relay gives new ones, some at a time."""
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.status == "queued", OutgoingEmail.hinted_at.is_not(None))
+        .values(hinted_at=None),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def cancel(email_ids: Sequence[uuid.UUID]) -> int:
+    """End mails that wait or are dead, since an operator says so; return how many. What is being sent goes on."""
+    return _count(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]))
+        .values(
+            status="canceled",
+            finished_at=db_now(),
+            hinted_at=None,
+            last_error_class=CANCELED_BY_OPERATOR,
+            last_error="canceled by an operator",
+        )
     )
 
 

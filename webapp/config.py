@@ -215,10 +215,13 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RATELIMIT_RESEND": (_limits, parse_many("10/hour")),
     "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
     "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
+    "RETENTION_DAYS": (_number(14, 3650), 90),
+    "METRICS_TOKEN": (_secret, None),
     "TRUSTED_PROXIES": (_number(0, 10), 0),
     "WEB_CONCURRENCY": (_number(1, 64), 2),
     "LOG_FORMAT": (_choice("console", "json"), "console"),
     "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),
+    "LOG_ADDRESSES": (_boolean, False),
 }
 
 

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select, tuple_
 from sqlalchemy.orm import aliased
 
-from webapp import breaker, budget
+from webapp import budget
 from webapp.attempts import DeliveryAttempt
+from webapp.audit import AuditEvent
 from webapp.breaker import MailBreaker
-from webapp.clock import db_now
+from webapp.clock import UTCDateTime, db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.pause import MailPause
 from webapp.workers import ALIVE_SECONDS, WorkerHeartbeat
 
 STATUSES = ("queued", "sending", "sent", "dead", "canceled")
 ACTIVE = ("queued", "sending")
 
-# What may be in trouble for so long before an operator is told: by then it should have mended itself.
-LEASE_SECONDS = 30.0
-OVERDUE_SECONDS = 60.0
-BREAKER_SECONDS = 60.0
-
 START_WORKER = "huey_consumer huey_worker.huey -w 4 -g TERM"
-SEND_NOW = "flask mail relay --once"
-SHOW_DEAD = "flask mail list --status dead"
 
 
 # How things are: numbers that a glance takes in.
@@ -40,7 +34,7 @@ SHOW_DEAD = "flask mail list --status dead"
 
 @dataclass(frozen=True)
 class Stats:
-    """`oldest_due_seconds`, `breaker_seconds`: nothing while no mail is due, while the breaker is closed.
+    """How long it has been so: nothing while no mail is due, the breaker is closed, no mail is held back.
 
     `limit_reached`: the limit of mails in all for which they wait now.
     """
@@ -52,16 +46,21 @@ class Stats:
     breaker_seconds: float | None
     breaker_reason: str | None
     limit_reached: str | None
+    paused_seconds: float | None
+    paused_by: str | None
+    pause_reason: str | None
     workers: int
 
 
 def stats() -> Stats:
     counts = select(OutgoingEmail.status, func.count()).group_by(OutgoingEmail.status)
     counted = {row.status: row[1] for row in db.session.execute(counts)}
-    waiting = db.session.execute(
-        select(func.count().label("due"), func.min(OutgoingEmail.next_attempt_at).label("since"), _now()).where(_due())
-    ).one()
+    first = func.min(OutgoingEmail.next_attempt_at).label("since")
+    waiting = db.session.execute(select(func.count().label("due"), first, _now()).where(is_due())).one()
     server = db.session.execute(select(MailBreaker.opened_at.label("since"), MailBreaker.reason, _now())).one()
+    held = db.session.execute(
+        select(MailPause.paused_at.label("since"), MailPause.paused_by, MailPause.reason, _now())
+    ).one()
     return Stats(
         by_status={status: counted.get(status, 0) for status in STATUSES},
         due=waiting.due,
@@ -70,13 +69,16 @@ def stats() -> Stats:
         breaker_seconds=_age(server),
         breaker_reason=server.reason,
         limit_reached=budget.spent(),
-        workers=_number(select(func.count()).where(_is_alive())),
+        paused_seconds=_age(held),
+        paused_by=held.paused_by,
+        pause_reason=held.reason,
+        workers=_number(select(func.count()).where(is_alive())),
     )
 
 
 def due() -> int:
     """Return how many mails wait for nothing but a worker."""
-    return _number(select(func.count()).where(_due()))
+    return _number(select(func.count()).where(is_due()))
 
 
 # Mails, and their attempts.
@@ -91,25 +93,34 @@ class Filter:
     address: str | None = None
     code: int | None = None
     user_id: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    error: str | None = None
+    ids: tuple[uuid.UUID, ...] | None = None
+    # Those alone that an operator can still do something about: they wait or are dead.
+    is_open: bool = False
 
 
 def mails(which: Filter, *, limit: int, before: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
     """Return the newest mails first; the next page comes `before` the last of this one."""
     query = select(OutgoingEmail).where(*_conditions(which))
     if before is not None:
-        last = aliased(OutgoingEmail)
-        key = select(last.created_at, last.id).where(last.id == before).subquery()
-        query = query.join(key, tuple_(OutgoingEmail.created_at, OutgoingEmail.id) < tuple_(key.c.created_at, key.c.id))
+        query = _beyond(query, before, operator.lt)
     return db.session.scalars(
         query.order_by(OutgoingEmail.created_at.desc(), OutgoingEmail.id.desc()).limit(limit)
     ).all()
 
 
-def ids(which: Filter) -> Sequence[uuid.UUID]:
-    """Return all of them, the oldest first."""
-    return db.session.scalars(
-        select(OutgoingEmail.id).where(*_conditions(which)).order_by(OutgoingEmail.created_at, OutgoingEmail.id)
-    ).all()
+def ids(which: Filter, *, limit: int | None = None, after: uuid.UUID | None = None) -> Sequence[uuid.UUID]:
+    """Return all of them, the oldest first; or only so many, `after` the last of those before."""
+    query = select(OutgoingEmail.id).where(*_conditions(which))
+    if after is not None:
+        query = _beyond(query, after, operator.gt)
+    return db.session.scalars(query.order_by(OutgoingEmail.created_at, OutgoingEmail.id).limit(limit)).all()
+
+
+def count(which: Filter) -> int:
+    return _number(select(func.count()).where(*_conditions(which)))
 
 
 def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
@@ -122,6 +133,51 @@ def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
     return db.session.scalars(
         select(OutgoingEmail).where(OutgoingEmail.id.between(first, last)).order_by(OutgoingEmail.id).limit(limit)
     ).all()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why mails are dead: our class of error, the server's code, and what one of them says."""
+
+    error: str | None
+    code: int | None
+    count: int
+    newest_at: datetime
+    text: str | None
+
+
+def reasons() -> list[Reason]:
+    """Return why mails are dead, the most frequent first."""
+    dead = (
+        select(
+            OutgoingEmail.last_error_class.label("error"),
+            OutgoingEmail.last_smtp_code.label("code"),
+            func.count().label("count"),
+            func.max(OutgoingEmail.created_at, type_=UTCDateTime()).label("newest_at"),
+            func.max(OutgoingEmail.last_error).label("text"),
+        )
+        .where(OutgoingEmail.status == "dead")
+        .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
+        .order_by(func.count().desc())
+    )
+    return [Reason(*row) for row in db.session.execute(dead)]
+
+
+def in_hand() -> Sequence[OutgoingEmail]:
+    """Return the mails that are being sent just now."""
+    return db.session.scalars(
+        select(OutgoingEmail).where(OutgoingEmail.status == "sending").order_by(OutgoingEmail.lease_until)
+    ).all()
+
+
+def audited(*, limit: int, before: int | None = None, action: str | None = None) -> Sequence[AuditEvent]:
+    """Return the newest events first; the next page comes `before` the last of this one."""
+    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(AuditEvent.id < before)
+    if action is not None:
+        query = query.where(AuditEvent.action == action)
+    return db.session.scalars(query).all()
 
 
 def attempts_at(email_id: uuid.UUID) -> Sequence[DeliveryAttempt]:
@@ -163,112 +219,11 @@ def workers() -> Sequence[Worker]:
         .where(OutgoingEmail.status == "sending", OutgoingEmail.locked_by.startswith(WorkerHeartbeat.name + ":"))
         .scalar_subquery()
     )
-    beats = select(WorkerHeartbeat, _is_alive(), sending).order_by(WorkerHeartbeat.started_at)
+    beats = select(WorkerHeartbeat, is_alive(), sending).order_by(WorkerHeartbeat.started_at)
     return [
         Worker(beat.name, beat.host, beat.pid, beat.started_at, beat.seen_at, is_alive, count)
         for beat, is_alive, count in db.session.execute(beats)
     ]
-
-
-# What is wrong.
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A promise that is not kept, and the command that mends it or shows more."""
-
-    check: str
-    text: str
-    command: str
-
-
-def findings() -> list[Finding]:
-    """Return what should not be, in the order in which to look at it."""
-    other = aliased(User)
-    found = [
-        _breaker_open(),
-        _no_worker() or _overdue(),
-        _mails(
-            "lease_expired",
-            "held by workers whose time was over half a minute ago",
-            OutgoingEmail.status == "sending",
-            OutgoingEmail.lease_until < db_now(-LEASE_SECONDS),
-            command=SEND_NOW,
-        ),
-        _mails("lease_inconsistent", "in a state that the lease contradicts", _contradicts_lease()),
-        _mails("sent_without_250", "sent without an attempt that got a 250", OutgoingEmail.status == "sent", ~_proof()),
-        _mails("promised_twice", "on their way twice", OutgoingEmail.status.in_(ACTIVE), _active_twin()),
-        _user(
-            "verified_in_vain",
-            "used a verification, and is not verified",
-            User.email_verified_at.is_(None),
-            exists().where(VerifyEmail.user_id == User.id, VerifyEmail.used_at.is_not(None)),
-            # A link proves its address, for whichever signup of it the browser held.
-            ~exists().where(other.email_key == User.email_key, other.email_verified_at.is_not(None)),
-        ),
-        _user(
-            "verified_but_purged",
-            "is verified, and would be purged all the same",
-            User.email_verified_at.is_not(None),
-            User.purge_at.is_not(None),
-        ),
-    ]
-    return [finding for finding in found if finding is not None]
-
-
-def notes() -> list[Finding]:
-    """Return what is as it should be, and yet for an operator to know."""
-    limit = budget.spent()
-    noted = [
-        Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", "flask mail stats")
-        if limit
-        else None,
-        _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
-    ]
-    return [note for note in noted if note is not None]
-
-
-def _breaker_open() -> Finding | None:
-    reason = db.session.scalar(select(MailBreaker.reason).where(MailBreaker.opened_at < db_now(-BREAKER_SECONDS)))
-    if reason is None:
-        return None
-    return Finding("breaker_open", f"the mail server has been failing for over a minute: {reason}", SEND_NOW)
-
-
-def _no_worker() -> Finding | None:
-    if db.session.scalar(select(exists().where(_is_alive()))):
-        return None
-    return _mails("no_worker", "due, and no worker is alive", _due(), command=START_WORKER)
-
-
-def _overdue() -> Finding | None:
-    if breaker.is_open() or budget.spent():
-        return None
-    return _mails(
-        "overdue",
-        "overdue by more than a minute, though a worker is alive",
-        OutgoingEmail.status == "queued",
-        OutgoingEmail.next_attempt_at < db_now(-OVERDUE_SECONDS),
-        command=SEND_NOW,
-    )
-
-
-def _mails(check: str, trouble: str, *conditions: ColumnElement[bool], command: str | None = None) -> Finding | None:
-    """Return what is wrong with the mails that are so; without a command, the one that shows the first of them."""
-    query = select(OutgoingEmail.id, func.count().over()).where(*conditions).order_by(OutgoingEmail.id).limit(1)
-    first = db.session.execute(query).one_or_none()
-    if first is None:
-        return None
-    email_id, count = first
-    text = f"{count} {'mail is' if count == 1 else 'mails are'} {trouble}"
-    return Finding(check, text, command or f"flask mail show {email_id}")
-
-
-def _user(check: str, trouble: str, *conditions: ColumnElement[bool]) -> Finding | None:
-    user_id = db.session.scalar(select(User.id).where(*conditions).order_by(User.id).limit(1))
-    if user_id is None:
-        return None
-    return Finding(check, f"user {user_id} {trouble}", f"flask mail list --user {user_id}")
 
 
 # What the questions are made of.
@@ -281,34 +236,33 @@ def _conditions(which: Filter) -> list[ColumnElement[bool]]:
         func.lower(OutgoingEmail.to_address): which.address and which.address.lower(),
         OutgoingEmail.last_smtp_code: which.code,
         OutgoingEmail.user_id: which.user_id,
+        OutgoingEmail.last_error_class: which.error,
     }
-    return [column == value for column, value in wanted.items() if value is not None]
+    found = [column == value for column, value in wanted.items() if value is not None]
+    if which.since is not None:
+        found.append(OutgoingEmail.created_at >= which.since)
+    if which.until is not None:
+        found.append(OutgoingEmail.created_at < which.until)
+    if which.ids is not None:
+        found.append(OutgoingEmail.id.in_(which.ids))
+    if which.is_open:
+        found.append(OutgoingEmail.status.in_(["queued", "dead"]))
+    return found
 
 
-def _due() -> ColumnElement[bool]:
+def _beyond(query: Select[Any], email_id: uuid.UUID, is_beyond: Callable[[Any, Any], Any]) -> Select[Any]:
+    """Return what comes after this mail in a list, by its key: quick on whichever page."""
+    last = aliased(OutgoingEmail)
+    key = select(last.created_at, last.id).where(last.id == email_id).subquery()
+    ours = tuple_(OutgoingEmail.created_at, OutgoingEmail.id)
+    return query.join(key, is_beyond(ours, tuple_(key.c.created_at, key.c.id)))
+
+
+def is_due() -> ColumnElement[bool]:
     return and_(OutgoingEmail.status == "queued", OutgoingEmail.next_attempt_at <= db_now())
 
 
-def _contradicts_lease() -> ColumnElement[bool]:
-    is_leased = and_(OutgoingEmail.lease_token.is_not(None), OutgoingEmail.lease_until.is_not(None))
-    has_lease = or_(OutgoingEmail.lease_token.is_not(None), OutgoingEmail.lease_until.is_not(None))
-    return or_(and_(OutgoingEmail.status == "sending", ~is_leased), and_(OutgoingEmail.status != "sending", has_lease))
-
-
-def _proof() -> ColumnElement[bool]:
-    return exists().where(
-        DeliveryAttempt.email_id == OutgoingEmail.id, DeliveryAttempt.outcome == "sent", DeliveryAttempt.code == 250
-    )
-
-
-def _active_twin() -> ColumnElement[bool]:
-    twin = aliased(OutgoingEmail)
-    return exists().where(
-        twin.dedupe_key == OutgoingEmail.dedupe_key, twin.id != OutgoingEmail.id, twin.status.in_(ACTIVE)
-    )
-
-
-def _is_alive() -> ColumnElement[bool]:
+def is_alive() -> ColumnElement[bool]:
     return WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS)
 
 

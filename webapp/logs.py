@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
+from structlog.typing import Processor
 
 # Raw tokens and addresses are in no log, whoever writes the line: gunicorn quotes a request that it cannot
 # parse, Postgres the row that broke a rule.
-SECRETS = [
-    (re.compile(r"(/(?:verify|reset)/)[^\s'\"]+"), r"\1<token>"),
-    (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>"),
-]
+TOKENS = (re.compile(r"(/(?:verify|reset)/)[^\s'\"]+"), r"\1<token>")
+ADDRESSES = (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
 
 # What pages fetch by themselves says nothing about what a person did.
 UNTOLD = {"/static/<path:filename>", "/dev/mailbox"}
@@ -31,16 +31,16 @@ SHARED: list[Any] = [
 
 
 def init_app(app: Flask) -> None:
-    configure(app.config["LOG_FORMAT"], app.config["LOG_LEVEL"])
+    configure(app.config)
     app.before_request(_bind_request_id)
     app.after_request(_log_request)
     app.teardown_request(lambda _error: structlog.contextvars.clear_contextvars())
 
 
-def configure(log_format: str, level: str) -> None:
+def configure(settings: Mapping[str, Any]) -> None:
     """Send every logger of this process, ours and the libraries', to stderr in one format."""
     renderer: list[Any]
-    if log_format == "json":
+    if settings["LOG_FORMAT"] == "json":
         renderer = [structlog.processors.JSONRenderer()]
     else:
         # The pretty tracebacks show local variables, and those hold passwords.
@@ -65,31 +65,37 @@ def configure(log_format: str, level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                leave_out_secrets,
+                leave_out(TOKENS) if settings["LOG_ADDRESSES"] else leave_out(TOKENS, ADDRESSES),
                 *renderer,
             ],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(settings["LOG_LEVEL"].upper())
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     # Huey tells every scheduled task at info; our own events say it with the mail's id.
     logging.getLogger("huey").setLevel(logging.WARNING)
 
 
-def leave_out_secrets(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name, value in fields.items():
-        if isinstance(value, str):
-            for secret, substitute in SECRETS:
-                value = secret.sub(substitute, value)  # noqa: PLW2901 - one after the other
-            fields[name] = value
-    return fields
+def leave_out(*secrets: tuple[re.Pattern[str], str]) -> Processor:
+    """Return what puts words in the place of these, in each field of a line."""
+
+    def process(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name, value in fields.items():
+            if isinstance(value, str):
+                for secret, substitute in secrets:
+                    value = secret.sub(substitute, value)  # noqa: PLW2901 - one after the other
+                fields[name] = value
+        return fields
+
+    return process
 
 
 def _bind_request_id() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if re.fullmatch(r"[A-Za-z0-9-]{1,64}", given) else uuid.uuid4().hex
+    g.begun = time.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
@@ -100,5 +106,11 @@ def _log_request(response: Response) -> Response:
     # The rule, never the path: a path may hold a token.
     rule = request.url_rule.rule if request.url_rule else None
     if rule not in UNTOLD:
-        structlog.get_logger(__name__).info("request", method=request.method, rule=rule, status=response.status_code)
+        structlog.get_logger(__name__).info(
+            "request",
+            method=request.method,
+            rule=rule,
+            status=response.status_code,
+            duration=round(time.monotonic() - g.begun, 3) if "begun" in g else None,
+        )
     return response

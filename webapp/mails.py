@@ -9,7 +9,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_timedelta
 from jinja2.ext import Extension
 
-from webapp import verification
+from webapp import operations, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -17,6 +17,7 @@ from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
+TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
 
 CLASSES = re.compile(r'class="([^"]+)"')
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
@@ -35,6 +36,12 @@ def compose(email: OutgoingEmail) -> Message:
     message = render(email.template or VERIFY_TEMPLATE, email.locale or "en", email.to_address, **secrets)
     message.msgId = email.message_id
     return message
+
+
+def sample(template: str, locale: str = "en") -> Message:
+    """Build a mail that was never sent to anybody, to show what such a mail looks like."""
+    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
+    return render(template, locale, "somebody@example.com", code=spaced("123456"), link=link)
 
 
 def render(template: str, locale: str, address: str, **context: str) -> Message:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import attempts
+from webapp import attempts, pause
 from webapp.attempts import Failure
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index
@@ -68,6 +68,9 @@ class OutgoingEmail(Model):
         Index("ix_outgoing_emails_budget", "budget", "created_at"),
         Index("ix_outgoing_emails_user_id", "user_id"),
         Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
+        Index("ix_outgoing_emails_created", "created_at", "id"),
+        partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
+        partial_index("ix_outgoing_emails_finished", "finished_at", where="finished_at IS NOT NULL"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
@@ -99,6 +102,8 @@ class OutgoingEmail(Model):
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    # The request that promised it, for whoever follows it through the logs.
+    request_id: Mapped[str | None] = mapped_column(String(64))
 
     # Not a column: when this process claimed it, by the monotonic clock.
     claimed_monotonic = 0.0
@@ -107,7 +112,7 @@ class OutgoingEmail(Model):
 def post(
     *,
     to_address: str,
-    user_id: int,
+    user_id: int | None,
     dedupe_key: str,
     budget: str | None = None,
     verify_email_id: uuid.UUID | None = None,
@@ -139,6 +144,7 @@ def post(
         next_attempt_at=db_now(delay),
         expires_at=db_now(expires_in) if expires_in is not None else None,
         created_at=db_now(),
+        request_id=structlog.contextvars.get_contextvars().get("request_id"),
     )
     try:
         with db.session.begin_nested():
@@ -153,11 +159,15 @@ def sender_domain() -> str:
 
 
 def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
-    """Take due mails, for the time of one send each; whoever gets a row sends it. The caller commits."""
+    """Take due mails, for the time of one send each; whoever gets a row sends it. The caller commits.
+
+    Nobody gets any while all mail is held back.
+    """
     due = select(OutgoingEmail.id).where(
         OutgoingEmail.status == "queued",
         OutgoingEmail.next_attempt_at <= db_now(),
         or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
+        ~pause.condition(),
     )
     if email_id is not None:
         due = due.where(OutgoingEmail.id == email_id)
@@ -185,7 +195,12 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
 
 def lease_left(email: OutgoingEmail) -> float:
     """Return for how many seconds this worker may still believe that the mail is its own."""
-    return lease_seconds() - (time.monotonic() - email.claimed_monotonic)
+    return lease_seconds() - held_for(email)
+
+
+def held_for(email: OutgoingEmail) -> float:
+    """Return for how many seconds this worker has held the mail."""
+    return round(time.monotonic() - email.claimed_monotonic, 3)
 
 
 def recipients(email_ids: Sequence[uuid.UUID]) -> set[str]:
@@ -302,7 +317,7 @@ def latest_for(user_id: int) -> OutgoingEmail | None:
 def backoff(spent: int) -> float:
     """Return seconds until the next try after so many attempts: doubling, at most half an hour, spread by a third."""
     longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**spent)
-    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret
+    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret  # nosec B311
 
 
 def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
@@ -321,12 +336,11 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
     )
     if released.first() is None:
         raise LeaseLost(str(email.id))
-    elapsed = time.monotonic() - email.claimed_monotonic
     attempts.record(
         email.id,
         outcome,
         worker=email.locked_by,
-        elapsed=elapsed,
+        elapsed=held_for(email),
         phase=failure.phase,
         code=failure.code,
         reply=failure.text,

@@ -22,7 +22,8 @@ GUESSED_LENGTH = 32
 MEBIBYTE = 1024
 
 # More hashes at once than cores are no faster, and each takes its memory.
-hashing = threading.BoundedSemaphore(os.cpu_count() or 1)
+AT_ONCE = os.cpu_count() or 1
+hashing = threading.BoundedSemaphore(AT_ONCE)
 
 
 def weakness(password: str, words: list[str]) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from webapp.extensions import db
@@ -48,6 +50,15 @@ def print_fields(fields: Mapping[str, Any]) -> None:
         print_table(table)
     else:
         write("\n".join(f"{name}\t{plain(value)}" for name, value in fields.items()))
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far long work is; call what is yielded with how much was done."""
+    # On stderr: what the command prints is for others to read.
+    with Progress(console=Console(stderr=True), disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def print_table(table: Table) -> None:

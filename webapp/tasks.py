@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import uuid
@@ -9,7 +10,7 @@ import uuid
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import backlog, breaker, delivery, users, workers
+from webapp import backlog, breaker, delivery, pause, retention, totals, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
 
@@ -23,6 +24,9 @@ OVERDUE = 1.0
 HINT_AGAIN = 30.0
 LONGEST_SLEEP = 2.0
 SHORTEST_SLEEP = 0.2
+
+# Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
+PRUNE_SECONDS = 3600.0
 
 # With a large backlog the queue never holds more hints than this.
 QUEUE_MAX = 500
@@ -42,8 +46,9 @@ def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:
         huey.enqueue(task)
     except BrokerDown as error:
         log.warning("hint_failed", task=task.name, payload=payload(task), error=str(error))
+        totals.count(totals.HINT_FAILURES)
     else:
-        log.info("enqueued task", task=task.name, payload=payload(task), delay=delay)
+        log.info("enqueued task", task=task.name, task_id=task.id, payload=payload(task), delay=delay)
 
 
 @huey.on_shutdown()
@@ -67,6 +72,8 @@ def relay(stopped: threading.Event) -> None:
 class Relay:
     def __init__(self) -> None:
         self.next_beat = 0.0
+        # Not at once: many consumers may have been started together, and mails go first.
+        self.next_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
         self.is_failing = False
 
     def run(self, stopped: threading.Event) -> None:
@@ -88,6 +95,9 @@ class Relay:
             backlog.reap()
             db.session.commit()
             seconds = sweep()
+            if time.monotonic() >= self.next_prune:
+                # A batch a turn, so that no mail waits for it.
+                self.next_prune = time.monotonic() + (0 if retention.prune_batch() else PRUNE_SECONDS)
         except SQLAlchemyError as error:
             # Told once: it goes on for as long as the database is away.
             if not self.is_failing:
@@ -111,6 +121,9 @@ class Relay:
 
 def sweep() -> float:
     """See to it that each overdue mail is sent; return for how many seconds none will be overdue."""
+    if pause.is_paused():
+        db.session.rollback()
+        return LONGEST_SLEEP
     if breaker.is_open():
         db.session.rollback()
         delivery.probe()

@@ -21,6 +21,9 @@ USERNAME_KEY_MAX = 256
 FULL_NAME_MAX = 100
 EMAIL_MAX = 254
 
+# What a user may do under /ops: nothing, look, or act.
+ROLES = ("user", "viewer", "admin")
+
 # Never-verified users vanish this long after their signup or last mail.
 PURGE_AFTER = 7 * 86400.0
 
@@ -37,6 +40,7 @@ class User(UserMixin, Model):
         ),
         Index("ix_users_email_key", "email_key"),
         Index("ix_users_username_key", "username_key"),
+        partial_index("ix_users_purge_at", "purge_at", where="purge_at IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -53,7 +57,16 @@ class User(UserMixin, Model):
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
     # Not a column: what this browser's session is known by, while it is signed in.
-    session_token = ""
+    session_token = ""  # nosec B105
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this user may look at the pages under /ops."""
+        return self.is_email_verified and self.role in {"viewer", "admin"}
+
+    @property
+    def is_admin(self) -> bool:
+        return self.is_email_verified and self.role == "admin"
 
     def get_id(self) -> str:
         """Return what Flask-Login keeps in the cookie."""

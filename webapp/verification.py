@@ -182,7 +182,7 @@ def confirm(
         own.used_at = db_now()
         outbox.cancel(own.id, "verified meanwhile")
     audit.record("verified", user.id)
-    _void_rivals(verification)
+    void_rivals(verification.email_key, but=verification)
     outbox.cancel(verification.id, "verified meanwhile")
     try:
         db.session.commit()
@@ -222,18 +222,22 @@ def own_again(verification_id: uuid.UUID) -> None:
 def handed_off(verification_id: uuid.UUID) -> None:
     """Start the link's and the code's time, as its mail was handed to the mail server."""
     ttl = current_app.config["VERIFY_EMAIL_TTL"]
-    verification = db.session.get_one(VerifyEmail, verification_id)
+    verification = db.session.get(VerifyEmail, verification_id)
+    if verification is None:
+        # Its user was purged while the mail was being sent.
+        return
     verification.expires_at = db_now(ttl)
     verification.code_expires_at = db_now(current_app.config["VERIFY_CODE_TTL"])
     users.extend_purge(verification.user)
 
 
-def _void_rivals(winner: VerifyEmail) -> None:
+def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:
+    """Withdraw all other links to an address that now belongs to somebody. The caller commits."""
     db.session.execute(
         update(VerifyEmail)
         .where(
-            VerifyEmail.email_key == winner.email_key,
-            VerifyEmail.id != winner.id,
+            VerifyEmail.email_key == email_key,
+            *([VerifyEmail.id != but.id] if but else []),
             VerifyEmail.used_at.is_(None),
             VerifyEmail.voided_at.is_(None),
         )

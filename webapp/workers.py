@@ -19,8 +19,9 @@ BEAT_SECONDS = 10.0
 ALIVE_SECONDS = 30.0
 FORGET_SECONDS = 86400.0
 
+HOST = socket.gethostname()[:60]
 # This process's name: pids come again, so a random part too.
-NAME = f"{socket.gethostname()[:60]}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+NAME = f"{HOST}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
 
 class WorkerHeartbeat(Model):

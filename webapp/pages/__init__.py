@@ -5,16 +5,33 @@ from __future__ import annotations
 from flask import Flask, Response, abort, current_app, request
 
 from webapp import audit
-from webapp.pages import account, errors, health, home, language, login, mailbox, signed_in, signup, verify, waiting
+from webapp.pages import (
+    account,
+    errors,
+    health,
+    home,
+    language,
+    login,
+    mailbox,
+    metrics,
+    ops,
+    signed_in,
+    signup,
+    verify,
+    waiting,
+)
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
+# Our pages ask for none of these.
+PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=(), browsing-topics=()"
+
 
 def init_app(app: Flask) -> None:
-    for page in (health, home, signup, waiting, verify, login, account):
+    for page in (health, metrics, home, signup, waiting, verify, login, account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
@@ -30,6 +47,7 @@ def init_app(app: Flask) -> None:
 
 def _note_where_from() -> None:
     audit.asked_from.set(request.remote_addr)
+    audit.acting.set(None)
 
 
 def _refuse_other_sites() -> None:
@@ -46,6 +64,9 @@ def _add_headers(response: Response) -> Response:
     headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
+    headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
+    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     if request.endpoint != "static":
         # Each page shows somebody's state.
         headers.setdefault("Cache-Control", "no-store")

@@ -13,7 +13,7 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
-from webapp import clock, codes, outbox, signup, tasks, users
+from webapp import backlog, clock, codes, outbox, signup, tasks, users
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.pages import limits
@@ -160,6 +160,8 @@ def _state(user: User, email: OutgoingEmail | None) -> str:
         return "none"
     if email.status == "queued":
         return "leaving" if email.attempts == 0 and email.last_error is None else "delayed"
+    if email.last_error_class == backlog.CANCELED_BY_OPERATOR:
+        return "failed"
     # Who else verified the address is nobody's business: a mail that was canceled for it looks sent.
     return {"sending": "sending", "sent": "sent", "dead": "failed", "canceled": "sent"}[email.status]
 

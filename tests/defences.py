@@ -1,0 +1,293 @@
+"""Show that each defence is needed: take it out, and a test fails. `make defences`.
+
+Each runs in a copy of the tree; the tests run first with nothing taken out, and must pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Defence:
+    """`number`: of the promise in docs/security.md. `needs`: the test that fails without it."""
+
+    number: int
+    what: str
+    file: str
+    present: str
+    absent: str
+    needs: str
+
+
+DEFENCES = [
+    Defence(
+        1,
+        "signup looks no address up",
+        "webapp/signup.py",
+        "    if users.is_username_taken(name_key):\n",
+        "    if users.find_verified(email_key=address.key):\n        users.find_verified(email_key=address.key)\n"
+        "    if users.is_username_taken(name_key):\n",
+        "test_signing_up_tells_no_address_from_another",
+    ),
+    Defence(
+        1,
+        "a sign-in hashes for nobody too",
+        "webapp/passwords.py",
+        "            hasher().verify(kept or _dummy(hasher()), normalize(password))\n",
+        "            return kept is not None and hasher().verify(kept, normalize(password))\n",
+        "test_each_sign_in_checks_two_passwords",
+    ),
+    Defence(
+        2,
+        "the worker tells an account's owner, without a link",
+        "webapp/delivery.py",
+        "    if owner is None:\n",
+        "    if owner is not None or owner is None:\n",
+        "test_an_account_is_told_of_signups_under_the_same_limit",
+    ),
+    Defence(
+        3,
+        "a link alone opens no account",
+        "webapp/pages/verify.py",
+        "    if holder is None and not passwords.verify(",
+        "    if form.password.data and holder is None and not passwords.verify(",
+        "test_another_browser_gives_the_password",
+    ),
+    Defence(
+        3,
+        "verifying voids the rivals",
+        "webapp/verification.py",
+        "    _void_rivals(verification)\n",
+        "",
+        "test_the_owner_wins_over_who_signed_up_with_the_address_before",
+    ),
+    Defence(
+        4,
+        "spellings of an address are one",
+        "webapp/users.py",
+        'key=f"{valid.local_part.lower()}@',
+        'key=f"{valid.local_part}@',
+        "test_spellings_of_one_address_have_one_key",
+    ),
+    Defence(
+        4,
+        "a pending signup takes no name",
+        "webapp/users.py",
+        "    holds: ColumnElement[bool] = User.email_verified_at.is_not(None)\n",
+        "    holds: ColumnElement[bool] = User.id > 0\n",
+        "test_a_pending_signup_reserves_nothing",
+    ),
+    Defence(
+        5,
+        "weak passwords are refused",
+        "webapp/passwords.py",
+        "WEAK_SCORE = 1\n",
+        "WEAK_SCORE = -1\n",
+        "test_common_passwords_and_the_persons_own_words_are_refused_with_the_reason",
+    ),
+    Defence(
+        5,
+        "hashes grow with the settings",
+        "webapp/passwords.py",
+        "    return hasher().check_needs_rehash(kept)\n",
+        "    return False\n",
+        "test_signing_in_gives_an_old_hash_the_strength_of_today",
+    ),
+    Defence(
+        6,
+        "names have no control characters",
+        "webapp/pages/forms.py",
+        'in {"Cc", "Cs", "Zl", "Zp"}',
+        "in set()",
+        "test_bad_input_is_told_beside_its_field_and_nothing_is_written",
+    ),
+    Defence(
+        7,
+        "looking at a link does nothing",
+        "webapp/pages/verify.py",
+        "    return _page(proof, ConfirmForm(",
+        "    verification.confirm(proof.id)\n    return _page(proof, ConfirmForm(",
+        "test_fifty_looks_at_the_link_change_nothing_and_the_click_still_works",
+    ),
+    Defence(
+        8,
+        "the button confirms what its page showed",
+        "webapp/pages/verify.py",
+        " or form.verification.data != str(proof.id):",
+        ":",
+        "test_the_button_confirms_only_what_its_page_showed",
+    ),
+    Defence(
+        8,
+        "after an hour the password is asked",
+        "webapp/pages/waiting.py",
+        ' and time.time() - held["at"] < CONFIRM_SECONDS\n',
+        "\n",
+        "test_after_an_hour_the_browser_that_signed_up_gives_the_password_too",
+    ),
+    Defence(
+        9,
+        "wrong codes are counted",
+        "webapp/codes.py",
+        "    return bool(signups >= TRIES_OF_A_SIGNUP or addresses >= TRIES_OF_AN_ADDRESS)\n",
+        "    return False\n",
+        "test_after_five_wrong_codes_no_code_counts_and_the_link_still_does",
+    ),
+    Defence(
+        9,
+        "a code counts once its mail left",
+        "webapp/codes.py",
+        "    return bool(is_alive) and is_same\n",
+        "    return is_same\n",
+        "test_a_code_counts_only_after_its_mail_was_handed_over",
+    ),
+    Defence(
+        10,
+        "who confirms looks again under the lock",
+        "webapp/verification.py",
+        "    db.session.refresh(user, with_for_update=True)\n    check(verification)\n",
+        "    db.session.refresh(user, with_for_update=True)\n",
+        "test_who_confirms_second_changes_nothing",
+    ),
+    Defence(
+        10,
+        "a link proves its address for the signup at hand",
+        "webapp/verification.py",
+        "    user = holder if holder is not None and",
+        "    user = holder if holder is None and",
+        "test_a_link_proves_its_address_for_another_signup_that_this_browser_holds",
+    ),
+    Defence(
+        11,
+        "an altered link is nobody's",
+        "webapp/verification.py",
+        "    if not hmac.compare_digest(token(verification), token_text):\n        raise LinkInvalid\n",
+        "",
+        "test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404",
+    ),
+    Defence(
+        12,
+        "a changed address voids what was sent",
+        "webapp/signup.py",
+        "        verification.void(former, CHANGED)\n",
+        "        pass\n",
+        "test_a_changed_address_voids_the_former_link_and_gets_a_mail_at_once",
+    ),
+    Defence(
+        13,
+        "signing out ends the session on the server",
+        "webapp/sessions.py",
+        "    _revoke(UserSession.token_hash == _hashed(token))\n",
+        "    db.session.commit()\n",
+        "test_signing_out_ends_the_session_on_the_server",
+    ),
+    Defence(
+        14,
+        "requests are limited",
+        "webapp/pages/limits.py",
+        "    if not is_within:\n",
+        "    if not is_within and False:\n",
+        "test_over_the_limit_one_reads_when_to_come_back_and_nothing_is_written",
+    ),
+    Defence(
+        14,
+        "mails to one address are limited",
+        "webapp/budget.py",
+        "    if reached is None:\n",
+        "    if reached is None or reached:\n",
+        "test_the_second_mail_to_an_address_waits_out_the_minute",
+    ),
+    Defence(
+        14,
+        "whoever cancels his mail cancels no other",
+        "webapp/budget.py",
+        "        _let_former_wait_again(budget)\n",
+        "        pass\n",
+        "test_whoever_takes_his_signup_elsewhere_takes_no_mail_from_another",
+    ),
+    Defence(
+        15,
+        "no form acts without its token",
+        "webapp/pages/forms.py",
+        "    class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options\n",
+        "    class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options\n        csrf = False\n",
+        "test_without_a_fresh_csrf_token_the_form_comes_back",
+    ),
+    Defence(
+        15,
+        "only a trusted proxy says who asks",
+        "webapp/__init__.py",
+        '    if proxies := app.config["TRUSTED_PROXIES"]:\n',
+        "    if proxies := 1:\n",
+        "test_a_forwarded_address_counts_only_from_a_trusted_proxy",
+    ),
+    Defence(
+        16,
+        "no other site frames a page",
+        "webapp/pages/__init__.py",
+        "frame-ancestors 'none'; ",
+        "",
+        "test_every_page_has_its_headers",
+    ),
+    Defence(
+        16,
+        "pages are kept nowhere",
+        "webapp/pages/__init__.py",
+        '        headers.setdefault("Cache-Control", "no-store")\n',
+        "        pass\n",
+        "test_every_page_has_its_headers",
+    ),
+]
+
+
+def main() -> int:
+    """Return 1 when a test passes without its defence, or fails with it."""
+    console = Console()
+    if not passes(None):
+        console.print("The tests fail with every defence in place: see make test.")
+        return 1
+    table = Table("promise", "taken out", "the test that fails then", "")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        missed = [defence for defence, unnoticed in zip(DEFENCES, pool.map(passes, DEFENCES), strict=True) if unnoticed]
+    for defence in DEFENCES:
+        table.add_row(str(defence.number), defence.what, defence.needs, "MISSED" if defence in missed else "fails")
+    console.print(table)
+    console.print(f"{len(DEFENCES) - len(missed)} of {len(DEFENCES)} noticed")
+    return 1 if missed else 0
+
+
+def passes(without: Defence | None) -> bool:
+    """Return whether the tests pass without this defence; without none of them, all of theirs."""
+    wanted = [without] if without else DEFENCES
+    names = " or ".join(dict.fromkeys(defence.needs for defence in wanted))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "instance", "__pycache__"))
+        if without:
+            file = copy / without.file
+            text = file.read_text(encoding="utf-8")
+            if text.count(without.present) != 1:
+                sys.exit(f"{without.file} does not hold this once any more:\n{without.present}")
+            file.write_text(text.replace(without.present, without.absent), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"({names}) and not servers", "tests"]
+        ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    if ended.returncode not in {0, 1}:
+        sys.exit(f"no test ran for {names}:\n{ended.stdout}{ended.stderr}")
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

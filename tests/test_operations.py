@@ -1,0 +1,211 @@
+"""What an operator does from the command line: hold back, cancel, try out, and make accounts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from click.testing import Result
+from flask import Flask
+from sqlalchemy import select
+
+from tests.factories import change, get, make_signup, work
+from tests.smtp_server import Server
+from tests.test_cli import findings, flask_mail, refused
+from tests.visitor import Visitor
+from webapp import workers
+from webapp.audit import AuditEvent
+from webapp.clock import db_now
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+
+STRONG = "violet tractor by moonlight"
+
+
+def flask_users(app: Flask, *arguments: str, **options: Any) -> Result:
+    return app.test_cli_runner().invoke(args=["users", *arguments], **options)
+
+
+def audited(app: Flask) -> list[tuple[str, str | None]]:
+    """What operators did, and its detail; each by a command of this machine."""
+    with app.app_context():
+        events = db.session.scalars(
+            select(AuditEvent).where(AuditEvent.actor.is_not(None)).order_by(AuditEvent.id)
+        ).all()
+    assert all(event.actor and event.actor.endswith(f"@{workers.HOST}") for event in events)
+    return [(event.action, event.detail) for event in events]
+
+
+def test_while_mail_is_paused_nobody_sends_any_and_afterwards_all_of_it_goes(app: Flask, smtp: Server) -> None:
+    assert flask_mail(app, "pause", "the provider is moving").exit_code == 0
+    email_id = make_signup(app)
+    work(app)
+    result = flask_mail(app, "relay", "--once")
+    assert result.exit_code == 1
+    assert "flask mail resume" in result.stderr
+    assert (get(app, email_id).status, smtp.connections) == ("queued", 0)
+    assert "the provider is moving" in flask_mail(app, "stats").stdout
+    assert "the provider is moving: flask mail resume" in flask_mail(app, "doctor").stdout
+    with app.app_context():
+        workers.beat(workers.NAME)
+        db.session.commit()
+    change(app, email_id, next_attempt_at=db_now(-61))
+    # It is as the operator wants it.
+    assert findings(app) == []
+    assert flask_mail(app, "pause", "again").exit_code == 1
+    # Not the one that just asked in vain: one that got its hint during the pause.
+    change(app, email_id, hinted_at=db_now())
+    assert flask_mail(app, "resume").stdout == "mail goes again, 1 of it now\n"
+    assert flask_mail(app, "resume").exit_code == 1
+    work(app)
+    assert get(app, email_id).status == "sent"
+    assert audited(app) == [("paused", "the provider is moving"), ("resumed", None)]
+
+
+def test_a_canceled_mail_is_not_sent_and_its_person_can_have_another(
+    visitor: Visitor, app: Flask, smtp: Server
+) -> None:
+    visitor.sign_up()
+    with app.app_context():
+        email_id = db.session.scalars(select(OutgoingEmail.id)).one()
+    assert flask_mail(app, "cancel", str(email_id), input="n\n").exit_code == 1
+    assert get(app, email_id).status == "queued"
+    assert flask_mail(app, "cancel", str(email_id), "--yes").stdout == "canceled 1\n"
+    change(app, email_id, next_attempt_at=db_now())
+    work(app)
+    assert smtp.mails == []
+    visitor.open("/signup/sent")
+    assert "We could not reach that address" in visitor.text
+    visitor.submit("/signup/resend")
+    work(app)
+    assert len(smtp.mails) == 1
+    assert flask_mail(app, "cancel", str(email_id), "--yes").exit_code == 1
+    assert audited(app) == [("mail_canceled", f"mail {email_id}")]
+
+
+def test_dead_mails_are_canceled_and_retried_by_their_answer_and_audited(app: Flask, smtp: Server) -> None:
+    refused(app, smtp)
+    for name in ("ann", "bob"):
+        smtp.actions["RCPT"] = "552 5.2.2 full"
+        change(app, make_signup(app, username=name, address=f"{name}@example.com"), next_attempt_at=db_now(-5))
+        work(app)
+    smtp.actions.clear()
+    assert flask_mail(app, "cancel", "--code", "552", "--yes").stdout == "canceled 2\n"
+    assert flask_mail(app, "retry", "--dead").stdout == "revived 1, made due 0\n"
+    assert [action for action, _ in audited(app)] == ["mail_canceled", "mail_retried"]
+    assert audited(app)[0][1] == "2 mails"
+    assert flask_mail(app, "cancel", "--yes").exit_code == 2
+
+
+def test_a_test_mail_goes_the_usual_way_and_tells_the_answer(app: Flask, smtp: Server) -> None:
+    result = flask_mail(app, "test", "ops@example.com")
+    assert result.exit_code == 0, result.output
+    assert "no worker is alive" in result.stderr
+    assert "answer\t250 " in result.stdout
+    (mail,) = smtp.mails
+    assert mail.message["Subject"] == "Test mail from Acme"
+    assert "/verify/" not in mail.text
+    smtp.actions["RCPT"] = "550 5.1.1 no such user"
+    result = flask_mail(app, "test", "nobody@example.com")
+    assert result.exit_code == 1
+    assert "no such user" in result.stdout
+    assert flask_mail(app, "test", "not an address").exit_code == 2
+    smtp.actions.clear()
+    smtp.stop()
+    result = flask_mail(app, "test", "ops@example.com")
+    assert result.exit_code == 1
+    assert "the mail server is down" in result.stderr
+    # Nobody wants it hours later.
+    assert "canceled" in result.stderr
+    assert [action for action, _ in audited(app)][:2] == ["mail_tested", "mail_tested"]
+
+
+def test_with_a_worker_alive_the_test_mail_waits_for_it(app: Flask, smtp: Server) -> None:
+    with app.app_context():
+        workers.beat(workers.NAME)
+        db.session.commit()
+    result: list[Result] = []
+    asking = threading.Thread(target=lambda: result.append(flask_mail(app, "test", "ops@example.com")))
+    asking.start()
+    while asking.is_alive():
+        work(app)
+        asking.join(0.1)
+    assert result[0].exit_code == 0, result[0].output
+    assert len(smtp.mails) == 1
+    assert flask_mail(app, "pause", "moving").exit_code == 0
+    assert flask_mail(app, "test", "ops@example.com").exit_code == 1
+
+
+def test_a_health_check_asks_for_a_worker_of_this_machine(app: Flask) -> None:
+    assert flask_mail(app, "workers", "--check").exit_code == 1
+    with app.app_context():
+        workers.beat("elsewhere:1:abc")
+        db.session.commit()
+    assert flask_mail(app, "workers", "--check").exit_code == 1
+    assert flask_mail(app, "workers").exit_code == 0
+    with app.app_context():
+        workers.beat(workers.NAME)
+        db.session.commit()
+    assert flask_mail(app, "workers", "--check").exit_code == 0
+
+
+def test_an_admin_is_made_while_no_mail_goes_and_can_sign_in(visitor: Visitor, app: Flask, smtp: Server) -> None:
+    smtp.stop()
+    result = flask_users(app, "create", "Root@example.com", "--admin", input=f"{STRONG}\n{STRONG}\n")
+    assert result.exit_code == 0, result.output
+    visitor.open("/login")
+    visitor.submit("/login", identifier="root@example.com", password=STRONG)
+    assert visitor.path == "/account"
+    again = flask_users(app, "create", "root@example.com", "--username", "other", "--generate")
+    assert again.exit_code == 2
+    assert "has an account already" in again.stderr
+    weak = flask_users(app, "create", "b@example.com", input="password1\npassword1\n")
+    assert weak.exit_code == 2
+    assert "easy to guess" in weak.stderr
+    assert flask_users(app, "create", "root@example.org", "--generate").exit_code == 2
+    assert audited(app) == [("user_created", "admin")]
+
+
+def test_an_account_that_an_operator_makes_ends_pending_signups_of_its_address(
+    visitor: Visitor, app: Flask, smtp: Server
+) -> None:
+    visitor.sign_up(username="stranger", email="mick@example.com")
+    result = flask_users(app, "create", "mick@example.com", "--username", "mick", "--generate")
+    assert result.exit_code == 0
+    password = result.stdout.strip()
+    work(app)
+    with app.app_context():
+        email = db.session.scalars(select(OutgoingEmail)).one()
+    change(app, email.id, next_attempt_at=db_now())
+    work(app)
+    assert all("/verify/" not in mail.text for mail in smtp.mails)
+    owner = Visitor("http://signup.example", app)
+    owner.open("/login")
+    owner.submit("/login", identifier="mick", password=password)
+    assert owner.path == "/account"
+
+
+def test_roles_are_given_and_taken(app: Flask) -> None:
+    flask_users(app, "create", "ann@example.com", "--generate")
+    assert flask_users(app, "promote", "ann").exit_code == 0
+    (row,) = json.loads(flask_users(app, "list", "--json").stdout)
+    assert (row["username"], row["role"]) == ("ann", "admin")
+    flask_users(app, "promote", "ANN@example.com", "--viewer")
+    assert role(app) == "viewer"
+    flask_users(app, "demote", "ann")
+    assert role(app) == "user"
+    missing = flask_users(app, "promote", "nobody")
+    assert missing.exit_code == 2
+    assert audited(app) == [
+        ("user_created", "user"),
+        ("role_changed", "user -> admin"),
+        ("role_changed", "admin -> viewer"),
+        ("role_changed", "viewer -> user"),
+    ]
+
+
+def role(app: Flask) -> str:
+    with app.app_context():
+        return db.session.scalars(select(User.role)).one()

@@ -1,0 +1,168 @@
+"""What is forgotten, and what never is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flask import Flask
+from sqlalchemy import delete, func, insert, select, update
+
+from tests.factories import attempts, change, claim, get, make_signup, travel, work
+from tests.smtp_server import Server
+from tests.test_cli import findings, flask_mail
+from tests.visitor import PASSWORD, Visitor
+from webapp import outbox, retention, tasks, workers
+from webapp.attempts import Failure
+from webapp.audit import AuditEvent
+from webapp.clock import db_now
+from webapp.codes import CodeTry
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.sessions import UserSession
+from webapp.users import User
+
+DAY = 86400.0
+
+
+def count(app: Flask, model: type) -> int:
+    with app.app_context():
+        return db.session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def prune(app: Flask) -> None:
+    result = flask_mail(app, "prune", "--yes")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_signup_that_nobody_verified_vanishes_seven_days_after_its_last_mail(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    travel(app, 6 * DAY)
+    work(app)
+    assert len(smtp.mails) == 1
+    travel(app, 6 * DAY)
+    prune(app)
+    assert count(app, User) == 1
+    travel(app, 1.1 * DAY)
+    prune(app)
+    assert count(app, User) == 0
+    # The mail's story is kept for longer, without its user.
+    row = get(app, email_id)
+    assert (row.status, row.user_id) == ("sent", None)
+
+
+def test_users_from_before_and_the_verified_never_vanish(
+    visitor: Visitor, app: Flask, smtp: Server, send_due: Callable[[], None]
+) -> None:
+    visitor.sign_up()
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    make_signup(app, username="ann", address="ann@example.com")
+    with app.app_context():
+        # As the migration leaves them.
+        db.session.execute(update(User).where(User.username == "ann").values(purge_at=None))
+        db.session.commit()
+    travel(app, 400 * DAY)
+    prune(app)
+    assert count(app, User) == 2
+    visitor.open("/login")
+    visitor.submit("/login", identifier="mick19", password=PASSWORD)
+    assert visitor.path == "/account"
+
+
+def test_a_mail_that_waits_is_canceled_with_its_user_and_one_being_sent_is_left(app: Flask) -> None:
+    waiting = make_signup(app)
+    with app.app_context():
+        db.session.execute(update(User).values(purge_at=User.created_at))
+        db.session.commit()
+    (email,) = claim(app, email_id=waiting)
+    prune(app)
+    assert count(app, User) == 1
+    with app.app_context():
+        outbox.give_back(email, Failure("Aborted", "we are stopping"))
+        db.session.commit()
+    prune(app)
+    assert count(app, User) == 0
+    assert get(app, waiting).status == "canceled"
+
+
+def test_old_mails_audit_sessions_and_tries_are_forgotten(
+    visitor: Visitor, app: Flask, smtp: Server, send_due: Callable[[], None]
+) -> None:
+    visitor.sign_up()
+    visitor.submit("/signup/code", code="000000")
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    with app.app_context():
+        email_id = db.session.scalars(select(OutgoingEmail.id)).one()
+    travel(app, 89 * DAY)
+    prune(app)
+    assert [count(app, model) for model in (OutgoingEmail, UserSession, CodeTry)] == [1, 1, 1]
+    travel(app, 2 * DAY)
+    prune(app)
+    assert [count(app, model) for model in (OutgoingEmail, UserSession, CodeTry)] == [0, 0, 0]
+    assert attempts(app, email_id) == []
+    with app.app_context():
+        # Only that somebody pruned.
+        assert set(db.session.scalars(select(AuditEvent.action))) == {"pruned"}
+    assert findings(app) == []
+
+
+def test_prune_says_how_many_first_and_asks(app: Flask) -> None:
+    make_signup(app)
+    travel(app, 8 * DAY)
+    result = flask_mail(app, "prune", input="n\n")
+    assert result.exit_code == 1
+    assert "signups\t1" in result.stdout
+    assert count(app, User) == 1
+    prune(app)
+    assert count(app, User) == 0
+
+
+def test_much_is_forgotten_in_batches(app: Flask) -> None:
+    make_signup(app)
+    with app.app_context():
+        user = db.session.scalars(select(User)).one()
+        columns = [column.key for column in User.__table__.columns if column.key != "id"]
+        row = {name: getattr(user, name) for name in columns}
+        db.session.execute(insert(User), [row] * (2 * retention.BATCH))
+        db.session.commit()
+    travel(app, 8 * DAY)
+    with app.app_context():
+        batches = list(retention.prune())
+    assert batches == [("signups", retention.BATCH), ("signups", retention.BATCH), ("signups", 1)]
+
+
+def test_each_worker_forgets_by_itself(app: Flask) -> None:
+    make_signup(app)
+    travel(app, 8 * DAY)
+    relay = tasks.Relay()
+    with app.app_context():
+        relay.turn()
+    assert count(app, User) == 1
+    relay.next_prune = time.monotonic()
+    with app.app_context():
+        relay.turn()
+    assert count(app, User) == 0
+    assert relay.next_prune > time.monotonic() + tasks.PRUNE_SECONDS / 2
+    with app.app_context():
+        workers.leave(workers.NAME)
+        db.session.commit()
+
+
+def test_a_user_that_vanishes_while_its_mail_is_sent_does_no_harm(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    (email,) = claim(app, email_id=email_id)
+    with app.app_context():
+        db.session.execute(delete(User))
+        db.session.commit()
+        outbox.settle(email, "250 ok")
+        db.session.commit()
+    assert get(app, email_id).status == "sent"
+    again = make_signup(app, username="ann", address="ann@example.com")
+    change(app, again, user_id=None, verify_email_id=None, next_attempt_at=db_now(-5))
+    work(app)
+    assert get(app, again).status == "canceled"
+    assert smtp.mails == []

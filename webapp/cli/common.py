@@ -1,0 +1,83 @@
+"""What the commands share: how they end without a database, how mails are named, and who acts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any
+
+import click
+from flask.cli import AppGroup
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+
+from webapp import audit, figures, workers
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+
+FOUND, NO_DATABASE = 1, 3
+EXIT_CODES = """\b
+Exit codes:
+  0  done, and nothing is wrong
+  1  doctor found something, retry or cancel found nothing, relay could not send all,
+     the test mail was not accepted, the question was answered with no
+  2  the command was mistyped, or names a mail or a user that is not there
+  3  the database does not answer
+"""
+
+
+class Commands(AppGroup):
+    """Commands that end in one line, not in a traceback, when the database is away."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OperationalError, ProgrammingError, PoolExhausted) as error:
+            reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+            advice = "; are its tables there? flask db upgrade" if is_about_tables(error) else ""
+            click.echo(f"the database does not answer: {reason}{advice}", err=True)
+            ctx.exit(NO_DATABASE)
+
+
+def is_about_tables(error: Exception) -> bool:
+    return isinstance(error, ProgrammingError) or "no such" in str(error)
+
+
+class Mail(click.ParamType[OutgoingEmail]):
+    """A mail's id, or as much of its beginning as no other has."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> OutgoingEmail:
+        try:
+            like = figures.mails_like(value, limit=2)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not like:
+            self.fail(f"no mail has an id that begins with {value!r}", param, ctx)
+        if len(like) > 1:
+            self.fail(f"several mails have an id that begins with {value!r}: type more of it", param, ctx)
+        return like[0]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def act_as_operator() -> None:
+    """Let the audit name whose command it is, until it ends."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user need not have a name.
+        user = f"uid {os.getuid()}"
+    former = audit.acting.set(f"{user}@{workers.HOST}")
+    click.get_current_context().call_on_close(lambda: audit.acting.reset(former))
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """End the command unless the operator agrees."""
+    # Who is asked may take hours, and must not keep SQLite's writers waiting.
+    db.session.rollback()
+    if not yes:
+        click.confirm(question, abort=True, err=True)

@@ -1,0 +1,127 @@
+"""`flask mail`, what shows: what became of each promised mail, and what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from webapp import checks, figures, workers
+from webapp.cli.common import EXIT_CODES, FOUND, Commands, Mail, act_as_operator, json_option
+from webapp.outbox import OutgoingEmail
+from webapp.printing import duration, picked, print_fields, print_json, print_rows
+
+# Never a token, a link, a code or a body: none of them is in the tables, and a lease's token is nobody's business.
+IN_LISTS = ("id", "status", "template", "to_address", "attempts", "next_attempt_at", "last_smtp_code", "last_error")
+IN_FULL = (
+    *("id", "message_id", "status", "template", "locale", "to_address", "user_id", "priority", "attempts"),
+    *("max_attempts", "lease_expiries", "in_doubt", "locked_by", "lease_until", "last_error_class", "last_smtp_code"),
+    *("last_error", "created_at", "next_attempt_at", "expires_at", "sent_at", "finished_at", "request_id"),
+)
+OF_ATTEMPTS = ("started_at", "finished_at", "outcome", "phase", "code", "reply", "worker")
+
+
+@click.group("mail", cls=Commands, epilog=EXIT_CODES)
+# Here too, since the arguments of a command are looked up before it begins.
+@with_appcontext
+def mail_commands() -> None:
+    """See what became of each promised mail, and mend what went wrong."""
+    act_as_operator()
+
+
+@mail_commands.command()
+@json_option
+def stats(*, as_json: bool) -> None:
+    """Count the mails by status, and say how fast they leave."""
+    now = figures.stats()
+    if as_json:
+        print_json(asdict(now))
+        return
+    is_open = now.breaker_seconds is not None
+    is_held = now.paused_seconds is not None
+    print_fields(
+        {
+            **now.by_status,
+            "due": now.due,
+            "oldest due": duration(now.oldest_due_seconds),
+            "sent in the last hour": now.sent_last_hour,
+            "mail server": f"down for {duration(now.breaker_seconds)}: {now.breaker_reason}" if is_open else "up",
+            "limit in all": f"reached: {now.limit_reached}" if now.limit_reached else "not reached",
+            "held back": f"for {duration(now.paused_seconds)}, by {now.paused_by}: {now.pause_reason}"
+            if is_held
+            else "",
+            "workers alive": now.workers,
+        }
+    )
+
+
+@mail_commands.command("list")
+@click.option("--status", type=click.Choice(figures.STATUSES))
+@click.option("--template", help="Such as verify_email.")
+@click.option("--address", help="The recipient's, in full.")
+@click.option("--code", type=int, help="The mail server's last answer, such as 550.")
+@click.option("--user", "user_id", type=int, help="The user's number.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--before", type=Mail(), help="Go on after this mail.")
+@json_option
+def list_(*, limit: int, before: OutgoingEmail | None, as_json: bool, **wanted: Any) -> None:
+    """List mails, the newest first."""
+    found = figures.mails(figures.Filter(**wanted), limit=limit + 1, before=before.id if before else None)
+    rows = [picked(email, IN_LISTS) for email in found[:limit]]
+    print_rows(rows, as_json=as_json)
+    if len(found) > limit:
+        click.echo(f"more: --before {rows[-1]['id']}", err=True)
+
+
+@mail_commands.command()
+@click.argument("email", metavar="ID", type=Mail())
+@json_option
+def show(*, email: OutgoingEmail, as_json: bool) -> None:
+    """Show one mail and each try at it. The beginning of its ID is enough."""
+    fields = picked(email, IN_FULL)
+    tries = [picked(attempt, OF_ATTEMPTS) for attempt in figures.attempts_at(email.id)]
+    if as_json:
+        print_json({**fields, "delivery_attempts": tries})
+        return
+    print_fields(fields)
+    if tries:
+        click.echo()
+        print_rows(tries)
+
+
+@mail_commands.command("workers")
+@click.option("--check", is_flag=True, help="Exit with 1 when no worker of this machine is alive: for health checks.")
+@json_option
+def workers_(*, check: bool, as_json: bool) -> None:
+    """List the workers, and whether they are alive."""
+    found = [worker for worker in figures.workers() if not check or worker.host == workers.HOST]
+    print_rows([asdict(worker) for worker in found], as_json=as_json)
+    if not any(worker.is_alive for worker in found):
+        click.echo(f"no worker is alive; this starts one: {figures.START_WORKER}", err=True)
+        sys.exit(FOUND if check else 0)
+
+
+@mail_commands.command()
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Check that every promise is kept; each finding ends with the command to type."""
+    findings, notes = checks.findings(), checks.notes()
+    if as_json:
+        print_json(
+            {
+                "is_well": not findings,
+                "findings": [asdict(finding) for finding in findings],
+                "notes": [asdict(note) for note in notes],
+            }
+        )
+    else:
+        for finding in findings:
+            click.echo(f"{finding.text}: {finding.command}")
+        if not findings:
+            click.echo("all is well")
+        for note in notes:
+            click.echo(f"note: {note.text}: {note.command}")
+    sys.exit(FOUND if findings else 0)

@@ -1,0 +1,98 @@
+"""What an operator does to the mails: each act is noted in the audit, in the commit that does it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from webapp import audit, backlog, outbox, pause
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import Address
+
+log = structlog.get_logger(__name__)
+
+# One statement takes only so many parameters, and nobody waits long for the rows of so few.
+CHUNK = 500
+
+TEST_TEMPLATE = "test"
+
+
+@dataclass(frozen=True)
+class Retried:
+    """How many dead mails were promised anew, and how many that wait were made due."""
+
+    revived: int = 0
+    hurried: int = 0
+
+    def __add__(self, other: Retried) -> Retried:
+        return Retried(self.revived + other.revived, self.hurried + other.hurried)
+
+
+def retry(email_ids: Sequence[uuid.UUID]) -> Retried:
+    """Revive dead mails and make waiting ones due, and commit. At most CHUNK of them at once."""
+    retried = Retried(hurried=backlog.hurry(email_ids), revived=backlog.revive(email_ids))
+    _note("mail_retried", email_ids, retried.revived + retried.hurried)
+    return retried
+
+
+def cancel(email_ids: Sequence[uuid.UUID]) -> int:
+    """End mails that wait or are dead, and commit; return how many. At most CHUNK of them at once."""
+    count = backlog.cancel(email_ids)
+    _note("mail_canceled", email_ids, count)
+    return count
+
+
+def chunks(email_ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
+    return (email_ids[start : start + CHUNK] for start in range(0, len(email_ids), CHUNK))
+
+
+def pause_mail(reason: str) -> bool:
+    """Hold all mail back, and commit; return whether it was not so already."""
+    begun = pause.begin(reason, audit.acting.get())
+    if begun:
+        audit.record("paused", detail=reason)
+        log.warning("mail_paused", reason=reason)
+    db.session.commit()
+    return begun
+
+
+def resume_mail() -> bool:
+    """Let mail go again, and commit; return whether it was held back.
+
+    What is due is hinted by the relay, some at a time.
+    """
+    ended = pause.end()
+    if ended:
+        backlog.hint_anew()
+        audit.record("resumed")
+        log.warning("mail_resumed")
+    db.session.commit()
+    return ended
+
+
+def post_test(address: Address) -> OutgoingEmail:
+    """Promise a test mail, and commit: it goes the way of every mail, and is tried once."""
+    email = outbox.post(
+        to_address=address.mailed,
+        user_id=None,
+        dedupe_key=f"test:{uuid.uuid4()}",
+        template=TEST_TEMPLATE,
+        locale="en",
+        priority=outbox.VERIFICATION_PRIORITY,
+    )
+    if email is None:
+        raise AssertionError("a new key cannot have a mail already")
+    email.max_attempts = 1
+    audit.record("mail_tested", detail=f"mail {email.id}")
+    db.session.commit()
+    return email
+
+
+def _note(action: str, email_ids: Sequence[uuid.UUID], count: int) -> None:
+    if count:
+        audit.record(action, detail=f"mail {email_ids[0]}" if len(email_ids) == 1 else f"{count} mails")
+    db.session.commit()

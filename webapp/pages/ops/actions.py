@@ -1,0 +1,181 @@
+"""What an admin does here: each action shows first what it is about, and is done by the second page's button."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext, ngettext
+from flask_babel import lazy_gettext as _
+from wtforms import EmailField, HiddenField, IntegerField, StringField
+from wtforms.validators import DataRequired, Length, NumberRange, Optional, ValidationError
+
+from webapp import figures, operations, pause, tasks, users
+from webapp.pages.forms import Form, OneLine, strip
+from webapp.pages.ops import mails
+from webapp.pages.ops.gate import blueprint
+
+# So long one request works on many mails; then it shows how far it is, and goes on at the press of a button.
+WORK_SECONDS = 2.0
+
+
+class ManyForm(Form):
+    """How far an action on many mails is: `after` the last mail done, `done` of `total`."""
+
+    after = HiddenField(filters=[strip], validators=[Length(max=36)])
+    done = IntegerField(validators=[Optional(), NumberRange(0, 2**31 - 1)])
+    changed = IntegerField(validators=[Optional(), NumberRange(0, 2**31 - 1)])
+
+
+class PauseForm(Form):
+    reason = StringField(
+        _("Why?"),
+        filters=[strip],
+        validators=[
+            DataRequired(_("Please say why: whoever finds the mail held back wants to know.")),
+            Length(max=pause.REASON_MAX, message=_("Please use at most %(max)d characters.")),
+            OneLine(),
+        ],
+    )
+
+
+class TestForm(Form):
+    email = EmailField(
+        _("To which address?"),
+        filters=[strip],
+        validators=[DataRequired(_("Please enter an e-mail address."))],
+        render_kw={"autocomplete": "email"},
+    )
+
+    address: users.Address
+
+    def validate_email(self, field: EmailField) -> None:
+        try:
+            self.address = users.parse_address(field.data)
+        except users.AddressInvalid as error:
+            raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
+
+
+@blueprint.get("/<any(retry, cancel):action>")
+def confirm_many(action: str) -> ResponseReturnValue:
+    which = mails.chosen() or abort(400)
+    return _many(action, ManyForm(), total=figures.count(which))
+
+
+@blueprint.post("/<any(retry, cancel):action>")
+def do_many(action: str) -> ResponseReturnValue:
+    which, form = mails.chosen() or abort(400), ManyForm()
+    if not form.validate():
+        return _many(action, form, total=figures.count(which)), form.status
+    work = Work(action, mails.id_in(form.after.data), form.done.data or 0, form.changed.data or 0)
+    deadline = time.monotonic() + WORK_SECONDS
+    while time.monotonic() < deadline:
+        chunk = figures.ids(which, limit=operations.CHUNK, after=work.after)
+        work.do(chunk)
+        if len(chunk) < operations.CHUNK:
+            flash(work.told())
+            return redirect(_back(), 303)
+    # Those that are done may match no more: what there was to do is what is done and what is left.
+    left = len(figures.ids(which, after=work.after))
+    return render_template("ops/progress.html", form=Form(), action=action, work=work, total=work.done + left, **_url())
+
+
+@dataclass
+class Work:
+    """An action on many mails, and how far it is."""
+
+    action: str
+    after: uuid.UUID | None
+    done: int
+    changed: int
+
+    def do(self, chunk: Sequence[uuid.UUID]) -> None:
+        if not chunk:
+            return
+        if self.action == "retry":
+            retried = operations.retry(chunk)
+            self.changed += retried.revived + retried.hurried
+            if self.done == 0:
+                # Hints must not flood the queue; the relay gives those of the others.
+                for email_id in chunk[: tasks.BATCH]:
+                    tasks.deliver_later(email_id)
+        else:
+            self.changed += operations.cancel(chunk)
+        self.done += len(chunk)
+        self.after = chunk[-1]
+
+    def told(self) -> str:
+        if self.action == "retry":
+            return str(ngettext("%(num)s mail goes again.", "%(num)s mails go again.", self.changed))
+        return str(ngettext("%(num)s mail was canceled.", "%(num)s mails were canceled.", self.changed))
+
+
+@blueprint.get("/pause")
+def confirm_pause() -> str:
+    return render_template("ops/pause.html", form=PauseForm())
+
+
+@blueprint.post("/pause")
+def pause_mail() -> ResponseReturnValue:
+    form = PauseForm()
+    if not form.validate():
+        return render_template("ops/pause.html", form=form), form.status
+    if operations.pause_mail(form.reason.data):
+        flash(gettext("All mail is held back."))
+    else:
+        flash(gettext("It was held back already."))
+    return redirect(url_for("ops.show"), 303)
+
+
+@blueprint.get("/resume")
+def confirm_resume() -> str:
+    return render_template("ops/resume.html", form=Form(), now=figures.stats())
+
+
+@blueprint.post("/resume")
+def resume_mail() -> ResponseReturnValue:
+    form = Form()
+    if not form.validate():
+        return render_template("ops/resume.html", form=form, now=figures.stats()), form.status
+    operations.resume_mail()
+    flash(gettext("Mail goes again."))
+    return redirect(url_for("ops.show"), 303)
+
+
+@blueprint.get("/test")
+def confirm_test() -> str:
+    return render_template("ops/test.html", form=TestForm())
+
+
+@blueprint.post("/test")
+def send_test() -> ResponseReturnValue:
+    form = TestForm()
+    if not form.validate():
+        return render_template("ops/test.html", form=form), form.status
+    email = operations.post_test(form.address)
+    tasks.deliver_later(email.id)
+    flash(gettext("The test mail is on its way; reload this page to see what the mail server says."))
+    return redirect(url_for("ops.show_mail", email_id=email.id), 303)
+
+
+def _many(action: str, form: ManyForm, *, total: int) -> str:
+    return render_template("ops/confirm.html", form=form, action=action, total=total, back=_back(), **_url())
+
+
+def _url() -> dict[str, str]:
+    """Return the address of the form: the same mails as in this one."""
+    return {"here": request.full_path.rstrip("?")}
+
+
+def _back() -> str:
+    """Return the page of the mails that this was about."""
+    ids = request.args.getlist("id")
+    if len(ids) == 1:
+        return url_for("ops.show_mail", email_id=ids[0])
+    query: dict[str, Any] = {} if ids else {name: value for name, value in request.args.items() if value}
+    return url_for("ops.show_mails", **query)
