@@ -46,10 +46,9 @@ def stylesheet(accent: str) -> str:
     """Return the custom properties that follow from the accent, for light and dark."""
     light = parse(accent)
     night = at_night(light)
-    return (
-        f":root{{{_properties(light, ink=WHITE, hover=_mix(light, BLACK, 0.18))}}}"
-        f"@media (prefers-color-scheme:dark){{:root{{{_properties(night, ink=BLACK, hover=_mix(night, WHITE, 0.25))}}}}}\n"
-    )
+    by_day = _properties(light, ink=WHITE, hover=_mix(light, BLACK, 0.18))
+    by_night = _properties(night, ink=BLACK, hover=_mix(night, WHITE, 0.25))
+    return f":root{{{by_day}}}@media (prefers-color-scheme:dark){{:root{{{by_night}}}}}\n"
 
 
 def at_night(colour: Colour) -> Colour:

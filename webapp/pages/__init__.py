@@ -7,7 +7,20 @@ from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
 from webapp import audit
-from webapp.pages import account, assets, errors, health, home, login, mailbox, signed_in, signup, verify, waiting
+from webapp.pages import (
+    account,
+    advice,
+    assets,
+    errors,
+    health,
+    home,
+    login,
+    mailbox,
+    signed_in,
+    signup,
+    verify,
+    waiting,
+)
 
 LOCALES = ["en"]
 
@@ -32,6 +45,7 @@ def init_app(app: Flask) -> None:
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
+    app.jinja_env.globals["reasons"] = advice.reasons
     app.extensions["babel"].locale_selector = _choose_locale
     signed_in.init_app(app)
 
