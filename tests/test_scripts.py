@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask, abort
@@ -16,6 +17,7 @@ from tests.conftest import Embedded
 from tests.factories import travel
 from tests.processes import free_port
 from tests.smtp_server import Server
+from tests.test_codes import code_in
 from tests.visitor import PASSWORD
 from webapp import breaker, create_app
 from webapp.extensions import db, mail
@@ -180,8 +182,7 @@ def test_what_is_wrong_has_the_focus_is_linked_and_is_said_at_its_field(page: Pa
 def test_a_code_that_was_pasted_with_its_sentence_verifies(page: Page, send_due: Send, smtp: Server) -> None:
     sign_up(page)
     send_due()
-    text = smtp.mails[0].text
-    (digits,) = {found for line in text.splitlines() if len(found := "".join(filter(str.isdigit, line))) == 6}
+    digits = code_in(smtp.mails[0])
     page.get_by_label("Code from the mail").fill(f"Code: {digits[:3]} {digits[3:]}")
     expect(page.get_by_label("Code from the mail")).to_have_value(f"{digits[:3]} {digits[3:]}")
     page.get_by_role("button", name="Confirm with the code").click()
@@ -355,7 +356,7 @@ def test_axe_finds_nothing_on_any_page_in_either_theme(page: Page, app: Flask, s
 
     def look(name: str) -> None:
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.evaluate(AXE)
             found = page.evaluate("axe.run()")
             problems.extend(
@@ -376,12 +377,12 @@ def test_every_page_is_valid_html_with_ids_that_are_there_once(
     Tour(page, app, send_due, smtp, lambda _name: None).go()
     assert len(sources) > 25
     for name, source in sources.items():
-        document = JustHTML(source, strict=True)
-        ids = [str(element.attrs["id"]) for element in document.query("[id]")]
+        query: Any = JustHTML(source, strict=True).query
+        ids = [element.attrs["id"] for element in query("[id]")]
         assert len(ids) == len(set(ids)), name
         for attribute in ("for", "aria-describedby", "aria-controls"):
-            for element in document.query(f"[{attribute}]"):
-                assert set(str(element.attrs[attribute]).split()) <= set(ids), (name, attribute)
+            for element in query(f"[{attribute}]"):
+                assert set(element.attrs[attribute].split()) <= set(ids), (name, attribute)
 
 
 def keep(response: Response, sources: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, current_app, request
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from werkzeug.security import safe_join
 
 from webapp import theme
@@ -36,7 +37,16 @@ class Asset:
         return hashlib.sha256(self.content).hexdigest()[:12]
 
 
+class Sessions(SecureCookieSessionInterface):
+    """Keeps sessions out of answers that caches may keep."""
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        if not response.cache_control.public:
+            super().save_session(app, session, response)
+
+
 def init_app(app: Flask) -> None:
+    app.session_interface = Sessions()
     # Flask's own name for it.
     app.add_url_rule("/static/<path:filename>", "static", static)
     app.add_url_rule("/theme.css", "theme", lambda: _serve(_theme()))
