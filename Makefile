@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check defences audit format requirements clean
+.PHONY: help run demo test chaos check defences audit format requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgra
 	@$(PIP) uv
 	@$(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
 	@$(COMPILE) $(ARGS) requirements-dev.in --output-file requirements-dev.txt
+
+vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
+	@$(BIN)/python vendor.py
+
+pictures: $(VENV)/installed-dev ## take the README's pictures again, of the app as it runs
+	@$(BIN)/python pictures.py
 
 clean: ## remove the virtual environment and caches; the data in instance/ stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

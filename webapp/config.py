@@ -19,8 +19,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from webapp import theme
+
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
+LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
 EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
 MEGABYTE = 1024 * 1024
 
@@ -160,6 +163,13 @@ def _public_url(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _logo(raw: str) -> str:
+    path = ROOT / _text(raw)
+    if path.suffix.lower() not in LOGOS or not path.is_file():
+        raise ValueError(f"must be the path of a picture ({', '.join(LOGOS)}), not {raw!r}")
+    return str(path)
+
+
 def _mailbox(raw: str) -> str:
     name, address = parseaddr(_text(raw))
     local, _, domain = address.rpartition("@")
@@ -191,6 +201,8 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
     "APP_NAME": (_text, "Signup"),
+    "APP_LOGO": (_logo, None),
+    "APP_ACCENT": (theme.accent, "#3b4cca"),
     "MAIL_SERVER": (_host, None),
     "MAIL_PORT": (_number(1, 65535), 25),
     "MAIL_USERNAME": (_text, None),

@@ -26,6 +26,9 @@ SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
+# What every page asks for besides, and what an open page asks for again and again.
+UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/signup/sent/progress"}
+
 
 def init_app(app: Flask) -> None:
     configure(app.config)
@@ -102,7 +105,7 @@ def _log_request(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
     # The rule, never the path: a path may hold a token.
     rule = request.url_rule.rule if request.url_rule else None
-    if rule != "/static/<path:filename>":
+    if rule not in UNLOGGED:
         structlog.get_logger(__name__).info(
             "request",
             method=request.method,

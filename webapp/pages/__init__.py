@@ -7,13 +7,28 @@ from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 
 from webapp import audit
-from webapp.pages import account, errors, health, home, login, mailbox, metrics, ops, signed_in, signup, verify, waiting
+from webapp.pages import (
+    account,
+    advice,
+    assets,
+    errors,
+    health,
+    home,
+    login,
+    mailbox,
+    metrics,
+    ops,
+    signed_in,
+    signup,
+    verify,
+    waiting,
+)
 
 LOCALES = ["en"]
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; frame-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
 # Our pages ask for none of these.
@@ -26,11 +41,13 @@ def init_app(app: Flask) -> None:
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
+    assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"], "lang": str(get_locale() or "en")})
+    app.jinja_env.globals["reasons"] = advice.reasons
     app.extensions["babel"].locale_selector = _choose_locale
     signed_in.init_app(app)
 
@@ -62,9 +79,8 @@ def _add_headers(response: Response) -> Response:
     headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
     headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    if request.endpoint != "static":
-        # Each page shows somebody's state.
-        headers.setdefault("Cache-Control", "no-store")
+    # Each page shows somebody's state.
+    headers.setdefault("Cache-Control", "no-store")
     if current_app.config["SESSION_COOKIE_SECURE"]:
         headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     return response
