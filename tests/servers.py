@@ -90,7 +90,11 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def kill(self) -> None:
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] = self.server._process
-        process.kill()
-        process.wait()
+        return process
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
