@@ -35,6 +35,9 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
@@ -48,9 +51,9 @@ class SentinelGroup(Group):
     """A primary, two replicas and three sentinels, who wait for it for a second; all with a password."""
 
     def __init__(self, folder: Path) -> None:
-        self.primary = Valkey(folder / "primary", **AT_ONCE)
+        self.primary = Valkey(folder / "primary", AT_ONCE)
         primary = f"127.0.0.1 {self.primary.port}"
-        replicas = [Valkey(folder / f"replica-{number}", replicaof=primary, **AT_ONCE) for number in range(2)]
+        replicas = [Valkey(folder / f"replica-{number}", {"replicaof": primary, **AT_ONCE}) for number in range(2)]
         servers = [self.primary, *replicas]
         for server in servers:
             with Redis(port=server.port) as redis:
@@ -97,7 +100,7 @@ class ClusterGroup(Group):
     def __init__(self, folder: Path) -> None:
         cluster = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", **AT_ONCE}
         buses = [str(free_port()) for _ in range(4)]
-        servers = [Valkey(folder / bus, **cluster, **{"cluster-port": bus}) for bus in buses]
+        servers = [Valkey(folder / bus, {**cluster, "cluster-port": bus}) for bus in buses]
         self.processes = [server.process for server in servers]
         self.clients = [Redis(port=server.port) for server in servers]
         for server, bus in zip(servers, buses, strict=True):
@@ -112,10 +115,10 @@ class ClusterGroup(Group):
         wait_until(self._replica_follows, "the replica did not follow its primary")
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers[:3])
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         for client in self.clients:
             client.close()
-        super().__exit__(*error)
+        super().close()
 
     def _know_each_other(self) -> bool:
         states = [client.execute_command("CLUSTER INFO") for client in self.clients]
