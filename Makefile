@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check defences audit format requirements clean
+.PHONY: help run demo test chaos check defences audit format secrets requirements clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/ruff format .
 	@# djlint fails when it changed something.
 	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS) >/dev/null || true
+
+secrets: ## make the secrets that docker-compose.yml needs, those that are missing
+	@docker/secrets.sh
 
 requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
 	@$(PIP) uv
