@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trustme
-from redis import ConnectionPool, Redis, RedisError
-from redis.sentinel import SentinelConnectionPool
+from limits import parse as parse_limit
+from limits.storage import RedisStorage, storage_from_string
+from limits.strategies import MovingWindowRateLimiter
+from redis import Redis, RedisError
 
 from tests.processes import free_port, wait_until
 from tests.proxies import black_hole, listening, tls
+from tests.redis_groups import ClusterGroup, Group, SentinelGroup
 from tests.servers import Valkey
 from tests.test_outages import tls_context
 from webapp.redis_url import parse
@@ -60,13 +65,38 @@ def test_a_cluster_over_tls_is_used_when_its_certificates_are_good_and_only_then
                 Redis(connection_pool=redis_pool(url, 3)).get(TAG)
 
 
-@pytest.mark.parametrize("nodes", ["redis+sentinel://127.0.0.1:1/queue", "redis+cluster://127.0.0.1:1", "unix:///none"])
-def test_the_rate_limiter_is_given_a_pool_that_connects_only_when_it_is_used(nodes: str) -> None:
-    uri, options = limits_storage(nodes)
-    assert uri == "redis://"
-    # All its keys are on one node of a cluster.
-    assert options["key_prefix"] == TAG
-    pool = options["connection_pool"]
-    assert isinstance(pool, ConnectionPool)
-    assert isinstance(pool, SentinelConnectionPool) == ("+" in nodes)
-    assert pool.connection_kwargs["socket_timeout"] == pool.connection_kwargs["socket_connect_timeout"] == 0.5
+@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1/queue", "redis+cluster://127.0.0.1:1", "unix:///none"])
+def test_the_rate_limiter_connects_only_when_it_is_used(url: str) -> None:
+    storage = limiter_storage(url)
+    with pytest.raises(RedisError):
+        MovingWindowRateLimiter(storage).hit(parse_limit("1/minute"), "mick")
+
+
+def limiter_storage(url: str) -> RedisStorage:
+    config = limits_storage(url)
+    storage = storage_from_string(config["RATELIMIT_STORAGE_URI"], **config["RATELIMIT_STORAGE_OPTIONS"])
+    assert isinstance(storage, RedisStorage)
+    return storage
+
+
+@pytest.mark.parametrize("kind", [SentinelGroup, ClusterGroup])
+def test_limits_are_counted_together_and_go_on_counting_after_a_failover(
+    kind: Callable[[Path], Group], tmp_path: Path
+) -> None:
+    with kind(tmp_path / "redis") as group:
+        limiters = [MovingWindowRateLimiter(limiter_storage(group.url)) for _ in range(2)]
+        allowed = [limiter.hit(parse_limit("3/minute"), "mick") for limiter in [*limiters, *limiters]]
+        assert allowed == [True, True, True, False]
+        group.fail_over()
+        allowed.clear()
+
+        def counts_again(limiter: MovingWindowRateLimiter) -> bool:
+            # Each is told once that its connection leads to the former primary.
+            with suppress(RedisError):
+                allowed.append(limiter.hit(parse_limit("1/minute"), "ann"))
+            return bool(allowed)
+
+        wait_until(lambda: counts_again(limiters[0]), "it did not find the new primary")
+        assert allowed.pop()
+        wait_until(lambda: counts_again(limiters[1]), "the other did not find the new primary")
+        assert not allowed.pop()

@@ -75,12 +75,15 @@ def redis_pool(raw: str, timeout: float) -> ConnectionPool:
     return SentinelConnectionPool("cluster", nodes, connection_class=kind, **options)
 
 
-def limits_storage(raw: str) -> tuple[str, dict[str, Any]]:
-    """Return the storage's URI and options for the rate limiter.
+def limits_storage(url: str | None) -> dict[str, Any]:
+    """Return where Flask-Limiter counts: in the same Redis, or in this process's memory.
 
-    It reads such URLs differently, and its own client of a cluster connects when it is made: so it is given our pool.
+    It reads some URLs differently, and its own client of a cluster connects when it is made: so it is given our pool.
     """
-    return "redis://", {"connection_pool": redis_pool(raw, WEB_TIMEOUT), "key_prefix": TAG}
+    if url is None:
+        return {"RATELIMIT_STORAGE_URI": "memory://"}
+    options = {"connection_pool": redis_pool(url, WEB_TIMEOUT), "key_prefix": TAG}
+    return {"RATELIMIT_STORAGE_URI": "redis://", "RATELIMIT_STORAGE_OPTIONS": options}
 
 
 def _within(timeout: float) -> dict[str, Any]:
