@@ -33,6 +33,7 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py mailbox_server.py gunicorn.conf.py
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
 	@$(BIN)/pytest -n 2 $(ARGS)
