@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check defences audit format requirements vendor pictures clean
+.PHONY: help run demo test chaos check defences audit format secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py mailbox_server.py gunicorn.conf.py
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
 	@$(BIN)/pytest -n 2 $(ARGS)
@@ -49,6 +50,9 @@ format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/ruff format .
 	@# djlint fails when it changed something.
 	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS) >/dev/null || true
+
+secrets: ## make the secrets that docker-compose.yml needs, those that are missing
+	@docker/secrets.sh
 
 requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
 	@$(PIP) uv

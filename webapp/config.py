@@ -14,12 +14,10 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from limits import RateLimitItem, parse_many
-from redis import ConnectionPool
-from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from webapp import theme
+from webapp import redis_url, theme
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
@@ -142,17 +140,8 @@ def _database_url(raw: str) -> str:
 
 
 def _redis_url(raw: str) -> str:
-    try:
-        parts = urlsplit(raw)
-        is_host = parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path)
-        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
-        if (is_host and parts.port != 0) or is_socket:
-            # The client itself says which options it knows.
-            ConnectionPool.from_url(raw).make_connection()
-            return raw
-    except (ValueError, TypeError, RedisError):
-        pass
-    raise ValueError("must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket")
+    redis_url.parse(raw)
+    return raw
 
 
 def _public_url(raw: str) -> str:
