@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 NOT_MAILS := --extend-exclude templates/mail/
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check defences audit format translations requirements clean
+.PHONY: help run demo test chaos check defences audit format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py mailbox_server.py gunicorn.conf.py
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
 	@$(BIN)/pytest -n 2 $(ARGS)
@@ -53,10 +54,19 @@ format: $(VENV)/installed-dev ## format code and templates
 translations: $(VENV)/installed-dev ## bring webapp/translations up to date with what code and templates say
 	@$(BIN)/python translations.py
 
+secrets: ## make the secrets that docker-compose.yml needs, those that are missing
+	@docker/secrets.sh
+
 requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
 	@$(PIP) uv
 	@$(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
 	@$(COMPILE) $(ARGS) requirements-dev.in --output-file requirements-dev.txt
+
+vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
+	@$(BIN)/python vendor.py
+
+pictures: $(VENV)/installed-dev ## take the README's pictures again, of the app as it runs
+	@$(BIN)/python pictures.py
 
 clean: ## remove the virtual environment and caches; the data in instance/ stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,9 +67,11 @@ def name_of(url: str) -> str:
 class Valkey:
     """A Redis-protocol server that can be killed, and started again with its data or without."""
 
-    def __init__(self, folder: Path, *, keep: bool = False, port: int | None = None, **config: str) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, str] | None = None, *, keep: bool = False, port: int | None = None
+    ) -> None:
         self.folder = folder
-        self.config = config | ({"appendonly": "yes", "appendfsync": "always"} if keep else {})
+        self.config = {**(config or {})} | ({"appendonly": "yes", "appendfsync": "always"} if keep else {})
         # Not the wheel's own choice, the first free one from 16379 on: parallel runs would choose the same.
         self.port = port or free_port()
         self.start()
@@ -90,7 +93,11 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def kill(self) -> None:
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
         process: subprocess.Popen[bytes] = self.server._process
-        process.kill()
-        process.wait()
+        return process
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()

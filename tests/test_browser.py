@@ -1,17 +1,17 @@
-"""The main job in a real browser."""
+"""The main job in a real browser, with everything else real too."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
+from tests.browsers import chromium, needs_chromium
 from tests.processes import consumer, free_port
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website
@@ -20,31 +20,13 @@ from webapp import create_app
 from webapp.extensions import db
 from webapp.mailbox import Mailbox
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("CI") != "true", reason="no Chromium here: apt install chromium"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "CI has Chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                # Root has no sandbox; the rest keeps it from calling home.
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-            ],
-        )
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -67,7 +49,7 @@ def sign_up(page: Page, url: str) -> None:
     page.get_by_label("Username").fill("mick19")
     page.get_by_label("Full name").fill("Mick Example")
     page.get_by_label("E-mail address").fill("mick@example.com")
-    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Sign up").click()
     expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
 
@@ -98,6 +80,33 @@ def test_on_another_device_the_password_is_asked(browser: Browser, page: Page, u
     expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible()
 
 
+def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
+    browser: Browser, url: str, smtp: Server
+) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        sign_up(page, url)
+        page.evaluate(
+            """window.heard = [];
+            const status = document.getElementById("announcement");
+            new MutationObserver(() => heard.push(status.textContent)).observe(status, {childList: true});"""
+        )
+        page.get_by_label("Code from the mail").press_sequentially("48")
+        mail = smtp.wait_for("mick@example.com")
+        # The seconds go by, and are not told.
+        expect(page.get_by_text(re.compile(r"^Sent [5-9] seconds ago\.$"))).to_be_visible(timeout=15_000)
+        assert sum("Sent " in told for told in page.evaluate("heard")) == 1
+        expect(page.get_by_label("Code from the mail")).to_have_value("48")
+        expect(page.get_by_label("Code from the mail")).to_be_focused()
+        with browser.new_context() as phone:
+            other = phone.new_page()
+            other.goto(mail.link)
+            other.get_by_label("Password you chose").fill(PASSWORD)
+            other.get_by_role("button", name="Confirm", exact=True).click()
+            expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+        expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible(timeout=10_000)
+
+
 def test_the_form_works_by_keyboard_alone(page: Page, url: str) -> None:
     page.goto(f"{url}/signup")
     page.get_by_label("Username").focus()
@@ -112,7 +121,8 @@ def test_the_form_works_by_keyboard_alone(page: Page, url: str) -> None:
 def test_no_page_is_wider_than_a_phone(browser: Browser, url: str, tmp_path: Path) -> None:
     with browser.new_context(viewport={"width": 320, "height": 600}) as context:
         page = context.new_page()
-        for path in ("/", "/signup", "/login", "/verify", "/nowhere"):
+        sign_up(page, url)
+        for path in ("/", "/signup", "/signup/sent", "/login", "/verify", "/nowhere"):
             page.goto(url + path)
             assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
 

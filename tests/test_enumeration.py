@@ -297,6 +297,7 @@ def test_each_sign_in_checks_two_passwords(probes: list[Probe]) -> None:
 
 def test_the_waiting_page_tells_the_same_story_of_every_address(probes: list[Probe], send_due: Send) -> None:
     def story() -> tuple[int, str]:
+        only([probe.open("/signup/sent/progress") for probe in probes])
         seen = only([probe.open("/signup/sent") for probe in probes])
         assert (seen.hashes, seen.verifications) == (0, 0)
         return seen.status, seen.body

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.processes import Process, free_port, wait_for_port
+from tests.visitor import PASSWORD
 from webapp import create_app, mailbox
 from webapp.mailbox import Mailbox
 
@@ -188,6 +189,14 @@ def test_an_empty_mailbox_says_what_to_do(browser: FlaskClient) -> None:
     page = browser.get("/dev/mailbox").text
     assert "No mail yet." in page
     assert 'href="/signup"' in page
+
+
+def test_the_waiting_page_leads_to_the_mailbox(browser: FlaskClient) -> None:
+    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/signup").text)
+    assert token
+    typed = {"username": "mick19", "email": "mick@example.com", "password": PASSWORD}
+    browser.post("/signup", data={"csrf_token": token[1], **typed})
+    assert 'href="/dev/mailbox"' in browser.get("/signup/sent").text
 
 
 def test_the_list_leads_to_each_mail(browser: FlaskClient, box: Mailbox) -> None:

@@ -141,7 +141,7 @@ def test_redis_over_tls_is_used_when_its_certificate_is_good_and_only_then(
 @on_servers
 def test_redis_by_unix_socket_and_with_a_password(environ_of_processes: Environ, smtp: Server, tmp_path: Path) -> None:
     socket = tmp_path / "redis.sock"
-    with Valkey(tmp_path / "valkey", port=free_port(), unixsocket=str(socket)) as valkey:
+    with Valkey(tmp_path / "valkey", {"unixsocket": str(socket)}) as valkey:
         with Redis.from_url(valkey.url) as redis:
             redis.config_set("requirepass", "open/sesame")
         for number, address in enumerate(

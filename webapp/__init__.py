@@ -15,7 +15,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     `environ` stands in for the process environment and `.env`. Raises ConfigError.
     """
-    app = Flask(__name__, instance_path=str(config.INSTANCE))
+    # pages/assets.py serves our files.
+    app = Flask(__name__, instance_path=str(config.INSTANCE), static_folder=None)
     app.config.from_mapping(config.load(environ))
     if proxies := app.config["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The queue of hints: Huey on Redis or an embedded SQLite file, with signed JSON messages."""
+"""The queue of hints: Huey bound to the app, with signed JSON messages and a breaker before its broker."""
 
 from __future__ import annotations
 
@@ -9,36 +9,27 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import structlog
-from flask import Config, Flask
+from flask import Flask
 from huey.api import Huey, Task
 from huey.consumer import Consumer
 from huey.registry import Message
 from huey.serializer import Serializer
 from huey.signals import SIGNAL_COMPLETE, SIGNAL_ERROR
-from huey.storage import BaseStorage, PriorityRedisStorage, SqliteStorage
+from huey.storage import BaseStorage, SqliteStorage
 from itsdangerous import BadSignature, Signer
-from redis import ConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-from sqlalchemy.engine import make_url
+from redis import RedisError
 
-from webapp.config import INSTANCE
+from webapp import storage
 
 log = structlog.get_logger(__name__)
 
 # An idle SQLite queue is polled: this bounds how long a task waits to be seen.
 POLL_SECONDS = 0.5
 
-# A person waits for the web. A worker waits for its next message for a second (Huey's read_timeout), and
-# must wait longer for an answer: below that, messages vanish.
-WEB_TIMEOUT = 0.5
-WORKER_TIMEOUT = 3.0
 BREAKER_SECONDS = 5.0
 
 # What a consumer that is told to stop gives its workers: longer than a mail in hand may take by then.
@@ -108,16 +99,11 @@ class FlaskHuey(Huey):
         self.storage = self.create_storage()
         app.extensions["huey"] = self
 
-    def create_storage(self, timeout: float = WEB_TIMEOUT) -> BaseStorage | None:
+    def create_storage(self, timeout: float = storage.WEB_TIMEOUT) -> BaseStorage | None:
         """Return the storage, or nothing while no app is bound."""
         if not hasattr(self, "app"):
             return None
-        config = self.app.config
-        return (
-            redis_storage(self.name, config, timeout)
-            if config["REDIS_URL"]
-            else sqlite_storage(self.name, config, timeout)
-        )
+        return storage.create(self.name, self.app.config, timeout)
 
     def companion(self, run: Companion) -> Companion:
         """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
@@ -173,47 +159,11 @@ class FlaskHuey(Huey):
         # huey_consumer has just given Huey's logger a handler with a format of its own; ours is on the root.
         logging.getLogger("huey").handlers.clear()
         logging.getLogger("huey").setLevel(logging.WARNING)
-        self.storage = self.create_storage(WORKER_TIMEOUT)
+        self.storage = self.create_storage(storage.WORKER_TIMEOUT)
         if isinstance(self.storage, SqliteStorage):
             options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
         options["shutdown_timeout"] = options.get("shutdown_timeout") or STOP_SECONDS
         return FlaskConsumer(self, **options)
-
-
-def redis_storage(name: str, config: Config, timeout: float) -> BaseStorage:
-    """`timeout`: seconds that connecting, and each answer, may take."""
-    pool = ConnectionPool.from_url(
-        config["REDIS_URL"],
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        # A client that tries again by itself waits several timeouts instead of one.
-        retry=Retry(NoBackoff(), 0),
-    )
-    # Plain RedisStorage refuses priorities.
-    return PriorityRedisStorage(name, connection_pool=pool, read_timeout=1)
-
-
-def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
-    """Return the queue in a file of its own: its writers and the database's do not wait for each other."""
-    url = make_url(config["DATABASE_URL"])
-    file = INSTANCE / "queue.db"
-    if url.drivername == "sqlite" and url.database:
-        database = Path(url.database)
-        file = database.with_name(f"{database.stem}-queue.db")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return SqliteStorage(name, filename=str(file), timeout=timeout)
-
-
-def limits_storage(url: str | None) -> dict[str, Any]:
-    """Return where Flask-Limiter counts: in the same Redis, or in this process's memory."""
-    if url is None:
-        return {"RATELIMIT_STORAGE_URI": "memory://"}
-    options = {
-        "socket_connect_timeout": WEB_TIMEOUT,
-        "socket_timeout": WEB_TIMEOUT,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    return {"RATELIMIT_STORAGE_URI": url.replace("unix://", "redis+unix://"), "RATELIMIT_STORAGE_OPTIONS": options}
 
 
 class FlaskConsumer(Consumer):

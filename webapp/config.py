@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from limits import RateLimitItem, parse_many
-from redis import ConnectionPool
-from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from webapp import redis_url, theme
+
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
+LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
 EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
 MEGABYTE = 1024 * 1024
 
@@ -139,17 +140,8 @@ def _database_url(raw: str) -> str:
 
 
 def _redis_url(raw: str) -> str:
-    try:
-        parts = urlsplit(raw)
-        is_host = parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path)
-        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
-        if (is_host and parts.port != 0) or is_socket:
-            # The client itself says which options it knows.
-            ConnectionPool.from_url(raw).make_connection()
-            return raw
-    except (ValueError, TypeError, RedisError):
-        pass
-    raise ValueError("must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket")
+    redis_url.parse(raw)
+    return raw
 
 
 def _public_url(raw: str) -> str:
@@ -158,6 +150,13 @@ def _public_url(raw: str) -> str:
     if not found or int(found[1] or 443) > 65535:
         raise ValueError(f"must look like https://www.example.com, in ASCII and without a path, not {raw!r}")
     return raw.rstrip("/")
+
+
+def _logo(raw: str) -> str:
+    path = ROOT / _text(raw)
+    if path.suffix.lower() not in LOGOS or not path.is_file():
+        raise ValueError(f"must be the path of a picture ({', '.join(LOGOS)}), not {raw!r}")
+    return str(path)
 
 
 def _mailbox(raw: str) -> str:
@@ -191,6 +190,8 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
     "APP_NAME": (_text, "Signup"),
+    "APP_LOGO": (_logo, None),
+    "APP_ACCENT": (theme.accent, "#3b4cca"),
     "MAIL_SERVER": (_host, None),
     "MAIL_PORT": (_number(1, 65535), 25),
     "MAIL_USERNAME": (_text, None),

@@ -18,9 +18,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from webapp import clock
-from webapp.broker import FlaskHuey, limits_storage
+from webapp.broker import FlaskHuey
 from webapp.languages import Babel
 from webapp.smtp import Mail
+from webapp.storage import limits_storage
 
 
 class Base(DeclarativeBase):

@@ -19,15 +19,15 @@ from structlog.typing import Processor
 TOKENS = (re.compile(r"(/(?:verify|reset)/)[^\s'\"]+"), r"\1<token>")
 ADDRESSES = (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
 
-# What pages fetch by themselves says nothing about what a person did.
-UNTOLD = {"/static/<path:filename>", "/dev/mailbox"}
-
 SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+
+# What every page asks for besides, and what an open page asks for again and again.
+UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/signup/sent/progress", "/dev/mailbox"}
 
 
 def init_app(app: Flask) -> None:
@@ -105,7 +105,7 @@ def _log_request(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
     # The rule, never the path: a path may hold a token.
     rule = request.url_rule.rule if request.url_rule else None
-    if rule not in UNTOLD:
+    if rule not in UNLOGGED:
         structlog.get_logger(__name__).info(
             "request",
             method=request.method,

@@ -7,6 +7,8 @@ from flask import Flask, Response, abort, current_app, request
 from webapp import audit
 from webapp.pages import (
     account,
+    advice,
+    assets,
     errors,
     health,
     home,
@@ -36,12 +38,14 @@ def init_app(app: Flask) -> None:
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
+    assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
     language.init_app(app)
+    app.jinja_env.globals["reasons"] = advice.reasons
     signed_in.init_app(app)
 
 
@@ -67,9 +71,8 @@ def _add_headers(response: Response) -> Response:
     headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
     headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    if request.endpoint != "static":
-        # Each page shows somebody's state.
-        headers.setdefault("Cache-Control", "no-store")
+    # Each page shows somebody's state.
+    headers.setdefault("Cache-Control", "no-store")
     if current_app.config["SESSION_COOKIE_SECURE"]:
         headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
     return response

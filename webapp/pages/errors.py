@@ -23,6 +23,7 @@ TEXTS = {
     403: (_("That is not for you"), _("You may need to sign in with another account.")),
     404: (_("There is nothing here"), _("The address may be mistyped, or the page has moved.")),
     405: (_("That does not work here"), _("Please open the page again and use its buttons.")),
+    410: (_("That is not here any more"), _("Please start again from the beginning.")),
     413: (_("That was too much at once"), _("Please send less text; nothing was saved.")),
     429: (_("That was often enough for now"), _("Please wait a little, and try again then.")),
     503: (

@@ -10,7 +10,7 @@ from wtforms import EmailField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
 from webapp import passwords, signup, tasks, users
-from webapp.pages import limits, waiting
+from webapp.pages import limits, mail_hosts, waiting
 from webapp.pages.forms import Form, OneLine, new_password_field, refuse_weak, strip, username_advice
 
 blueprint = Blueprint("signup", __name__)
@@ -31,7 +31,6 @@ class SignupForm(Form):
             Length(max=users.FULL_NAME_MAX, message=_("Please use at most %(max)d characters.")),
             OneLine(),
         ],
-        description=_("Optional."),
         render_kw={"autocomplete": "name"},
     )
     email = EmailField(
@@ -39,7 +38,7 @@ class SignupForm(Form):
         filters=[strip],
         validators=[DataRequired(_("Please enter your e-mail address."))],
         description=_("We send one mail there to check that it is yours."),
-        render_kw={"autocomplete": "email"},
+        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = new_password_field(_("Password"))
 
@@ -66,7 +65,7 @@ class SignupForm(Form):
 
 @blueprint.get("/signup")
 def show() -> str:
-    return render_template("signup.html", form=SignupForm())
+    return _page(SignupForm())
 
 
 @blueprint.post("/signup")
@@ -90,4 +89,8 @@ def submit() -> ResponseReturnValue:
             tasks.deliver_later(email.id, delay=signup.delay())
             waiting.remember(user)
             return redirect(url_for("waiting.show"), 303)
-    return render_template("signup.html", form=form), form.status
+    return _page(form), form.status
+
+
+def _page(form: SignupForm) -> str:
+    return render_template("signup.html", form=form, has_signed_up=waiting.has_signed_up(), domains=mail_hosts)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+import unicodedata
 
-from flask import Blueprint, redirect, render_template, session, url_for
+from flask import Blueprint, current_app, make_response, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
-from flask_babel import format_timedelta
+from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, Length, ValidationError
 
-from webapp import backlog, clock, codes, outbox, signup, tasks, users
+from webapp import codes, outbox, signup, tasks, users
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.pages import limits
+from webapp.pages import limits, mail_hosts
+from webapp.pages import progress as progress_page
 from webapp.pages.forms import Form, strip, username_advice
+from webapp.pages.progress import Progress
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified
@@ -28,12 +29,19 @@ blueprint = Blueprint("waiting", __name__)
 CONFIRM_SECONDS = 3600
 
 
+def western(text: str | None) -> str:
+    """Return the text with the digits of every script as ours."""
+    return "".join(str(unicodedata.decimal(char, char)) for char in text or "")
+
+
 class CodeForm(Form):
     code = StringField(
         _("Code from the mail"),
-        filters=[strip],
-        validators=[DataRequired(_("Please type the six digits.")), Length(max=20, message=_("That is too long."))],
-        render_kw={"autocomplete": "one-time-code", "inputmode": "numeric"},
+        filters=[strip, western],
+        # Whoever copies the whole sentence means the digits in it.
+        validators=[DataRequired(_("Please type the six digits.")), Length(max=200, message=_("That is too long."))],
+        description=_("Six digits. They work in this browser only."),
+        render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
     )
     username = StringField(_("Another username"), filters=[strip])
 
@@ -43,7 +51,7 @@ class AddressForm(Form):
         _("Right address"),
         filters=[strip],
         validators=[DataRequired(_("Please enter your e-mail address."))],
-        render_kw={"autocomplete": "email"},
+        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 
     address: users.Address
@@ -58,6 +66,11 @@ class AddressForm(Form):
 def remember(user: User) -> None:
     """Bind the pending signup to this browser, in place of any other."""
     session["signup"] = {"user_id": user.id, "at": int(time.time())}
+
+
+def has_signed_up() -> bool:
+    """Return whether this browser holds a signup: asked of its cookie alone."""
+    return "signup" in session
 
 
 def pending_user() -> User | None:
@@ -76,6 +89,8 @@ def may_confirm(user: User) -> bool:
 def show() -> ResponseReturnValue:
     user = pending_user()
     if user is None:
+        # Its row was purged: there is nothing to wait for.
+        session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
     return _page(user)
 
@@ -139,36 +154,41 @@ def confirm_by_code() -> ResponseReturnValue:
     return _page(user, form), form.status
 
 
+@blueprint.get("/signup/sent/progress")
+def progress() -> ResponseReturnValue:
+    """The part of the page that moves, for the script that asks for it again and again."""
+    user = pending_user()
+    if user is None:
+        # Another tab of this browser went on: so does this one.
+        response = make_response("")
+        response.headers["HX-Redirect"] = url_for("waiting.show")
+        return response
+    seen = progress_of(user)
+    response = make_response(render_template("progress.html", form=Form(), **_shown(user, seen)))
+    if seen.state == "verified":
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def progress_of(user: User) -> Progress:
+    return progress_page.of(user, outbox.latest_for(user.id))
+
+
 def _page(user: User, form: Form | None = None) -> str:
     """Show the page, with the one form that was sent and is wrong."""
-    email = outbox.latest_for(user.id)
     return render_template(
         "waiting.html",
-        user=user,
-        state=_state(user, email),
         form=form or Form(),
         code_form=form if isinstance(form, CodeForm) else CodeForm(formdata=None),
         address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None),
-        **_times(email),
+        suggestion=mail_hosts.suggestion(user.email),
+        **_shown(user, progress_of(user)),
     )
 
 
-def _state(user: User, email: OutgoingEmail | None) -> str:
-    if user.is_email_verified:
-        return "verified"
-    if email is None:
-        return "none"
-    if email.status == "queued":
-        return "leaving" if email.attempts == 0 and email.last_error is None else "delayed"
-    if email.last_error_class == backlog.CANCELED_BY_OPERATOR:
-        return "failed"
-    # Who else verified the address is nobody's business: a mail that was canceled for it looks sent.
-    return {"sending": "sending", "sent": "sent", "dead": "failed", "canceled": "sent"}[email.status]
-
-
-def _times(email: OutgoingEmail | None) -> dict[str, object]:
-    if email is None:
-        return {}
-    seconds = (email.next_attempt_at - clock.now()).total_seconds()
-    ago = clock.now() - email.finished_at if email.finished_at else timedelta()
-    return {"seconds": max(0, round(seconds)), "ago": format_timedelta(-ago, add_direction=True, threshold=1.2)}
+def _shown(user: User, progress: Progress) -> dict[str, object]:
+    if current_app.config["APP_ENV"] == "development":
+        webmail: tuple[str, str] | None = (gettext("the mailbox"), url_for("mailbox.show"))
+    else:
+        webmail = mail_hosts.webmail(user.email)
+    return {"user": user, "progress": progress, "webmail": webmail, "domain": user.email.rpartition("@")[2]}

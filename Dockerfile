@@ -1,0 +1,22 @@
+# One image for web, worker and the flask command. What it takes to install stays in the first stage.
+
+FROM python:3.13-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /venv
+COPY requirements.txt /
+RUN /venv/bin/pip install --require-hashes --requirement /requirements.txt
+
+FROM python:3.13-slim
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TZ=UTC
+WORKDIR /app
+COPY --from=build /venv /venv
+COPY gunicorn.conf.py huey_worker.py wsgi.py ./
+COPY migrations migrations
+COPY webapp webapp
+# A user without a name, who may write nowhere but here: with SQLite, a volume belongs here.
+RUN install --directory --owner=10001 --group=10001 instance
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+CMD ["gunicorn", "wsgi:app", "--bind", "0.0.0.0:8000"]

@@ -1,0 +1,429 @@
+"""What pages do in a browser that runs scripts, and how they look in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, abort
+from justhtml import JustHTML
+from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
+from sqlalchemy import func, select
+
+from tests.browsers import chromium, needs_chromium, served
+from tests.conftest import Embedded
+from tests.factories import travel
+from tests.processes import free_port
+from tests.smtp_server import Server
+from tests.test_codes import code_in
+from tests.visitor import PASSWORD
+from webapp import breaker, create_app
+from webapp.extensions import db, mail
+from webapp.pages.mail_hosts import suggestion
+from webapp.users import User
+
+# Into `shifts`: each time that something on the page moved by itself.
+NOTE_SHIFTS = """
+    window.shifts = [];
+    const note = (list) => shifts.push(...list.getEntries().filter((shift) => !shift.hadRecentInput));
+    new PerformanceObserver(note).observe({type: "layout-shift", buffered: true});
+"""
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
+
+Send = Callable[[], None]
+
+# How a page looks does not depend on the database behind it.
+pytestmark = [needs_chromium, pytest.mark.parametrize("backend", [Embedded.name], indirect=True)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def app(environ: dict[str, str]) -> Iterator[Flask]:
+    """The app, at its PUBLIC_URL."""
+    port = free_port()
+    app = create_app({**environ, "PUBLIC_URL": f"http://localhost:{port}"})
+    app.add_url_rule("/broken/<int:code>", view_func=abort)
+    with served(app, port):
+        yield app
+    mail.close()
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def context(browser: Browser, app: Flask) -> Iterator[BrowserContext]:
+    with browser.new_context(base_url=app.config["PUBLIC_URL"]) as context:
+        # Each wait is for what comes at once.
+        context.set_default_timeout(10_000)
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+def fill_in(page: Page, *, email: str = "mick@example.com", password: str = PASSWORD) -> None:
+    page.goto("/signup")
+    page.get_by_label("Username").fill("mick19")
+    page.get_by_label("Full name").fill("Mick Example")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(password)
+
+
+def sign_up(page: Page, **fields: str) -> None:
+    fill_in(page, **fields)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
+# Forms that help.
+
+
+def test_a_mistyped_domain_is_noticed_and_mended_with_one_click(page: Page) -> None:
+    fill_in(page, email="mick@gmial.com")
+    page.get_by_role("button", name="Did you mean mick@gmail.com?").click()
+    expect(page.get_by_label("E-mail address")).to_have_value("mick@gmail.com")
+    expect(page.get_by_text("Did you mean")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "domain",
+    ["gmial.com", "gmal.com", "gmaill.com", "gmail.con", "gmail.com", "ymail.com", "example.com", "outlok.com"],
+)
+def test_the_browser_finds_the_same_domains_mistyped_as_the_server(page: Page, domain: str) -> None:
+    fill_in(page, email=f"mick@{domain}")
+    meant = suggestion(f"mick@{domain}")
+    expect(page.locator(".meant")).to_have_text(f"Did you mean {meant}?" if meant else "")
+
+
+def test_without_scripts_a_mistyped_domain_is_offered_on_the_next_page(browser: Browser, app: Flask) -> None:
+    with browser.new_context(base_url=app.config["PUBLIC_URL"], java_script_enabled=False) as context:
+        page = context.new_page()
+        sign_up(page, email="mick@gmial.com")
+        page.get_by_role("button", name="Yes, send it there").click()
+        expect(page.get_by_text("mick@gmail.com")).to_be_visible()
+        expect(page.get_by_text("Did you mean")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "password",
+        "mick19mick",
+        "Acme2026",
+        "qwertyuiop",
+        "aaaaaaaaaa",
+        "ทดสอบทดสอบ",
+        PASSWORD,
+        "zq9-Kv.r" * 9,
+        "12345678" + "é" * 40,
+    ],
+)
+def test_the_meter_says_what_the_server_says(page: Page, password: str) -> None:
+    fill_in(page, password=password)
+    level = page.locator(".meter .level")
+    expect(level).not_to_be_empty()
+    said = level.inner_text()
+    page.get_by_role("button", name="Sign up").click()
+    page.wait_for_load_state()
+    if page.url.endswith("/signup/sent"):
+        assert said in {"Good enough", "Good", "Very good"}
+    else:
+        assert said == page.locator("#password-error").inner_text()
+
+
+def test_a_short_password_is_told_as_the_server_tells_it(page: Page) -> None:
+    fill_in(page, password="x7Q")
+    expect(page.locator(".meter .level")).to_have_text("Please use at least 8 characters.")
+
+
+def test_what_was_typed_as_password_can_be_shown_and_hidden(page: Page) -> None:
+    fill_in(page)
+    password = page.get_by_label("Password", exact=True)
+    button = page.get_by_role("button", name="Show what you typed")
+    button.click()
+    expect(password).to_have_attribute("type", "text")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(password).to_have_attribute("type", "password")
+
+
+def test_a_double_click_signs_up_once(page: Page, app: Flask) -> None:
+    fill_in(page)
+    page.get_by_role("button", name="Sign up").dblclick()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 1
+
+
+def test_what_is_wrong_has_the_focus_is_linked_and_is_said_at_its_field(page: Page) -> None:
+    fill_in(page, email="nobody")
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("alert")).to_be_focused()
+    expect(page).to_have_title("Please look again: Sign up · Acme")
+    page.get_by_role("alert").get_by_role("link", name="E-mail address").click()
+    field = page.get_by_label("E-mail address")
+    expect(field).to_be_focused()
+    expect(field).to_have_value("nobody")
+    assert "should look like name@example.com" in page.locator("#email-error").inner_text()
+    assert "email-error" in (field.get_attribute("aria-describedby") or "")
+    expect(page.get_by_label("Password", exact=True)).to_have_value("")
+
+
+def test_a_code_that_was_pasted_with_its_sentence_verifies(page: Page, send_due: Send, smtp: Server) -> None:
+    sign_up(page)
+    send_due()
+    digits = code_in(smtp.mails[0]).replace(" ", "")
+    page.get_by_label("Code from the mail").fill(f"Code: {digits[:3]} {digits[3:]}")
+    expect(page.get_by_label("Code from the mail")).to_have_value(f"{digits[:3]} {digits[3:]}")
+    page.get_by_role("button", name="Confirm with the code").click()
+    expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+
+
+def test_a_wrong_address_is_changed_on_the_waiting_page(page: Page, send_due: Send, smtp: Server) -> None:
+    sign_up(page)
+    page.get_by_text("Wrong address?").click()
+    page.get_by_label("Right address").fill("right@example.com")
+    page.get_by_role("button", name="Send it there instead").click()
+    expect(page.get_by_text("right@example.com")).to_be_visible()
+    send_due()
+    assert [mail.recipients for mail in smtp.mails] == [["right@example.com"]]
+
+
+def test_an_expired_link_is_one_button_from_a_new_one(page: Page, app: Flask, send_due: Send, smtp: Server) -> None:
+    sign_up(page)
+    send_due()
+    travel(app, 2 * 86400)
+    assert (answer := page.goto(smtp.mails[0].link))
+    assert answer.status == 410
+    page.get_by_role("button", name="Send me a new link").click()
+    send_due()
+    page.goto(smtp.mails[1].link)
+    expect(page.get_by_role("heading", name="Confirm your address")).to_be_visible()
+
+
+# The waiting page.
+
+
+def test_a_refused_address_is_told_as_it_happens_and_can_be_mended(page: Page, send_due: Send, smtp: Server) -> None:
+    smtp.actions["RCPT"] = "550 no such user"
+    sign_up(page)
+    send_due()
+    expect(page.get_by_text("We could not reach that address.").first).to_be_visible()
+    expect(page.get_by_text("no such user").first).to_be_visible()
+    expect(page.get_by_label("Right address")).to_be_visible()
+
+
+def test_while_nobody_looks_the_page_rests_and_who_comes_back_sees_the_news(page: Page, send_due: Send) -> None:
+    sign_up(page)
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("document.getElementById('progress').dispatchEvent(new Event('look'))")
+    send_due()
+    assert not asked
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.get_by_text("Sent ").first).to_be_visible()
+
+
+def test_when_another_tab_goes_on_so_does_this_one(
+    page: Page, context: BrowserContext, send_due: Send, smtp: Server
+) -> None:
+    sign_up(page)
+    send_due()
+    other = context.new_page()
+    other.goto(smtp.mails[0].link)
+    other.get_by_role("button", name="Confirm", exact=True).click()
+    expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+
+
+def test_another_mail_can_be_asked_for_once_the_seconds_went_by(
+    page: Page, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    sign_up(page)
+    send_due()
+    page.reload()
+    again = page.get_by_role("button", name="Send it again")
+    expect(again).to_have_attribute("aria-disabled", "true")
+    travel(app, 60)
+    page.reload()
+    expect(again).to_have_attribute("aria-disabled", "false")
+    again.click()
+    expect(page.get_by_text("on its way")).to_be_visible()
+    send_due()
+    assert len(smtp.mails) == 2
+
+
+def test_the_webmail_of_common_domains_is_one_click_away(page: Page) -> None:
+    sign_up(page, email="mick@gmail.com")
+    expect(page.get_by_role("link", name="Open Gmail")).to_have_attribute("href", "https://mail.google.com/")
+
+
+# How it looks, and to whom.
+
+
+class Tour:
+    """A person's way through every page. `visit` is told the name of each as it is shown."""
+
+    def __init__(self, page: Page, app: Flask, send_due: Send, smtp: Server, visit: Callable[[str], None]) -> None:
+        self.page, self.app, self.send_due, self.smtp, self.visit = page, app, send_due, smtp, visit
+
+    def go(self) -> None:
+        self.outside()
+        self.waiting()
+        self.verifying()
+        for code in (400, 403, 404, 405, 410, 413, 429, 500, 503):
+            self.open(f"/broken/{code}")
+
+    def open(self, path: str) -> None:
+        self.page.goto(path)
+        self.visit(path)
+
+    def press(self, name: str, shown: str) -> None:
+        with self.page.expect_navigation():
+            self.page.get_by_role("button", name=name, exact=True).click()
+        self.visit(shown)
+
+    def outside(self) -> None:
+        self.open("/")
+        self.open("/login")
+        self.press("Sign in", "login with errors")
+        fill_in(self.page, email="nobody@gmial.com", password="password")
+        expect(self.page.locator(".meter .level")).not_to_be_empty()
+        self.visit("signup filled in")
+        self.page.get_by_label("E-mail address").fill("")
+        self.press("Sign up", "signup with errors")
+
+    def waiting(self) -> None:
+        sign_up(self.page, email="mick@gmial.com")
+        self.visit("waiting: leaving, with a suggestion")
+        self.page.get_by_text("Wrong address?").click()
+        self.page.get_by_label("Right address").fill("mick@gmail.com")
+        self.press("Send it there instead", "waiting: on its way")
+        with self.app.app_context():
+            breaker.trip("nobody answers")
+            db.session.commit()
+        self.open("/signup/sent")
+        with self.app.app_context():
+            breaker.reset()
+            db.session.commit()
+        for reply in ("451 later", "550 no such user"):
+            self.smtp.actions["RCPT"] = reply
+            self.send_due()
+            self.open("/signup/sent")
+        self.smtp.actions.clear()
+        self.press("Send it again", "waiting: sent again")
+        self.send_due()
+        self.open("/signup/sent")
+        self.page.get_by_label("Code from the mail").fill("1")
+        self.press("Confirm with the code", "waiting: wrong code")
+        self.open("/signup")
+
+    def verifying(self) -> None:
+        link = self.smtp.mails[-1].link
+        self.open(link)
+        self.page.get_by_text("Not me").click()
+        self.page.get_by_label("New password").fill("password")
+        self.press("Confirm with the new password", "confirm: weak password")
+        self.press("I did not sign up", "disowned")
+        self.press("That was a mistake: undo", "confirm")
+        self.page.context.clear_cookies()
+        self.open(link)
+        self.press("Confirm", "confirm in another browser, without the password")
+        travel(self.app, 2 * 86400)
+        self.open(link)
+        self.press("Send me a new link", "renewed")
+        self.send_due()
+        self.page.goto(link)
+        self.page.get_by_label("Password you chose").fill(PASSWORD)
+        self.press("Confirm", "account")
+        self.open(link)
+        self.open("/signup")
+        self.open("/verify/garbage")
+
+
+def test_axe_finds_nothing_on_any_page_in_either_theme(page: Page, app: Flask, send_due: Send, smtp: Server) -> None:
+    problems: list[str] = []
+
+    def look(name: str) -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.evaluate(AXE)
+            found = page.evaluate("axe.run()")
+            problems.extend(
+                f"{name}, {scheme}: {violation['id']}: {node['html'][:200]} {node['failureSummary']}"
+                for violation in found["violations"]
+                for node in violation["nodes"]
+            )
+
+    Tour(page, app, send_due, smtp, look).go()
+    assert not problems, "\n".join(problems)
+
+
+def test_every_page_is_valid_html_with_ids_that_are_there_once(
+    page: Page, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    sources: dict[str, str] = {}
+    page.on("response", lambda response: keep(response, sources))
+    Tour(page, app, send_due, smtp, lambda _name: None).go()
+    assert len(sources) > 25
+    for name, source in sources.items():
+        query: Any = JustHTML(source, strict=True).query
+        ids = [element.attrs["id"] for element in query("[id]")]
+        assert len(ids) == len(set(ids)), name
+        for attribute in ("for", "aria-describedby", "aria-controls"):
+            for element in query(f"[{attribute}]"):
+                assert set(element.attrs[attribute].split()) <= set(ids), (name, attribute)
+
+
+def keep(response: Response, sources: dict[str, str]) -> None:
+    if response.request.is_navigation_request() and response.status not in {301, 302, 303}:
+        sources[f"{len(sources)} {response.url}"] = response.text()
+
+
+def test_the_signup_page_is_small_and_nothing_on_it_moves(page: Page) -> None:
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Network.enable")
+    sizes: list[int] = []
+    devtools.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    page.add_init_script(NOTE_SHIFTS)
+    page.goto("/signup", wait_until="networkidle")
+    assert len(sizes) >= 5
+    assert sum(sizes) < 60 * 1024, sizes
+    assert page.evaluate("shifts.length") == 0
+
+
+def test_nothing_on_the_waiting_page_moves_when_the_mail_was_sent(page: Page, send_due: Send) -> None:
+    page.add_init_script(NOTE_SHIFTS)
+    sign_up(page, email="mick@gmail.com")
+    send_due()
+    expect(page.get_by_text("Sent ").first).to_be_visible()
+    assert page.evaluate("shifts.length") == 0
+
+
+def test_what_has_the_focus_is_seen(page: Page) -> None:
+    page.goto("/signup")
+    outline = (
+        "(({outlineStyle, outlineWidth}) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))"
+    )
+    # The skip link, three links above, four fields, the button that shows the password.
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        assert page.evaluate(outline) == ["solid", "3px"], page.evaluate("document.activeElement.outerHTML")
+
+
+def test_who_wants_less_motion_gets_none(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    sign_up(page)
+    assert page.evaluate("document.getAnimations().length") == 0
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate("document.getAnimations().length") == 1

@@ -1,0 +1,65 @@
+"""How REDIS_URL is spelled: one server, the sentinels that watch over several, or the nodes of a cluster."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import ConnectionPool
+from redis.connection import parse_url
+from redis.exceptions import RedisError
+
+SINGLE = "must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path/to/socket"
+SENTINEL = "must look like redis+sentinel://host:26379,host:26379/service/0"
+CLUSTER = "must look like redis+cluster://host:6379,host:6379, with nothing after the hosts"
+SEVERAL = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?#]*)@)?([^@/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
+
+
+@dataclass(frozen=True)
+class RedisURL:
+    """`options`: what redis.Redis takes besides host and port; with a list of nodes, for each of them."""
+
+    options: dict[str, Any]
+    # Of the sentinels, or of cluster nodes; empty for a single server.
+    nodes: tuple[tuple[str, int], ...] = ()
+    # What the sentinels call the servers they watch over; empty for a cluster.
+    service: str = ""
+    uses_tls: bool = False
+
+
+def parse(raw: str) -> RedisURL:
+    """Raises ValueError, which says what would be right."""
+    found = SEVERAL.fullmatch(raw)
+    if not found:
+        if re.match(r"rediss?\+(sentinel|cluster):", raw):
+            raise ValueError(SENTINEL if "+sentinel:" in raw else CLUSTER)
+        return RedisURL(_options(raw, SINGLE))
+    scheme, kind, login, hosts, path, query = found.groups(default="")
+    service, _, database = path.strip("/").partition("/")
+    advice = SENTINEL if kind == "sentinel" else CLUSTER
+    if (kind == "sentinel") != bool(service):
+        raise ValueError(advice)
+    ends = f"/{database}?{query}" if query else f"/{database}"
+    each = [_options(f"{scheme}://{login}@{host}{ends}", advice) for host in hosts.split(",")]
+    port = 26379 if kind == "sentinel" else 6379
+    nodes = tuple((options.pop("host"), options.pop("port", port)) for options in each)
+    options = each[0]
+    options.pop("connection_class", None)
+    return RedisURL(options, nodes, service, uses_tls=scheme == "rediss")
+
+
+def _options(url: str, advice: str) -> dict[str, Any]:
+    try:
+        parts = urlsplit(url)
+        is_host = parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path)
+        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
+        if (is_host and parts.port != 0) or is_socket:
+            # The client itself says which options it knows.
+            ConnectionPool.from_url(url).make_connection()
+            options: dict[str, Any] = parse_url(url)
+            return options
+    except (ValueError, TypeError, RedisError):
+        pass
+    raise ValueError(advice)

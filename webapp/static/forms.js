@@ -1,0 +1,154 @@
+/* What forms can do besides, where scripts run: show a password, measure a new one, notice mistyped domains,
+   and send once. */
+"use strict";
+
+/* Show what was typed. */
+
+for (const secret of document.querySelectorAll(".secret")) {
+  const input = secret.querySelector("input");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "reveal";
+  button.textContent = secret.dataset.show;
+  button.setAttribute("aria-label", secret.dataset.label);
+  button.setAttribute("aria-pressed", "false");
+  button.setAttribute("aria-controls", input.id);
+  button.addEventListener("click", () => show(input.type === "password"));
+  // A password must leave as one, or browsers keep it among the words they offer.
+  input.form.addEventListener("submit", () => show(false));
+  secret.classList.add("has-reveal");
+  secret.append(button);
+
+  function show(isShown) {
+    input.type = isShown ? "text" : "password";
+    button.textContent = isShown ? secret.dataset.hide : secret.dataset.show;
+    button.setAttribute("aria-pressed", String(isShown));
+  }
+}
+
+/* Measure a new password. What the server refuses is refused here, for the same reason: see refuse_weak() there. */
+
+const GUESSED_LENGTH = 32;
+
+for (const meter of document.querySelectorAll(".meter")) {
+  const input = document.getElementById(meter.dataset.for);
+  const level = meter.querySelector(".level");
+  const reasons = JSON.parse(meter.dataset.reasons);
+  const levels = meter.dataset.levels.split("|");
+  const bars = document.createElement("div");
+  let timer;
+
+  bars.className = "bars";
+  bars.append(...levels.map(() => document.createElement("i")));
+  meter.prepend(bars);
+
+  input.addEventListener("focus", load, { once: true });
+  // With every field of the form, since its words count.
+  input.form.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(measure, 150);
+  });
+
+  function load() {
+    const script = document.createElement("script");
+    script.src = meter.dataset.script;
+    script.addEventListener("load", measure);
+    document.head.append(script);
+  }
+
+  function measure() {
+    const typed = input.value;
+    meter.hidden = !typed || !window.zxcvbn;
+    if (meter.hidden) {
+      return;
+    }
+    if (Array.from(typed).length < Number(meter.dataset.minimum)) {
+      say(1, meter.dataset.short);
+      return;
+    }
+    const guessed = Array.from(typed.normalize("NFKC")).slice(0, GUESSED_LENGTH).join("");
+    const { score, feedback } = window.zxcvbn(guessed, words());
+    if (score <= 1) {
+      const said = [feedback.warning, ...feedback.suggestions].filter(Boolean).map(translate);
+      say(1, meter.dataset.weak.replace("…", said.join(" ") || translate("Add another word or two.")));
+    } else {
+      say(score, levels[score - 1]);
+    }
+  }
+
+  function words() {
+    const typed = ["username", "full_name", "email"].map((name) => input.form.elements[name]?.value.trim() ?? "");
+    const parts = [...typed, meter.dataset.words].flatMap((word) => word.split(/[\s@._-]+/));
+    return [...typed, ...parts].filter(Boolean);
+  }
+
+  function translate(text) {
+    const sentence = text.endsWith(".") ? text : `${text}.`;
+    return reasons[sentence] ?? sentence;
+  }
+
+  function say(score, text) {
+    meter.dataset.level = score;
+    // Told again only when it changed.
+    if (level.textContent !== text) {
+      level.textContent = text;
+    }
+  }
+}
+
+/* Notice a mistyped domain. */
+
+for (const hint of document.querySelectorAll(".meant")) {
+  const input = document.getElementById(hint.dataset.for);
+  const domains = hint.dataset.domains.split(" ");
+
+  input.addEventListener("change", () => {
+    const [, local, domain] = /^(.+)@(.+)$/.exec(input.value.trim().toLowerCase()) ?? [];
+    const meant = domain && !domains.includes(domain) && !hint.dataset.real.split(" ").includes(domain)
+      && domains.find((common) => isOneSlipAway(domain, common));
+    hint.replaceChildren(...(meant ? [offer(`${input.value.trim().slice(0, local.length)}@${meant}`)] : []));
+  });
+
+  function offer(address) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "link";
+    button.textContent = hint.dataset.text.replace("…", address);
+    button.addEventListener("click", () => {
+      input.value = address;
+      hint.replaceChildren();
+      input.focus();
+    });
+    return button;
+  }
+}
+
+/* One letter missing, too many or wrong, or two neighbours swapped: as in pages/mail_hosts.py. */
+function isOneSlipAway(typed, meant) {
+  let start = 0;
+  while (start < typed.length && typed[start] === meant[start]) {
+    start += 1;
+  }
+  const rest = typed.slice(start);
+  const other = meant.slice(start);
+  const isSwapped = rest.length > 1 && rest[0] === other[1] && rest[1] === other[0] && rest.slice(2) === other.slice(2);
+  return rest.slice(1) === other.slice(1) || rest.slice(1) === other || rest === other.slice(1) || isSwapped;
+}
+
+/* Send once, however often it is pressed. */
+
+for (const form of document.querySelectorAll("form")) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) {
+      event.preventDefault();
+    }
+    form.dataset.sent = "yes";
+  });
+}
+
+// Who comes back finds the form usable.
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+  }
+});
