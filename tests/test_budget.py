@@ -166,6 +166,24 @@ def test_a_mail_that_nobody_needs_leaves_its_place_to_the_former(app: Flask, smt
     assert [get(app, email_id).status for email_id in (former, newest)] == ["sent", "canceled"]
 
 
+def test_a_mail_that_made_way_for_one_that_was_sent_stays_canceled(app: Flask, smtp: Server) -> None:
+    sign_up(app, 1)
+    drain(app)
+    former, newest = sign_up(app, 2), sign_up(app, 3)
+    drain(app)
+    travel(app, 61)
+    drain(app)
+    assert get(app, newest).status == "sent"
+    travel(app, 61)
+    later = sign_up(app, 4)
+    with app.app_context():
+        user = db.session.scalars(select(User).where(User.username == "mick4")).one()
+        signup.change_address(user, users.parse_address("elsewhere@example.com"))
+    assert [get(app, email_id).status for email_id in (former, later)] == ["canceled", "canceled"]
+    drain(app)
+    assert [mail.recipients for mail in smtp.mails].count([ADDRESS]) == 2
+
+
 def test_workers_at_the_same_moment_send_one(app: Flask, smtp: Server) -> None:
     for number in range(8):
         make_signup(app, username=f"mick{number}", address=ADDRESS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from argon2 import PasswordHasher
@@ -43,6 +45,23 @@ def test_signing_in_gives_an_old_hash_the_strength_of_today(app: Flask, visitor:
     assert "m=19456," in renewed
     with app.app_context():
         assert passwords.verify(renewed, PASSWORD)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that give way to each other as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_the_words_of_people_who_choose_at_the_same_time_are_kept_apart() -> None:
+    words = [f"gorvik{letter}umbelzat" for letter in "abcdefgh"]
+    assert passwords.weakness(words[0], []) == []
+    with ThreadPoolExecutor(len(words)) as pool:
+        assert all(pool.map(lambda word: passwords.weakness(word, [word]), words * 50))
 
 
 @pytest.mark.parametrize(

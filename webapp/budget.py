@@ -151,17 +151,21 @@ def _supersede_before(email: OutgoingEmail) -> None:
 
 
 def _let_former_wait_again(budget: str) -> None:
-    """Promise again what made way for a mail that is not sent now: else whoever cancels his would cancel both."""
+    """Promise again what made way for a mail that is not sent now: else whoever cancels his would cancel both.
+
+    What made way for one that was sent is served by that one's link.
+    """
     # Else one might make way just now for the mail that is canceled here.
     lock(f"budget:{budget}")
-    waiting = aliased(OutgoingEmail)
+    other = aliased(OutgoingEmail)
+    serves = or_(other.status.in_(["queued", "sending"]), other.sent_at > OutgoingEmail.finished_at)
     former = (
         select(OutgoingEmail.id)
         .where(
             OutgoingEmail.budget == budget,
             OutgoingEmail.status == "canceled",
             OutgoingEmail.last_error_class == SUPERSEDED,
-            ~exists().where(waiting.budget == budget, waiting.status.in_(["queued", "sending"])),
+            ~exists().where(other.budget == budget, serves),
         )
         .order_by(OutgoingEmail.created_at.desc())
         .limit(1)

@@ -25,11 +25,16 @@ MEBIBYTE = 1024
 AT_ONCE = os.cpu_count() or 1
 hashing = threading.BoundedSemaphore(AT_ONCE)
 
+# zxcvbn keeps the words of whom it guesses for where all threads look for theirs.
+guessing = threading.Lock()
+
 
 def weakness(password: str, words: list[str]) -> list[str]:
     """Return why this password is easy to guess, in English sentences, or nothing; `words` are the person's own."""
     # Long ones make it slow, and 32 characters that are hard to guess are enough.
-    result = zxcvbn(normalize(password)[:GUESSED_LENGTH], user_inputs=[word for word in words if word])
+    guessed = normalize(password)[:GUESSED_LENGTH]
+    with guessing:
+        result = zxcvbn(guessed, user_inputs=[word for word in words if word])
     if result["score"] > WEAK_SCORE:
         return []
     return [sentence for sentence in (result["feedback"]["warning"], *result["feedback"]["suggestions"]) if sentence]
