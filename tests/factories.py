@@ -9,7 +9,7 @@ from typing import Any, Self
 from flask import Flask
 from sqlalchemy import Engine, event, func, select, update
 
-from webapp import outbox, signup, tasks, users
+from webapp import claims, signup, tasks, users
 from webapp.attempts import DeliveryAttempt
 from webapp.clock import UTCDateTime, db_now
 from webapp.extensions import db, huey
@@ -58,7 +58,7 @@ def attempts(app: Flask, email_id: uuid.UUID) -> list[DeliveryAttempt]:
 
 def claim(app: Flask, worker: str = "worker", **options: Any) -> list[OutgoingEmail]:
     with app.app_context():
-        claimed = list(outbox.claim(worker, **options))
+        claimed = list(claims.claim(worker, **options))
         db.session.commit()
         return claimed
 

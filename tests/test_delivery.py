@@ -11,10 +11,11 @@ from sqlalchemy import select, update
 from tests.factories import attempts, change, get, make_signup
 from tests.processes import free_port
 from tests.smtp_server import Server
-from webapp import delivery, outbox
+from webapp import claims, delivery
 from webapp.clock import db_now
 from webapp.delivery import DeliveryFailed
 from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
@@ -156,13 +157,13 @@ def test_a_worker_that_lost_its_lease_while_sending_leaves_the_row_alone(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     email_id = make_signup(app)
-    settle = outbox.settle
+    settle = claims.settle
 
-    def lose_the_lease_first(email: outbox.OutgoingEmail, reply: str) -> None:
+    def lose_the_lease_first(email: OutgoingEmail, reply: str) -> None:
         change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
         settle(email, reply)
 
-    monkeypatch.setattr(outbox, "settle", lose_the_lease_first)
+    monkeypatch.setattr(claims, "settle", lose_the_lease_first)
     deliver(app, email_id)
     assert (get(app, email_id).status, get(app, email_id).locked_by) == ("sending", "another")
     assert "lease_lost" in caplog.text

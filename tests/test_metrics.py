@@ -20,11 +20,12 @@ from tests.factories import change, claim, make_signup, travel, work
 from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
-from webapp import create_app, delivery, outbox, totals, workers
+from webapp import claims, create_app, delivery, totals, workers
+from webapp.claims import LeaseLost
 from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db
-from webapp.outbox import LeaseLost, OutgoingEmail
+from webapp.outbox import OutgoingEmail
 
 
 def read(app: Flask) -> dict[str, float]:
@@ -93,7 +94,7 @@ def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None
     (email,) = claim(app, email_id=email_id)
     change(app, email_id, status="queued", lease_token=None, lease_until=None)
     with app.app_context(), pytest.raises(LeaseLost):
-        outbox.settle(email, "250 ok")
+        claims.settle(email, "250 ok")
     assert read(app)["signup_fenced_writes_total"] == 0
     with app.app_context():
         delivery._send_all([email])

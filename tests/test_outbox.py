@@ -9,11 +9,11 @@ from flask import Flask
 from sqlalchemy.exc import IntegrityError
 
 from tests.factories import attempts, change, claim, get, make_signup
-from webapp import backlog, outbox
+from webapp import backlog, claims, outbox
 from webapp.attempts import Failure, redact
+from webapp.claims import LeaseLost
 from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import LeaseLost
 
 TROUBLE = Failure("SmtpError", "451 try later", phase="recipient", code=451)
 
@@ -49,7 +49,7 @@ def test_settling_ends_the_lease_and_writes_the_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        outbox.settle(email, "250 taken")
+        claims.settle(email, "250 taken")
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.attempts, row.lease_token) == ("sent", 1, None)
@@ -69,13 +69,13 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
     (fast,) = claim(app, "fast")
     with app.app_context():
         with pytest.raises(LeaseLost):
-            outbox.settle(slow, "250 taken")
+            claims.settle(slow, "250 taken")
         with pytest.raises(LeaseLost):
-            outbox.postpone(slow, TROUBLE)
+            claims.postpone(slow, TROUBLE)
         with pytest.raises(LeaseLost):
-            outbox.bury(slow, TROUBLE)
+            claims.bury(slow, TROUBLE)
         with pytest.raises(LeaseLost):
-            outbox.drop(slow, "no reason")
+            claims.drop(slow, "no reason")
     row = get(app, email_id)
     assert (row.status, row.locked_by, row.lease_token) == ("sending", "fast", fast.lease_token)
     assert [attempt.outcome for attempt in attempts(app, email_id)] == ["lease_expired"]
@@ -86,7 +86,7 @@ def test_postponing_backs_off_and_gives_up_after_the_last_attempt(app: Flask) ->
     change(app, email_id, max_attempts=2)
     (email,) = claim(app)
     with app.app_context():
-        outbox.postpone(email, TROUBLE)
+        claims.postpone(email, TROUBLE)
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.attempts, row.last_smtp_code, row.last_error) == ("queued", 1, 451, "451 try later")
@@ -94,7 +94,7 @@ def test_postponing_backs_off_and_gives_up_after_the_last_attempt(app: Flask) ->
     change(app, email_id, next_attempt_at=db_now())
     (email,) = claim(app)
     with app.app_context():
-        outbox.postpone(email, TROUBLE)
+        claims.postpone(email, TROUBLE)
         db.session.commit()
     assert get(app, email_id).status == "dead"
     assert [attempt.outcome for attempt in attempts(app, email_id)] == ["deferred", "failed"]
@@ -104,7 +104,7 @@ def test_postponing_for_the_servers_sake_spends_no_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        outbox.give_back(email, TROUBLE, delay=15)
+        claims.give_back(email, TROUBLE, delay=15)
         db.session.commit()
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
 
@@ -153,7 +153,7 @@ def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flas
 def test_the_backoff_doubles_up_to_half_an_hour() -> None:
     for attempts_so_far, longest in enumerate([30, 60, 120, 240, 480, 960, 1800, 1800, 1800]):
         for _ in range(50):
-            assert longest * 0.66 < outbox.backoff(attempts_so_far) <= longest
+            assert longest * 0.66 < claims.backoff(attempts_so_far) <= longest
 
 
 @pytest.mark.parametrize(

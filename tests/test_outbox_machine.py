@@ -26,11 +26,12 @@ from hypothesis.stateful import (
 from sqlalchemy import Row, delete, select
 
 from tests.factories import NO_PASSWORD, Clock
-from webapp import backlog, outbox, users, verification
+from webapp import backlog, claims, outbox, users, verification
 from webapp.attempts import DeliveryAttempt, Failure
+from webapp.claims import LeaseLost
 from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import LeaseLost, OutgoingEmail
+from webapp.outbox import OutgoingEmail
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
@@ -55,11 +56,11 @@ class Ending:
 
 
 ENDINGS = {
-    "settle": Ending(lambda email: outbox.settle(email, "250 taken"), {"sent"}, 1),
-    "postpone": Ending(lambda email: outbox.postpone(email, REFUSED), {"queued", "dead"}, 1),
-    "give_back": Ending(lambda email: outbox.give_back(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
-    "bury": Ending(lambda email: outbox.bury(email, REFUSED), {"dead"}, 1),
-    "drop": Ending(lambda email: outbox.drop(email, "nobody needs it"), {"canceled"}, 0),
+    "settle": Ending(lambda email: claims.settle(email, "250 taken"), {"sent"}, 1),
+    "postpone": Ending(lambda email: claims.postpone(email, REFUSED), {"queued", "dead"}, 1),
+    "give_back": Ending(lambda email: claims.give_back(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
+    "bury": Ending(lambda email: claims.bury(email, REFUSED), {"dead"}, 1),
+    "drop": Ending(lambda email: claims.drop(email, "nobody needs it"), {"canceled"}, 0),
 }
 
 
@@ -155,7 +156,7 @@ class Outbox(RuleBasedStateMachine):
     def take(self, worker: str, limit: int) -> list[Claim]:
         self.moves = {("queued", "sending")}
         with self.committing():
-            claimed = outbox.claim(worker, limit=limit)
+            claimed = claims.claim(worker, limit=limit)
         assert len(claimed) <= limit
         order = list(self.seen)
         taken = [Claim(email, self.clock.at) for email in sorted(claimed, key=lambda email: order.index(email.id))]
@@ -275,8 +276,8 @@ class Outbox(RuleBasedStateMachine):
             self.clock.advance(2 * 3600)
             with self.committing():
                 backlog.reap()
-                for email in outbox.claim("healthy", limit=1000):
-                    outbox.settle(email, "250 taken")
+                for email in claims.claim("healthy", limit=1000):
+                    claims.settle(email, "250 taken")
         assert not [mail for mail in self.mails().values() if mail.status in ACTIVE]
 
     # What the steps are made of.

@@ -12,7 +12,7 @@ from tests.factories import attempts, change, claim, get, make_signup, travel, w
 from tests.smtp_server import Server
 from tests.test_cli import findings, flask_mail
 from tests.visitor import PASSWORD, Visitor
-from webapp import outbox, retention, tasks, workers
+from webapp import claims, retention, tasks, workers
 from webapp.attempts import Failure
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
@@ -80,7 +80,7 @@ def test_a_mail_that_waits_is_canceled_with_its_user_and_one_being_sent_is_left(
     prune(app)
     assert count(app, User) == 1
     with app.app_context():
-        outbox.give_back(email, Failure("Aborted", "we are stopping"))
+        claims.give_back(email, Failure("Aborted", "we are stopping"))
         db.session.commit()
     prune(app)
     assert count(app, User) == 0
@@ -158,7 +158,7 @@ def test_a_user_that_vanishes_while_its_mail_is_sent_does_no_harm(app: Flask, sm
     with app.app_context():
         db.session.execute(delete(User))
         db.session.commit()
-        outbox.settle(email, "250 ok")
+        claims.settle(email, "250 ok")
         db.session.commit()
     assert get(app, email_id).status == "sent"
     again = make_signup(app, username="ann", address="ann@example.com")

@@ -13,7 +13,7 @@ from limits import RateLimitItem
 from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from webapp import outbox
+from webapp import claims, outbox
 from webapp.clock import db_now
 from webapp.extensions import db, lock
 from webapp.outbox import OutgoingEmail
@@ -43,10 +43,10 @@ def admit(email: OutgoingEmail) -> bool:
         return True
     until, reason = reached
     if _is_newest(email):
-        outbox.hold(email, until, reason)
+        claims.hold(email, until, reason)
         _supersede_before(email)
     else:
-        outbox.drop(email, NEWER, SUPERSEDED)
+        claims.drop(email, NEWER, SUPERSEDED)
     log.info("email_held", email_id=str(email.id), reason=reason)
     return False
 
@@ -59,7 +59,7 @@ def cancel(verify_email_id: uuid.UUID, reason: str) -> None:
 
 def drop(email: OutgoingEmail, reason: str) -> None:
     """Cancel a claimed mail that nobody needs any more, and let the one that made way for it wait again."""
-    outbox.drop(email, reason)
+    claims.drop(email, reason)
     if email.budget:
         _let_former_wait_again(email.budget)
 

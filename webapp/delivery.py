@@ -14,11 +14,25 @@ import structlog
 from flask import current_app
 from sqlalchemy.exc import OperationalError
 
-from webapp import attempts, backlog, breaker, budget, mails, operations, outbox, totals, users, verification, workers
+from webapp import (
+    attempts,
+    backlog,
+    breaker,
+    budget,
+    claims,
+    mails,
+    operations,
+    outbox,
+    totals,
+    users,
+    verification,
+    workers,
+)
 from webapp.attempts import Failure
+from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, VERIFY_TEMPLATE
-from webapp.outbox import LeaseLost, OutgoingEmail
+from webapp.outbox import OutgoingEmail
 from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
 
@@ -47,7 +61,7 @@ def deliver(email_id: uuid.UUID) -> None:
     if are_held():
         db.session.rollback()
         return
-    _send_all(outbox.claim(worker_name(), email_id=email_id))
+    _send_all(claims.claim(worker_name(), email_id=email_id))
 
 
 def deliver_due(limit: int) -> int:
@@ -56,7 +70,7 @@ def deliver_due(limit: int) -> int:
         if are_held():
             db.session.rollback()
             return tried
-        claimed = outbox.claim(worker_name())
+        claimed = claims.claim(worker_name())
         if not claimed:
             db.session.rollback()
             return tried
@@ -72,7 +86,7 @@ def probe() -> None:
         db.session.rollback()
         return
     with suppress(DeliveryFailed):
-        _send_all(outbox.claim(worker_name()))
+        _send_all(claims.claim(worker_name()))
 
 
 def are_held() -> bool:
@@ -137,7 +151,7 @@ def _send(email: OutgoingEmail) -> None:
         size = len(message.content)
     except Exception as error:
         # A template, or an address that no header can hold: nothing that another worker could do better.
-        outbox.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
+        claims.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
         db.session.commit()
         log.exception("email_unsendable")
         raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}") from error
@@ -145,13 +159,13 @@ def _send(email: OutgoingEmail) -> None:
     db.session.commit()
     try:
         with mail.connect() as connection:
-            reply = connection.send(message, may_finish=lambda: outbox.lease_left(email) >= FINISH_MARGIN)
+            reply = connection.send(message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN)
     except SmtpError as error:
         _record_failure(email, error)
         raise DeliveryFailed(attempts.redact(str(error))) from error
     _settle(email, reply)
     log.info(
-        "email_sent", duration=outbox.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
+        "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
     )
 
 
@@ -162,14 +176,14 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     """
     while True:
         try:
-            outbox.settle(email, reply)
+            claims.settle(email, reply)
             if email.template == VERIFY_TEMPLATE and email.verify_email_id:
                 verification.handed_off(email.verify_email_id)
-            breaker.reset(outbox.claimed_at(email))
+            breaker.reset(claims.claimed_at(email))
             db.session.commit()
         except OperationalError:
             db.session.rollback()
-            if outbox.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
+            if claims.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
                 raise
             time.sleep(SETTLE_AGAIN_SECONDS)
         else:
@@ -201,18 +215,18 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
     if isinstance(error, Aborted) or (mail.stopping and error.code is None):
         # It was us who ended the conversation: that says nothing about the server, or the mail.
         meant = "ours"
-        outbox.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
+        claims.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
     elif meant == "server":
         # After others that wait, so that one mail in trouble does not take every probe.
         delay = in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
-        outbox.give_back(
+        claims.give_back(
             email, Failure(outbox.SERVER_FAILURE, error.reply, error.phase, error.code), delay=delay, in_doubt=in_doubt
         )
         breaker.trip(attempts.redact(str(error)))
     elif meant == "never":
-        outbox.bury(email, failure)
+        claims.bury(email, failure)
     else:
-        outbox.postpone(email, failure, in_doubt=in_doubt)
+        claims.postpone(email, failure, in_doubt=in_doubt)
     refused = attempts.last_in_a_row(REFUSALS_IN_A_ROW) if meant in {"later", "never"} else []
     # Different recipients: one person who has a mail sent again and again says nothing about the server.
     if len(outbox.recipients(refused)) == REFUSALS_IN_A_ROW:
@@ -223,7 +237,7 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
     tell = log.error if meant == "never" else log.warning
     tell(
         "email_dead" if meant == "never" else "email_deferred",
-        duration=outbox.held_for(email),
+        duration=claims.held_for(email),
         meaning=meant,
         phase=error.phase,
         smtp_code=error.code,

@@ -1,0 +1,194 @@
+"""A worker's hold on a mail: the lease that it takes, and the outcome that it writes while it has it."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import or_, select, update
+
+from webapp import attempts, pause
+from webapp.attempts import Failure
+from webapp.clock import db_now
+from webapp.extensions import db
+from webapp.outbox import OutgoingEmail, last_failure
+
+# After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
+LEASE_MARGIN = 15.0
+
+BACKOFF_FIRST = 30.0
+BACKOFF_MAX = 1800.0
+
+
+class LeaseLost(Exception):
+    """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
+
+
+def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
+    """Take due mails, for the time of one send each; whoever gets a row sends it. The caller commits.
+
+    Nobody gets any while all mail is held back.
+    """
+    due = select(OutgoingEmail.id).where(
+        OutgoingEmail.status == "queued",
+        OutgoingEmail.next_attempt_at <= db_now(),
+        or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
+        ~pause.condition(),
+    )
+    if email_id is not None:
+        due = due.where(OutgoingEmail.id == email_id)
+    due = due.order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at).limit(limit)
+    # Before the database sets the lease's end, so that ours is never the later one.
+    begun = time.monotonic()
+    # A CTE, since Postgres may run a plain subquery again for each row, past its limit.
+    chosen = due.with_for_update(skip_locked=True).cte("due")
+    claimed = db.session.scalars(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(chosen.c.id)), OutgoingEmail.status == "queued")
+        .values(
+            status="sending",
+            lease_token=uuid.uuid4(),
+            lease_until=db_now(lease_seconds()),
+            locked_by=worker,
+        )
+        .returning(OutgoingEmail),
+        execution_options={"populate_existing": True, "synchronize_session": False},
+    ).all()
+    for email in claimed:
+        email.claimed_monotonic = begun
+    return claimed
+
+
+def lease_left(email: OutgoingEmail) -> float:
+    """Return for how many seconds this worker may still believe that the mail is its own."""
+    return lease_seconds() - held_for(email)
+
+
+def held_for(email: OutgoingEmail) -> float:
+    """Return for how many seconds this worker has held the mail."""
+    return round(time.monotonic() - email.claimed_monotonic, 3)
+
+
+def claimed_at(email: OutgoingEmail) -> datetime | None:
+    """Return when this worker claimed the mail, by the database's clock."""
+    return email.lease_until - timedelta(seconds=lease_seconds()) if email.lease_until else None
+
+
+def lease_seconds() -> float:
+    return float(current_app.config["MAIL_TIMEOUT"]) + LEASE_MARGIN
+
+
+def settle(email: OutgoingEmail, reply: str) -> None:
+    """Write down that the server took the mail. Raises LeaseLost, as all that end a claim."""
+    _release(
+        email,
+        "sent",
+        Failure("", reply, phase="dot", code=250),
+        status="sent",
+        attempts=OutgoingEmail.attempts + 1,
+        sent_at=db_now(),
+        finished_at=db_now(),
+        in_doubt=False,
+        last_error_class=None,
+        last_error=None,
+        last_smtp_code=250,
+    )
+
+
+def postpone(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
+    """Spend an attempt, and try again after the backoff; the last one ends the mail."""
+    if email.attempts + 1 >= email.max_attempts:
+        bury(email, failure)
+        return
+    _release(
+        email,
+        "deferred",
+        failure,
+        status="queued",
+        attempts=OutgoingEmail.attempts + 1,
+        next_attempt_at=db_now(backoff(email.attempts)),
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
+        **last_failure(failure),
+    )
+
+
+def give_back(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_doubt: bool = False) -> None:
+    """Spend no attempt: it was not the mail's fault. Due in `delay` seconds, or when the breaker closes."""
+    _release(
+        email,
+        "returned",
+        failure,
+        status="queued",
+        next_attempt_at=db_now(delay),
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
+        **last_failure(failure),
+    )
+
+
+def bury(email: OutgoingEmail, failure: Failure) -> None:
+    """Give the mail up, with its reason, until an operator revives it."""
+    _release(
+        email,
+        "failed",
+        failure,
+        status="dead",
+        attempts=OutgoingEmail.attempts + 1,
+        finished_at=db_now(),
+        **last_failure(failure),
+    )
+
+
+def hold(email: OutgoingEmail, until: datetime, reason: str) -> None:
+    """Let a claimed mail wait, since its address got enough for now. It spends no attempt."""
+    _release(email, "held", Failure("Held", reason), status="queued", next_attempt_at=until)
+
+
+def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
+    """Cancel a claimed mail that nobody needs any more."""
+    _release(
+        email,
+        "canceled",
+        Failure(error_class, reason),
+        status="canceled",
+        finished_at=db_now(),
+        last_error_class=error_class,
+        last_error=reason,
+    )
+
+
+def backoff(spent: int) -> float:
+    """Return seconds until the next try after so many attempts: doubling, at most half an hour, spread by a third."""
+    longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**spent)
+    return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret  # nosec B311
+
+
+def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
+    """End this worker's hold on the mail, unless it was lost. Raises LeaseLost."""
+    # Not by the ORM's unit of work: the token decides, not what this process believes.
+    released = db.session.execute(
+        update(OutgoingEmail)
+        .where(
+            OutgoingEmail.id == email.id,
+            OutgoingEmail.status == "sending",
+            OutgoingEmail.lease_token == email.lease_token,
+        )
+        .values(lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values)
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    )
+    if released.first() is None:
+        raise LeaseLost(str(email.id))
+    attempts.record(
+        email.id,
+        outcome,
+        worker=email.locked_by,
+        elapsed=held_for(email),
+        phase=failure.phase,
+        code=failure.code,
+        reply=failure.text,
+    )
