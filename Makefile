@@ -9,6 +9,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # The white space of a mail is part of it.
 NOT_MAILS := --extend-exclude templates/mail/
 
+# One more than the two cores of a small machine: half of the time tests wait, for processes and for leases to end.
+TESTS_AT_ONCE := 3
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test chaos check defences audit format translations secrets requirements vendor pictures clean
 
@@ -22,7 +25,7 @@ demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside
 	@$(BIN)/python -m chaos.demo
 
 test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
 
 chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)
@@ -36,7 +39,7 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
 
 defences: $(VENV)/installed-dev ## take out each defence of docs/security.md, and see a test fail
 	@$(BIN)/python -m tests.defences
