@@ -14,7 +14,7 @@ from tests.factories import attempts, claim, get, make_signup, travel
 from tests.smtp_server import Server
 from tests.test_answers import logged
 from tests.visitor import Visitor
-from webapp import delivery, signup, users
+from webapp import breaker, delivery, signup, users
 from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
@@ -211,6 +211,23 @@ def test_a_mail_that_is_being_sent_counts(app: Flask, smtp: Server) -> None:
     drain(app)
     assert smtp.mails == []
     assert statuses(app) == ["sending", "queued"]
+
+
+def test_a_probe_is_not_spent_on_a_mail_that_may_not_go(app: Flask, smtp: Server) -> None:
+    """Else an address with many mails in line would hold up everybody after an outage."""
+    for number in range(4):
+        sign_up(app, number)
+    drain(app)
+    for number in range(4, 8):
+        sign_up(app, number)
+    other = sign_up(app, 8, "other@example.com")
+    with app.app_context():
+        breaker.trip("down")
+        db.session.commit()
+    travel(app, 16)
+    with app.app_context():
+        delivery.probe()
+    assert get(app, other).status == "sent"
 
 
 def test_the_waiting_page_says_when_the_mail_leaves(app: Flask, visitor: Visitor) -> None:

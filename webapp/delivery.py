@@ -86,7 +86,10 @@ def probe() -> None:
         db.session.rollback()
         return
     with suppress(DeliveryFailed):
-        _send_all(claims.claim(worker_name()))
+        # One that nobody needs, or whose address got enough, says nothing of the server.
+        while (claimed := claims.claim(worker_name())) and not _send_all(claimed):
+            pass
+    db.session.commit()
 
 
 def are_held() -> bool:
@@ -94,7 +97,9 @@ def are_held() -> bool:
     return breaker.is_open() or budget.spent() is not None
 
 
-def _send_all(claimed: Sequence[OutgoingEmail]) -> None:
+def _send_all(claimed: Sequence[OutgoingEmail]) -> bool:
+    """Return whether one of them went as far as the mail server. Raises DeliveryFailed."""
+    tried = False
     for email in claimed:
         _choose(email)
     admitted = [email for email in claimed if budget.admit(email)]
@@ -102,11 +107,12 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> None:
     for email in admitted:
         with structlog.contextvars.bound_contextvars(**_log_fields(email)):
             try:
-                _send(email)
+                tried = _send(email) or tried
             except LeaseLost:
                 db.session.rollback()
                 log.warning("lease_lost")
                 totals.count(totals.FENCED_WRITES)
+    return tried
 
 
 def _log_fields(email: OutgoingEmail) -> dict[str, Any]:
@@ -140,12 +146,13 @@ def _choose(email: OutgoingEmail) -> None:
         email.to_address = owner.email
 
 
-def _send(email: OutgoingEmail) -> None:
+def _send(email: OutgoingEmail) -> bool:
+    """Return whether it was sent, or else was needless. Raises DeliveryFailed."""
     if reason := _needless(email):
         budget.drop(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
-        return
+        return False
     try:
         message = mails.compose(email)
         size = len(message.content)
@@ -167,6 +174,7 @@ def _send(email: OutgoingEmail) -> None:
     log.info(
         "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
     )
+    return True
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:

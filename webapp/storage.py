@@ -104,7 +104,7 @@ class ClusterNodes:
         """Raises MasterNotFoundError."""
         errors = []
         # A node that is cut off from the others has old news, so it is not always the same one that is asked first.
-        for node in random.sample(self.nodes, len(self.nodes)):
+        for node in random.sample(self.nodes, len(self.nodes)):  # nosec B311
             try:
                 ranges = node.execute_command("CLUSTER SLOTS")
             except RedisError as error:
