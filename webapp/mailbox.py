@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import itertools
 import os
@@ -19,7 +20,6 @@ from email.message import Message
 from functools import lru_cache
 from pathlib import Path
 
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from webapp.config import INSTANCE
@@ -176,22 +176,21 @@ def _trace(envelope: Envelope) -> Iterator[bytes]:
         yield f"Delivered-To: {recipient}\r\n".encode("utf-8", "replace")
 
 
-def serve(port: int, folder: Path = FOLDER) -> Controller:
-    """Return the running server; its stop() ends it. Raises OSError when the port is taken."""
-    controller = Controller(_Keep(Mailbox(folder)), hostname="127.0.0.1", port=port)
-    controller.start()
-    return controller
+async def serve(port: int, folder: Path) -> None:
+    """Serve until SIGTERM or SIGINT. Raises OSError when the port is taken."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(ending, told.set)
+    keep = _Keep(Mailbox(folder))
+    await loop.create_server(lambda: SMTP(keep, enable_SMTPUTF8=True), "127.0.0.1", port)
+    # Connections that are still open end with the loop: what was answered is kept, the rest is sent again.
+    await told.wait()
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until SIGTERM or SIGINT. `arguments`: the port and, if it is not ours, the folder."""
+    """`arguments`: the port and, if it is not ours, the folder."""
     port, folder = int(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else FOLDER
-    # Blocked before the server's thread begins, which inherits it: so they wait for sigwait.
-    endings = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     try:
-        controller = serve(port, folder)
+        asyncio.run(serve(port, folder))
     except OSError as error:
         sys.exit(f"The mailbox cannot listen on port {port}: {os.strerror(error.errno or 0)}")
-    signal.sigwait(endings)
-    controller.stop()
