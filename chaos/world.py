@@ -18,7 +18,7 @@ from redis import Redis
 from chaos.gate import gate
 from tests.processes import BIN, free_port, wait_for_port
 from tests.servers import Postgres, Valkey
-from tests.smtp_server import Action, Connection, Server, Step
+from tests.smtp_server import Action, Connection, Dropped, Server, Step
 from webapp.config import ROOT
 
 WORKER_THREADS = 4
@@ -92,9 +92,11 @@ class Ledger(Server):
 
 
 def look_up(connection: Connection) -> None:
+    """Take a while over each recipient; a server that stops meanwhile takes nothing more."""
     assert isinstance(connection.server, Ledger)
     connection.server.looked_up_at.append(time.monotonic())
-    connection.server.stopping.wait(LOOK_UP_SECONDS)
+    if connection.server.stopping.wait(LOOK_UP_SECONDS):
+        raise Dropped
 
 
 def think(connection: Connection) -> None:
