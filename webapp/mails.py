@@ -11,8 +11,8 @@ from jinja2.ext import Extension
 
 from webapp import operations, verification
 from webapp.extensions import db
+from webapp.message import Message
 from webapp.outbox import OutgoingEmail
-from webapp.smtp import Message
 from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
