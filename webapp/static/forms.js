@@ -96,18 +96,32 @@ for (const meter of document.querySelectorAll(".meter")) {
   }
 }
 
-/* Notice a mistyped domain. */
+/* Notice a mistyped domain: not while a pointer is down, or the button under it would move away before the click. */
+
+let isPressing = false;
+
+for (const [type, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  addEventListener(type, () => { isPressing = is; }, true);
+}
 
 for (const hint of document.querySelectorAll(".meant")) {
   const input = document.getElementById(hint.dataset.for);
   const domains = hint.dataset.domains.split(" ");
 
   input.addEventListener("change", () => {
+    if (isPressing) {
+      addEventListener("pointerup", () => setTimeout(notice), { once: true });
+    } else {
+      notice();
+    }
+  });
+
+  function notice() {
     const [, local, domain] = /^(.+)@(.+)$/.exec(input.value.trim().toLowerCase()) ?? [];
     const meant = domain && !domains.includes(domain) && !hint.dataset.real.split(" ").includes(domain)
       && domains.find((common) => isOneSlipAway(domain, common));
     hint.replaceChildren(...(meant ? [offer(`${input.value.trim().slice(0, local.length)}@${meant}`)] : []));
-  });
+  }
 
   function offer(address) {
     const button = document.createElement("button");
