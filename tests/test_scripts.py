@@ -31,18 +31,10 @@ NOTE_SHIFTS = """
     new PerformanceObserver(note).observe({type: "layout-shift", buffered: true});
 """
 
-AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
-
 Send = Callable[[], None]
 
 # How a page looks does not depend on the database behind it.
 pytestmark = [needs_chromium, pytest.mark.parametrize("backend", [Embedded.name], indirect=True)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -271,125 +263,6 @@ def test_the_webmail_of_common_domains_is_one_click_away(page: Page) -> None:
 # How it looks, and to whom.
 
 
-class Tour:
-    """A person's way through every page. `visit` is told the name of each as it is shown."""
-
-    def __init__(self, page: Page, app: Flask, send_due: Send, smtp: Server, visit: Callable[[str], None]) -> None:
-        self.page, self.app, self.send_due, self.smtp, self.visit = page, app, send_due, smtp, visit
-
-    def go(self) -> None:
-        self.outside()
-        self.waiting()
-        self.verifying()
-        for code in (400, 403, 404, 405, 410, 413, 429, 500, 503):
-            self.open(f"/broken/{code}")
-
-    def open(self, path: str) -> None:
-        self.page.goto(path)
-        self.visit(path)
-
-    def press(self, name: str, shown: str) -> None:
-        with self.page.expect_navigation():
-            self.page.get_by_role("button", name=name, exact=True).click()
-        self.visit(shown)
-
-    def outside(self) -> None:
-        self.open("/")
-        self.open("/login")
-        self.press("Sign in", "login with errors")
-        fill_in(self.page, email="nobody@gmial.com", password="password")
-        expect(self.page.locator(".meter .level")).not_to_be_empty()
-        self.visit("signup filled in")
-        self.page.get_by_label("E-mail address").fill("")
-        self.press("Sign up", "signup with errors")
-
-    def waiting(self) -> None:
-        sign_up(self.page, email="mick@gmial.com")
-        self.visit("waiting: leaving, with a suggestion")
-        self.page.get_by_text("Wrong address?").click()
-        self.page.get_by_label("Right address").fill("mick@gmail.com")
-        self.press("Send it there instead", "waiting: on its way")
-        with self.app.app_context():
-            breaker.trip("nobody answers")
-            db.session.commit()
-        self.open("/signup/sent")
-        with self.app.app_context():
-            breaker.reset()
-            db.session.commit()
-        for reply in ("451 later", "550 no such user"):
-            self.smtp.actions["RCPT"] = reply
-            self.send_due()
-            self.open("/signup/sent")
-        self.smtp.actions.clear()
-        self.press("Send it again", "waiting: sent again")
-        self.send_due()
-        self.open("/signup/sent")
-        self.page.get_by_label("Code from the mail").fill("1")
-        self.press("Confirm with the code", "waiting: wrong code")
-        self.open("/signup")
-
-    def verifying(self) -> None:
-        link = self.smtp.mails[-1].link
-        self.open(link)
-        self.page.get_by_text("Not me").click()
-        self.page.get_by_label("New password").fill("password")
-        self.press("Confirm with the new password", "confirm: weak password")
-        self.press("I did not sign up", "disowned")
-        self.press("That was a mistake: undo", "confirm")
-        self.page.context.clear_cookies()
-        self.open(link)
-        self.press("Confirm", "confirm in another browser, without the password")
-        travel(self.app, 2 * 86400)
-        self.open(link)
-        self.press("Send me a new link", "renewed")
-        self.send_due()
-        self.page.goto(link)
-        self.page.get_by_label("Password you chose").fill(PASSWORD)
-        self.press("Confirm", "account")
-        self.open(link)
-        self.open("/signup")
-        self.open("/verify/garbage")
-
-
-def test_axe_finds_nothing_on_any_page_in_either_theme(page: Page, app: Flask, send_due: Send, smtp: Server) -> None:
-    problems: list[str] = []
-
-    def look(name: str) -> None:
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            page.evaluate(AXE)
-            found = page.evaluate("axe.run()")
-            problems.extend(
-                f"{name}, {scheme}: {violation['id']}: {node['html'][:200]} {node['failureSummary']}"
-                for violation in found["violations"]
-                for node in violation["nodes"]
-            )
-
-    Tour(page, app, send_due, smtp, look).go()
-    assert not problems, "\n".join(problems)
-
-
-def test_every_page_is_valid_html_with_ids_that_are_there_once(
-    page: Page, app: Flask, send_due: Send, smtp: Server
-) -> None:
-    sources: dict[str, str] = {}
-    page.on("response", lambda response: keep(response, sources))
-    Tour(page, app, send_due, smtp, lambda _name: None).go()
-    assert len(sources) > 25
-    for name, source in sources.items():
-        query: Any = JustHTML(source, strict=True).query
-        ids = [element.attrs["id"] for element in query("[id]")]
-        assert len(ids) == len(set(ids)), name
-        for attribute in ("for", "aria-describedby", "aria-controls"):
-            for element in query(f"[{attribute}]"):
-                assert set(element.attrs[attribute].split()) <= set(ids), (name, attribute)
-
-
-def keep(response: Response, sources: dict[str, str]) -> None:
-    if response.request.is_navigation_request() and response.status not in {301, 302, 303}:
-        sources[f"{len(sources)} {response.url}"] = response.text()
-
-
 def test_the_signup_page_is_small_and_nothing_on_it_moves(page: Page) -> None:
     devtools = page.context.new_cdp_session(page)
     devtools.send("Network.enable")
@@ -408,17 +281,6 @@ def test_nothing_on_the_waiting_page_moves_when_the_mail_was_sent(page: Page, se
     send_due()
     expect(page.get_by_text("Sent ").first).to_be_visible()
     assert page.evaluate("shifts.length") == 0
-
-
-def test_what_has_the_focus_is_seen(page: Page) -> None:
-    page.goto("/signup")
-    outline = (
-        "(({outlineStyle, outlineWidth}) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))"
-    )
-    # The skip link, three links above, four fields, the button that shows the password.
-    for _ in range(9):
-        page.keyboard.press("Tab")
-        assert page.evaluate(outline) == ["solid", "3px"], page.evaluate("document.activeElement.outerHTML")
 
 
 def test_who_wants_less_motion_gets_none(page: Page) -> None:

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, abort
 from playwright.sync_api import Page, expect
 
+from tests.browsers import served
 from tests.factories import travel
+from tests.processes import free_port
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD
-from webapp import breaker, passwords, pause, roles, users
-from webapp.extensions import db
+from webapp import breaker, create_app, mails, passwords, pause, roles, users
+from webapp.extensions import db, mail
 from webapp.mailbox import Mailbox
 
+# Each has a page.
 ERRORS = (400, 403, 404, 405, 410, 413, 429, 500, 503)
 OPERATOR = "operator"
 
+# Where a mail is shown that is on no page.
+BY_ITSELF = "about:blank"
+
+
+@contextmanager
+def touring(environ: Mapping[str, str], folder: Path) -> Iterator[Flask]:
+    """The app at its PUBLIC_URL, with a mailbox in this folder, and `/broken/<code>`, which answers with that error."""
+    port = free_port()
+    app = create_app({**environ, "APP_ENV": "development", "PUBLIC_URL": f"http://localhost:{port}"})
+    app.instance_path = str(folder)
+    app.add_url_rule("/broken/<int:code>", view_func=abort)
+    with served(app, port):
+        yield app
+    mail.close()
+    with app.app_context():
+        db.engine.dispose()
+
 
 class Tour:
-    """`visit` is told the name of each page as it is shown. The app answers `/broken/<code>` with that error."""
+    """`visit` is told the name of each page as it is shown."""
 
     def __init__(
         self, page: Page, app: Flask, send_due: Callable[[], None], smtp: Server, visit: Callable[[str], None]
@@ -35,6 +56,7 @@ class Tour:
             self.open(f"/broken/{code}")
         self.mailbox()
         self.operations()
+        self.mails()
 
     def open(self, path: str, name: str = "") -> None:
         self.page.goto(path)
@@ -141,3 +163,12 @@ class Tour:
             pause.begin("moving house", by="user 1")
             db.session.commit()
         self.open("/ops", "ops: paused")
+
+    def mails(self) -> None:
+        """Each by itself: in the mailbox nothing may look into it."""
+        for template in mails.TEMPLATES:
+            with self.app.app_context():
+                html = mails.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html
+            self.page.goto(BY_ITSELF)
+            self.page.set_content(html)
+            self.visit(f"mail: {template}")
