@@ -22,8 +22,9 @@ ZOOMED = {"width": 640, "height": 360}
 # Goes from one to the next as the tab key does, and notes what cannot be seen to have the focus or jumps back up.
 FOCUS = """() => {
     const places = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]';
+    const unreached = ":disabled, .skip, details:not([open]) > :not(summary) *";
     const reached = [...document.querySelectorAll(places)].filter((element) =>
-        !element.disabled && !element.matches(".skip, details:not([open]) > :not(summary) *") && element.checkVisibility());
+        !element.matches(unreached) && element.checkVisibility());
     const wrong = [];
     let last;
     for (const element of reached) {
@@ -82,4 +83,6 @@ def markup(source: str) -> Iterator[str]:
     yield from (f"twice: {name}" for name in sorted({name for name in ids if ids.count(name) > 1}))
     for attribute in ("for", "aria-describedby", "aria-controls", "aria-labelledby"):
         for element in document.query(f"[{attribute}]"):
-            yield from (f"{attribute} of nothing: {name}" for name in element.attrs[attribute].split() if name not in ids)
+            yield from (
+                f"{attribute} of nothing: {name}" for name in element.attrs[attribute].split() if name not in ids
+            )

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
-from tests.browsers import chromium, needs_chromium
+from tests.browsers import needs_chromium
 from tests.processes import consumer, free_port
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website

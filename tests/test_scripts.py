@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
 
 import pytest
-from flask import Flask, abort
-from justhtml import JustHTML
-from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
+from babel.dates import format_date
+from flask import Flask
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sqlalchemy import func, select
 
-from tests.browsers import chromium, needs_chromium, served
+from tests.browsers import needs_chromium, served
 from tests.conftest import Embedded
 from tests.factories import travel
 from tests.processes import free_port
 from tests.smtp_server import Server
 from tests.test_codes import code_in
 from tests.visitor import PASSWORD
-from webapp import breaker, create_app
+from webapp import create_app
 from webapp.extensions import db, mail
 from webapp.pages.mail_hosts import suggestion
 from webapp.users import User
@@ -42,7 +42,6 @@ def app(environ: dict[str, str]) -> Iterator[Flask]:
     """The app, at its PUBLIC_URL."""
     port = free_port()
     app = create_app({**environ, "PUBLIC_URL": f"http://localhost:{port}"})
-    app.add_url_rule("/broken/<int:code>", view_func=abort)
     with served(app, port):
         yield app
     mail.close()
@@ -201,6 +200,88 @@ def test_an_expired_link_is_one_button_from_a_new_one(page: Page, app: Flask, se
     send_due()
     page.goto(smtp.mails[1].link)
     expect(page.get_by_role("heading", name="Confirm your address")).to_be_visible()
+
+
+def test_the_form_works_by_keyboard_alone(page: Page) -> None:
+    page.goto("/signup")
+    page.get_by_label("Username").focus()
+    for text in ("mick19", "", "mick@example.com", PASSWORD):
+        page.keyboard.type(text)
+        page.keyboard.press("Tab")
+    # The button that shows the password comes first.
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Sign up")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
+def test_a_click_is_not_lost_when_a_mistyped_domain_is_noticed_at_that_moment(page: Page) -> None:
+    fill_in(page, email="mick@gmial.com")
+    page.get_by_label("E-mail address").fill("mick@gmail.com")
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
+# In Thai.
+
+
+@pytest.fixture
+def thai(browser: Browser, app: Flask, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A Thai person's browser, with or without scripts."""
+    with browser.new_context(
+        base_url=app.config["PUBLIC_URL"], locale="th-TH", java_script_enabled=request.param
+    ) as context:
+        context.set_default_timeout(10_000)
+        yield context.new_page()
+
+
+def sign_up_in_thai(page: Page, email: str) -> None:
+    page.goto("/")
+    page.get_by_role("main").get_by_role("link", name="สมัครใช้งาน").click()
+    page.get_by_label("ชื่อผู้ใช้").fill("สมชาย")
+    page.get_by_label("ชื่อ-นามสกุล").fill("สมชาย ใจดี")
+    page.get_by_label("อีเมล").fill(email)
+    page.get_by_label("รหัสผ่าน", exact=True).fill("ม้าถูกแบตเตอรี่ลวดเย็บ")
+    page.get_by_role("button", name="สมัครใช้งาน").click()
+    expect(page.get_by_role("heading", name="ตรวจดูอีเมลของคุณ")).to_be_visible()
+
+
+def expect_welcome_in_thai(page: Page) -> None:
+    expect(page.get_by_role("heading", name="ยินดีต้อนรับ คุณสมชาย ใจดี")).to_be_visible()
+    expect(page.get_by_text(format_date(datetime.now(UTC), "long", locale="th"))).to_be_visible()
+    expect(page.locator("html")).to_have_attribute("lang", "th")
+
+
+@pytest.mark.parametrize("thai", [True], indirect=True, ids=["with scripts"])
+def test_in_thai_one_signs_up_follows_the_link_and_confirms(thai: Page, send_due: Send, smtp: Server) -> None:
+    sign_up_in_thai(thai, "somchai@example.com")
+    expect(thai.get_by_text(re.compile(r"อีเมลจะออกใน(?:อีก)? \d+ วินาที"))).to_be_visible()
+    send_due()
+    expect(thai.get_by_text(re.compile("^ส่งแล้วเมื่อ")).first).to_be_visible()
+    thai.goto(smtp.mails[0].link)
+    thai.get_by_role("button", name="ยืนยัน", exact=True).click()
+    expect_welcome_in_thai(thai)
+
+
+@pytest.mark.parametrize("thai", [False], indirect=True, ids=["without scripts"])
+def test_in_thai_without_scripts_one_mends_the_address_and_types_the_code(
+    thai: Page, send_due: Send, smtp: Server
+) -> None:
+    sign_up_in_thai(thai, "somchai@exmaple.com")
+    thai.get_by_text("อีเมลไม่ถูกต้อง?").click()
+    thai.get_by_label("อีเมลที่ถูกต้อง").fill("somchai@example.com")
+    thai.get_by_role("button", name="ส่งไปที่อีเมลนี้แทน").click()
+    send_due()
+    thai.get_by_role("link", name="ตรวจดูอีกครั้ง").click()
+    expect(thai.get_by_text(re.compile("^ส่งแล้วเมื่อ")).first).to_be_visible()
+    code = code_in(smtp.mails[0])
+    assert len(smtp.mails) == 1
+    thai.get_by_label("รหัสยืนยันจากอีเมล").fill("000 000")
+    thai.get_by_role("button", name="ยืนยันด้วยรหัส").click()
+    expect(thai.get_by_role("alert")).to_contain_text("รหัสยืนยันไม่ถูกต้อง")
+    thai.get_by_label("รหัสยืนยันจากอีเมล").fill(code)
+    thai.get_by_role("button", name="ยืนยันด้วยรหัส").click()
+    expect_welcome_in_thai(thai)
 
 
 # The waiting page.

@@ -135,8 +135,8 @@ class Tour:
         """What is in the development mailbox is what was sent until now."""
         self.open("/dev/mailbox", "mailbox: empty")
         box = Mailbox(Path(self.app.instance_path) / "mailbox")
-        for mail in self.smtp.mails:
-            box.save(mail.content)
+        for sent in self.smtp.mails:
+            box.save(sent.content)
         self.open("/dev/mailbox", "mailbox")
         self.open("/dev/mailbox?q=nothing-like-it", "mailbox: nothing found")
         mail_id = box.list()[0].id
