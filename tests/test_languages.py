@@ -240,6 +240,33 @@ def test_mail_is_in_the_language_of_the_signup(thai: Visitor, send_due: Send, sm
     assert "ยืนยันอีเมลนี้" in mail.html
 
 
+def test_mails_follow_the_language_that_one_chooses_while_waiting(thai: Visitor, send_due: Send, smtp: Server) -> None:
+    thai.sign_up()
+    # The first one did not leave yet.
+    thai.open("/signup/sent?language=en")
+    send_due()
+    thai.open("/signup/sent?language=th")
+    thai.submit("/signup/resend")
+    send_due()
+    first, second = (mail.message["Subject"] for mail in smtp.mails)
+    assert first == "Confirm your e-mail address for Acme"
+    assert second == "ยืนยันอีเมลของคุณสำหรับ Acme"
+
+
+def test_mails_follow_the_language_that_one_chooses_while_signed_in(
+    visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
+) -> None:
+    visitor.sign_up()
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    visitor.open("/account?language=th")
+    assert visitor.page.status_code == 200
+    another_visitor.sign_up(username="rival", password=f"{PASSWORD} too")
+    send_due()
+    assert smtp.mails[1].message["Subject"] == "คุณมีบัญชี Acme อยู่แล้ว"
+
+
 def test_who_has_an_account_is_written_to_in_the_own_language(
     thai: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:

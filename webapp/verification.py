@@ -63,10 +63,10 @@ class VerifyEmail(Model):
     user: Mapped[User] = relationship()
 
 
-def begin(user: User, purpose: str) -> VerifyEmail:
+def begin(user: User, purpose: str, verification_id: uuid.UUID | None = None) -> VerifyEmail:
     """Add a verification of the user's address, as part of the caller's transaction."""
     verification = VerifyEmail(
-        id=uuid.uuid4(),
+        id=verification_id or uuid.uuid4(),
         user=user,
         email_key=user.email_key,
         purpose=purpose,
