@@ -51,8 +51,8 @@ def axe(page: Page, *only: str) -> Iterator[str]:
     if not page.evaluate("Boolean(window.axe)"):
         page.evaluate(AXE)
     # Our frames hold mails, which no script may enter.
-    options: dict[str, Any] = {"iframes": False} | ({"runOnly": only} if only else {})
-    for violation in page.evaluate("axe.run", options)["violations"]:
+    options: dict[str, Any] = {"iframes": False, "resultTypes": ["violations"]} | ({"runOnly": only} if only else {})
+    for violation in page.evaluate("(options) => axe.run(options).then((found) => found.violations)", options):
         for node in violation["nodes"]:
             yield f"{violation['id']}: {node['html'][:200]} {node['failureSummary']}"
 

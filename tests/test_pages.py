@@ -25,6 +25,8 @@ def app(environ: dict[str, str], tmp_path: Path) -> Iterator[Flask]:
         yield app
 
 
+# It looks for long.
+@pytest.mark.timeout(300)
 def test_every_page_is_valid_and_for_everybody(
     browser: Browser, app: Flask, send_due: Callable[[], None], smtp: Server
 ) -> None:

@@ -9,20 +9,21 @@ for (const secret of document.querySelectorAll(".secret")) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "reveal";
-  button.textContent = secret.dataset.show;
-  button.setAttribute("aria-label", secret.dataset.label);
-  button.setAttribute("aria-pressed", "false");
   button.setAttribute("aria-controls", input.id);
   button.addEventListener("click", () => show(input.type === "password"));
   // A password must leave as one, or browsers keep it among the words they offer.
   input.form.addEventListener("submit", () => show(false));
   secret.classList.add("has-reveal");
   secret.append(button);
+  show(false);
 
   function show(isShown) {
     input.type = isShown ? "text" : "password";
-    button.textContent = isShown ? secret.dataset.hide : secret.dataset.show;
-    button.setAttribute("aria-pressed", String(isShown));
+    // What is heard begins with what is seen, so that it can be said to the browser.
+    const what = document.createElement("span");
+    what.className = "unseen";
+    what.textContent = ` ${secret.dataset.what}`;
+    button.replaceChildren(isShown ? secret.dataset.hide : secret.dataset.show, what);
   }
 }
 
