@@ -42,7 +42,7 @@ FOCUS = """() => {
         last = place;
     }
     document.activeElement.blur();
-    return reached.length ? wrong : ["nothing takes the focus"];
+    return document.querySelector("main :is(a[href], button)") ? wrong : [...wrong, "a dead end"];
 }"""
 
 
@@ -70,6 +70,7 @@ def width(page: Page) -> Iterator[str]:
 
 
 def keyboard(page: Page) -> Iterator[str]:
+    """Yield where the tab key does not lead, and whether there is no way on."""
     # From here on the focus is the keyboard's, which is shown.
     page.keyboard.press("Tab")
     yield from page.evaluate(FOCUS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 import pytest
 from babel.messages import Catalog, Message
@@ -11,6 +12,7 @@ from flask import Flask
 
 import translations
 from tests.smtp_server import Server
+from tests.test_ops import operator
 from tests.visitor import PASSWORD, Visitor
 from translations import texts
 from webapp import create_app, languages
@@ -279,3 +281,15 @@ def test_who_has_an_account_is_written_to_in_the_own_language(
     send_due()
     assert smtp.mails[1].message["Subject"] == "คุณมีบัญชี Acme อยู่แล้ว"
     assert '<html lang="th">' in smtp.mails[1].html
+
+
+def test_what_operators_filter_wrongly_is_told_in_thai(app: Flask) -> None:
+    thai = operator(app)
+    thai.http.headers["Accept-Language"] = "th"
+    wrong = {"status": "x", "code": "x", "user": "0", "since": "x", "address": "x" * 300}
+    thai.open(f"/ops/mails?{urlencode(wrong)}")
+    assert thai.page.status_code == 422
+    for error in re.findall(r'<small id="\w+-error" class="error">(.*?)</small>', thai.page.text):
+        assert not re.search("[A-Za-z]", error)
+        wrong.popitem()
+    assert not wrong
