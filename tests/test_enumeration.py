@@ -214,6 +214,14 @@ def test_signing_up_tells_no_address_from_another(probes: list[Probe]) -> None:
     assert (seen.hashes, seen.verifications) == (1, 0)
 
 
+def test_a_form_that_is_sent_twice_tells_no_address_from_another(probes: list[Probe]) -> None:
+    first = only([probe.sign_up(nonce="of this page") for probe in probes])
+    again = only([probe.sign_up(nonce="of this page") for probe in probes])
+    assert again.shown == first.shown
+    assert "ROLLBACK" in again.statements
+    assert "ROLLBACK" not in first.statements
+
+
 def test_a_signup_that_comes_back_tells_no_address_from_another(probes: list[Probe]) -> None:
     seen = only([probe.sign_up(username="@", password="") for probe in probes])
     assert seen.status == 422
