@@ -28,7 +28,7 @@ LEAVES_AFTER = 4
 # Pictures are wider than the README shows them, so that they are sharp.
 SCALE = 2
 DESK = ViewportSize(width=1080, height=600)
-PHONE = ViewportSize(width=375, height=780)
+PHONE = ViewportSize(width=375, height=812)
 MOVING = ViewportSize(width=620, height=880)
 GAP, ROUND, EDGE = 48, 56, "#8b847c"
 

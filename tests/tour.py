@@ -168,7 +168,7 @@ class Tour:
         """Each by itself: in the mailbox nothing may look into it."""
         for template in mails.TEMPLATES:
             with self.app.app_context():
-                html = mails.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html
+                html = mails.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html or ""
             self.page.goto(BY_ITSELF)
             self.page.set_content(html)
             self.visit(f"mail: {template}")
