@@ -171,7 +171,8 @@ def _choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
             continue
         owner = owners.get(proof.email_key)
         if owner is None:
-            email.template = VERIFY_TEMPLATE
+            # The person may have chosen another language since.
+            email.template, email.locale = VERIFY_TEMPLATE, proof.user.locale
         else:
             email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
             # An existing account is written to at its own spelling only.

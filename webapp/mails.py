@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_timedelta
 from jinja2.ext import Extension
 
-from webapp import operations, verification
+from webapp import operations, theme, verification
 from webapp.extensions import db
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
@@ -20,6 +21,8 @@ ACCOUNT_EXISTS_TEMPLATE = "account_exists"
 TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
 
 CLASSES = re.compile(r'class="([^"]+)"')
+# In the stylesheets: what follows from the accent.
+COLOURS = re.compile(r"var\(--(\w+)\)")
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
 
 
@@ -44,12 +47,13 @@ def sample(template: str, locale: str = "en") -> Message:
     return render(template, locale, "somebody@example.com", code=spaced("123456"), link=link)
 
 
-def render(template: str, locale: str, address: str, **context: str) -> Message:
+def render(template: str, locale: str, address: str, **context: Any) -> Message:
     """Return the mail of this folder of templates, for this address."""
     with force_locale(locale):
         context |= {
             "address": address,
             "lang": locale,
+            "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
@@ -77,16 +81,24 @@ def lifetime(seconds: int) -> str:
 class InlinedStyles(Extension):
     """Gives each class in a mail's templates its style from mail/inlined.css, for clients that know no stylesheet.
 
-    Done when Jinja reads a template, which it does once in a process: a mail costs nothing more.
+    Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
     """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002 - Jinja's
-        if name is None or not name.startswith("mail/") or not name.endswith(".html"):
+        if name is None or not name.startswith("mail/"):
+            return source
+        if name.endswith(".css"):
+            return _filled_in(source)
+        if not name.endswith(".html"):
             return source
         stylesheet = self.environment.loader.get_source(self.environment, "mail/inlined.css")[0]  # type: ignore[union-attr]
-        rules = {name: " ".join(style.split()) for name, style in RULES.findall(stylesheet)}
+        rules = {name: _filled_in(" ".join(style.split())) for name, style in RULES.findall(stylesheet)}
 
         def add_style(classes: re.Match[str]) -> str:
             return f'{classes[0]} style="{" ".join(rules[name] for name in classes[1].split())}"'
 
         return CLASSES.sub(add_style, source)
+
+
+def _filled_in(stylesheet: str) -> str:
+    return COLOURS.sub(r"{{ colours.\1 }}", stylesheet)

@@ -83,6 +83,14 @@ class User(UserMixin, Model):
         return cls.email_verified_at.is_not(None)
 
 
+def speak(user: User, locale: str) -> None:
+    """Write to the user in this language from now on, and commit."""
+    # A transaction of its own: on SQLite one that began by reading may not write.
+    db.session.commit()
+    user.locale = locale
+    db.session.commit()
+
+
 class UsernameTaken(Exception):
     """Somebody else holds this username."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy import ForeignKey, Index, String, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
 from webapp import audit, budget, outbox, users
 from webapp.clock import db_now
@@ -65,10 +65,10 @@ class VerifyEmail(Model):
     user: Mapped[User] = relationship()
 
 
-def begin(user: User, purpose: str) -> VerifyEmail:
+def begin(user: User, purpose: str, verification_id: uuid.UUID | None = None) -> VerifyEmail:
     """Add a verification of the user's address, as part of the caller's transaction."""
     verification = VerifyEmail(
-        id=uuid.uuid4(),
+        id=verification_id or uuid.uuid4(),
         user=user,
         email_key=user.email_key,
         purpose=purpose,
@@ -95,8 +95,9 @@ def current_for(user: User) -> VerifyEmail | None:
 
 
 def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
-    """Return these verifications as they are now, by their ids."""
-    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).execution_options(populate_existing=True)
+    """Return these verifications and their users as they are now, by their ids."""
+    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).options(joinedload(VerifyEmail.user))
+    query = query.execution_options(populate_existing=True)
     return {verification.id: verification for verification in db.session.scalars(query)} if ids else {}
 
 

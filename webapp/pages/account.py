@@ -7,6 +7,7 @@ from flask_login import current_user, login_required
 
 from webapp import sessions
 from webapp.extensions import db
+from webapp.pages import language
 from webapp.pages.forms import Form
 
 blueprint = Blueprint("account", __name__)
@@ -15,6 +16,7 @@ blueprint = Blueprint("account", __name__)
 @blueprint.get("/account")
 @login_required
 def show() -> str:
+    language.keep(current_user)
     # A transaction of its own: on SQLite one that began by reading may not write.
     db.session.commit()
     sessions.touch(current_user.session_token)
