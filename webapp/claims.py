@@ -64,6 +64,25 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
     return claimed
 
 
+def renew(email: OutgoingEmail) -> None:
+    """Begin the lease anew, since the send begins only now. The caller commits. Raises LeaseLost."""
+    begun = time.monotonic()
+    lease_until = db.session.scalar(
+        update(OutgoingEmail)
+        .where(
+            OutgoingEmail.id == email.id,
+            OutgoingEmail.status == "sending",
+            OutgoingEmail.lease_token == email.lease_token,
+        )
+        .values(lease_until=db_now(lease_seconds()))
+        .returning(OutgoingEmail.lease_until),
+        execution_options={"synchronize_session": False},
+    )
+    if lease_until is None:
+        raise LeaseLost(str(email.id))
+    email.claimed_monotonic = begun
+
+
 def lease_left(email: OutgoingEmail) -> float:
     """Return for how many seconds this worker may still believe that the mail is its own."""
     return lease_seconds() - held_for(email)

@@ -23,6 +23,7 @@ from webapp import (
     mails,
     operations,
     outbox,
+    pace,
     totals,
     users,
     verification,
@@ -50,6 +51,9 @@ IN_DOUBT_DELAY_MAX = 1800.0
 
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
+
+# Whoever waits for a turn looks so often whether it is told to stop.
+WAIT_SECONDS = 1.0
 
 
 class DeliveryFailed(Exception):
@@ -82,7 +86,7 @@ def deliver_due(limit: int) -> int:
 
 def probe() -> None:
     """While the breaker is open: let one due mail try the mail server, if nobody did lately."""
-    if budget.spent() or not breaker.take_probe():
+    if not budget.room() or not breaker.take_probe():
         db.session.rollback()
         return
     with suppress(DeliveryFailed):
@@ -94,7 +98,7 @@ def probe() -> None:
 
 def are_held() -> bool:
     """Return whether all mails wait: for the mail server, or since too many were sent."""
-    return breaker.is_open() or budget.spent() is not None
+    return breaker.is_open() or not budget.room()
 
 
 def _send_all(claimed: Sequence[OutgoingEmail]) -> bool:
@@ -164,6 +168,7 @@ def _send(email: OutgoingEmail) -> bool:
         raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}") from error
     # No transaction stays open during the conversation. (A rollback would expire what was read.)
     db.session.commit()
+    _wait_for_turn(email)
     try:
         with mail.connect() as connection:
             reply = connection.send(message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN)
@@ -175,6 +180,17 @@ def _send(email: OutgoingEmail) -> bool:
         "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
     )
     return True
+
+
+def _wait_for_turn(email: OutgoingEmail) -> None:
+    """Wait until mails may go again, by the limit of a second; the mail stays this worker's. Raises LeaseLost."""
+    left = pace.take_turn()
+    while left > 0 and not mail.stopping:
+        seconds = min(left, WAIT_SECONDS)
+        time.sleep(seconds)
+        left -= seconds
+        claims.renew(email)
+        db.session.commit()
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:

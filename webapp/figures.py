@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_, union_all
 from sqlalchemy.orm import aliased
 
-from webapp import budget
+from webapp import budget, totals
 from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
 from webapp.breaker import MailBreaker
@@ -53,8 +53,6 @@ class Stats:
 
 
 def stats() -> Stats:
-    counts = select(OutgoingEmail.status, func.count()).group_by(OutgoingEmail.status)
-    counted = {row.status: row[1] for row in db.session.execute(counts)}
     first = func.min(OutgoingEmail.next_attempt_at).label("since")
     waiting = db.session.execute(select(func.count().label("due"), first, _now()).where(is_due())).one()
     server = db.session.execute(select(MailBreaker.opened_at.label("since"), MailBreaker.reason, _now())).one()
@@ -62,7 +60,7 @@ def stats() -> Stats:
         select(MailPause.paused_at.label("since"), MailPause.paused_by, MailPause.reason, _now())
     ).one()
     return Stats(
-        by_status={status: counted.get(status, 0) for status in STATUSES},
+        by_status=_by_status(),
         due=waiting.due,
         oldest_due_seconds=_age(waiting),
         sent_last_hour=_number(select(func.count()).where(OutgoingEmail.sent_at > db_now(-3600))),
@@ -74,6 +72,18 @@ def stats() -> Stats:
         pause_reason=held.reason,
         workers=_number(select(func.count()).where(is_alive())),
     )
+
+
+def _by_status() -> dict[str, int]:
+    """Count the mails that are few, each state by its index; the many that were sent are counted once."""
+    states = [
+        select(literal(status), func.count()).where(OutgoingEmail.status == status)
+        for status in STATUSES
+        if status != "sent"
+    ]
+    counted = {row[0]: row[1] for row in db.session.execute(union_all(*states))}
+    sent = sum(totals.grown(totals.accepted).values()) - totals.counted(totals.PRUNED)
+    return {status: counted.get(status, int(sent)) for status in STATUSES}
 
 
 def due() -> int:

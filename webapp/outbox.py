@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     false,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -57,6 +58,12 @@ class OutgoingEmail(Model):
         Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
         Index("ix_outgoing_emails_created", "created_at", "id"),
         partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
+        Index("ix_outgoing_emails_address", text("lower(to_address)"), "created_at", "id"),
+        partial_index("ix_outgoing_emails_code", "last_smtp_code", "created_at", "id", where="last_smtp_code <> 250"),
+        partial_index("ix_outgoing_emails_canceled", "created_at", "id", where="status = 'canceled'"),
+        partial_index(
+            "ix_outgoing_emails_reasons", "last_error_class", "last_smtp_code", "created_at", where="status = 'dead'"
+        ),
         partial_index("ix_outgoing_emails_finished", "finished_at", where="finished_at IS NOT NULL"),
     )
 
