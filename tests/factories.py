@@ -111,5 +111,5 @@ class Clock:
 
     def _stop(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         # The two forms that webapp.clock.db_now takes.
-        stopped = statement.replace("clock_timestamp()", f"TIMESTAMPTZ '{self.at.isoformat()}'")
+        stopped = statement.replace("statement_timestamp()", f"TIMESTAMPTZ '{self.at.isoformat()}'")
         return stopped.replace("'now'", f"'{self.at:%Y-%m-%d %H:%M:%S}'"), parameters

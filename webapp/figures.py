@@ -147,7 +147,7 @@ def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why mails are dead: our class of error, the server's code, and what one of them says."""
+    """Why mails are dead: our class of error, the server's code, and what the newest of them says."""
 
     error: str | None
     code: int | None
@@ -164,13 +164,26 @@ def reasons() -> list[Reason]:
             OutgoingEmail.last_smtp_code.label("code"),
             func.count().label("count"),
             func.max(OutgoingEmail.created_at, type_=UTCDateTime()).label("newest_at"),
-            func.max(OutgoingEmail.last_error).label("text"),
         )
         .where(OutgoingEmail.status == "dead")
         .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
         .order_by(func.count().desc())
     )
-    return [Reason(*row) for row in db.session.execute(dead)]
+    # The index has all but the text, which is asked for once a reason.
+    return [Reason(*row, text=_newest_text(row.error, row.code)) for row in db.session.execute(dead).all()]
+
+
+def _newest_text(error: str | None, code: int | None) -> str | None:
+    return db.session.scalar(
+        select(OutgoingEmail.last_error)
+        .where(
+            OutgoingEmail.status == "dead",
+            OutgoingEmail.last_error_class == error,
+            OutgoingEmail.last_smtp_code == code,
+        )
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
 
 
 def in_hand() -> Sequence[OutgoingEmail]:
@@ -216,6 +229,7 @@ class Worker:
     name: str
     host: str
     pid: int
+    version: str | None
     started_at: datetime
     seen_at: datetime
     is_alive: bool
@@ -231,7 +245,7 @@ def workers() -> Sequence[Worker]:
     )
     beats = select(WorkerHeartbeat, is_alive(), sending).order_by(WorkerHeartbeat.started_at)
     return [
-        Worker(beat.name, beat.host, beat.pid, beat.started_at, beat.seen_at, is_alive, count)
+        Worker(beat.name, beat.host, beat.pid, beat.version, beat.started_at, beat.seen_at, is_alive, count)
         for beat, is_alive, count in db.session.execute(beats)
     ]
 

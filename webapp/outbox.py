@@ -60,6 +60,9 @@ class OutgoingEmail(Model):
         partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
         Index("ix_outgoing_emails_address", text("lower(to_address)"), "created_at", "id"),
         partial_index("ix_outgoing_emails_code", "last_smtp_code", "created_at", "id", where="last_smtp_code <> 250"),
+        partial_index(
+            "ix_outgoing_emails_template", "template", "created_at", "id", where="template <> 'verify_email'"
+        ),
         partial_index("ix_outgoing_emails_canceled", "created_at", "id", where="status = 'canceled'"),
         partial_index(
             "ix_outgoing_emails_reasons", "last_error_class", "last_smtp_code", "created_at", where="status = 'dead'"

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select, text, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
-from webapp.clock import db_now, seconds_between
+from webapp.clock import UTCDateTime, db_now, seconds_between
 from webapp.extensions import Model, db, lock
 from webapp.outbox import OutgoingEmail
 
@@ -24,6 +39,11 @@ BEYOND = "+Inf"
 SETTLED_SECONDS = 300.0
 # Workers count anew once in so long; what came since is counted by whoever asks.
 FOLD_SECONDS = 60.0
+
+# By the hour they are kept for as long as plots go back.
+HOUR = 3600
+KEEP_HOURS = timedelta(days=8)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # What leaves no row, and is counted as it happens.
 FENCED_WRITES = "fenced_writes"
@@ -49,6 +69,17 @@ class TotalUntil(Model):
 
     name: Mapped[str] = mapped_column(String(50), primary_key=True)
     until: Mapped[datetime]
+
+
+class HourlyTotal(Model):
+    """How much of it there was in one hour, as far as it is in the total."""
+
+    __tablename__ = "totals_by_hour"
+
+    start: Mapped[datetime] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(50), primary_key=True)
+    value: Mapped[float]
 
 
 def attempts(*which: ColumnElement[bool]) -> Select[str, int]:
@@ -88,6 +119,11 @@ ADD = text(
     " ON CONFLICT (name, label) DO UPDATE SET value = totals.value + excluded.value"
 )
 
+ADD_HOUR = text(
+    "INSERT INTO totals_by_hour (start, name, label, value) VALUES (:start, :name, :label, :value)"
+    " ON CONFLICT (start, name, label) DO UPDATE SET value = totals_by_hour.value + excluded.value"
+).bindparams(bindparam("start", type_=UTCDateTime()))
+
 
 def add(name: str, counts: Mapping[str, float]) -> None:
     """Add to a total, label by label, as part of the caller's transaction."""
@@ -100,16 +136,28 @@ def fold() -> None:
     """Count what came since the last time, and commit. It is done often enough that asking is quick."""
     marks = select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
     if not any(_is_behind(mark) for mark in db.session.execute(marks)):
+        db.session.rollback()
         return
     # Two who count at once would count twice.
     lock("totals")
     for mark in db.session.execute(marks).all():
         if _is_behind(mark):
-            rows = ROWS[mark.name]
-            at = TIMES[mark.name]
-            add(mark.name, {row[0]: row[1] for row in db.session.execute(rows(at >= mark.until, at < mark.settled))})
+            _fold(ROWS[mark.name], mark.until, mark.settled)
             db.session.execute(update(TotalUntil).where(TotalUntil.name == mark.name).values(until=mark.settled))
+    db.session.execute(delete(HourlyTotal).where(HourlyTotal.start < db_now(-KEEP_HOURS.total_seconds())))
     db.session.commit()
+
+
+def _fold(rows: Callable[..., Select[str, Any]], since: datetime, until: datetime) -> None:
+    at = TIMES[rows.__name__]
+    counts: dict[str, float] = {}
+    for label, value, part in db.session.execute(_by_part(rows(at >= since, at < until), at, HOUR)):
+        counts[label] = counts.get(label, 0) + value
+        start = EPOCH + timedelta(seconds=part * HOUR)
+        if start < until - KEEP_HOURS:
+            continue
+        db.session.execute(ADD_HOUR, {"name": rows.__name__, "label": label, "start": start, "value": value})
+    add(rows.__name__, counts)
 
 
 def _is_behind(mark: Any) -> bool:
@@ -132,6 +180,36 @@ def grown(rows: Callable[..., Select[str, Any]]) -> dict[str, float]:
     ).subquery()
     summed = select(every.c.label, func.sum(every.c.value)).group_by(every.c.label)
     return {row[0]: float(row[1] or 0) for row in db.session.execute(summed)}
+
+
+def parts(rows: Callable[..., Select[str, Any]], begin: datetime, seconds: int) -> list[tuple[datetime, str, float]]:
+    """Return when, which label and how much since then: by parts of so many seconds, or by hours if these are longer.
+
+    One statement, as in grown().
+    """
+    name = rows.__name__
+    at = TIMES[name]
+    if seconds < HOUR:
+        query: Any = _by_part(rows(at >= begin), at, seconds)
+    else:
+        until = select(TotalUntil.until).where(TotalUntil.name == name)
+        known = max(begin, db.session.scalar(until) or begin)
+        kept = (HourlyTotal.name == name, HourlyTotal.start >= begin)
+        query = union_all(
+            _by_part(rows(at >= known, at >= until.scalar_subquery()), at, HOUR),
+            select(HourlyTotal.label, HourlyTotal.value, cast(_part(HourlyTotal.start, HOUR), Integer)).where(*kept),
+        )
+    return [(EPOCH + timedelta(seconds=part * min(seconds, HOUR)), *row) for *row, part in db.session.execute(query)]
+
+
+def _by_part(rows: Select[str, Any], at: InstrumentedAttribute[Any], seconds: int) -> Select[str, Any, int]:
+    """Count the rows by their time too, as the number of the part that it falls into."""
+    part = _part(at, seconds)
+    return rows.add_columns(part).group_by(part)
+
+
+def _part(at: ColumnElement[datetime] | InstrumentedAttribute[Any], seconds: int) -> ColumnElement[int]:
+    return cast(func.floor(seconds_between(literal(EPOCH, UTCDateTime()), at) / seconds), Integer)
 
 
 def counted(name: str) -> float:

@@ -19,6 +19,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 INDEXES: list[tuple[str, list[str | sa.TextClause], str | None]] = [
     ("ix_outgoing_emails_address", [sa.text("lower(to_address)"), "created_at", "id"], None),
     ("ix_outgoing_emails_code", ["last_smtp_code", "created_at", "id"], "last_smtp_code <> 250"),
+    ("ix_outgoing_emails_template", ["template", "created_at", "id"], "template <> 'verify_email'"),
     ("ix_outgoing_emails_canceled", ["created_at", "id"], "status = 'canceled'"),
     ("ix_outgoing_emails_reasons", ["last_error_class", "last_smtp_code", "created_at"], "status = 'dead'"),
 ]
@@ -43,6 +44,14 @@ def upgrade() -> None:
                 sa.PrimaryKeyConstraint("name", name="pk_totals_until"),
             ),
             [{"name": name, "until": LONG_AGO} for name in ("attempts", "accepted", "accepted_seconds", "events")],
+        )
+        op.create_table(
+            "totals_by_hour",
+            sa.Column("start", sa.DateTime(timezone=True), nullable=False),
+            sa.Column("name", sa.String(50), nullable=False),
+            sa.Column("label", sa.String(50), nullable=False),
+            sa.Column("value", sa.Double(), nullable=False),
+            sa.PrimaryKeyConstraint("start", "name", "label", name="pk_totals_by_hour"),
         )
         # What was kept of accepted mails until now were those whose rows are gone.
         op.execute(
@@ -72,6 +81,7 @@ def downgrade() -> None:
     for name, _columns, _where in reversed(INDEXES):
         op.drop_index(name, "outgoing_emails")
     op.drop_column("worker_heartbeats", "version")
+    op.drop_table("totals_by_hour")
     op.drop_table("totals_until")
     op.drop_table("mail_pace")
 
