@@ -274,7 +274,7 @@ AT_THE_MAIL = {"recipient", "data", "dot"}
 
 # Policy (x.7.x), a provider's daily limit (5.4.5), and what old servers say instead of a code.
 POLICY = re.compile(
-    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending limit", re.IGNORECASE
+    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending (limit|rate)", re.IGNORECASE
 )
 
 
