@@ -72,7 +72,10 @@ def travel(app: Flask, seconds: float) -> None:
     """Let time pass: everything in the database that is a time becomes older."""
     with app.app_context():
         for table in db.metadata.sorted_tables:
-            times = [column for column in table.columns if isinstance(column.type, UTCDateTime)]
+            # Keys would meet others on their way.
+            times = [
+                column for column in table.columns if isinstance(column.type, UTCDateTime) and not column.primary_key
+            ]
             if times:
                 db.session.execute(table.update().values({column: earlier(column, seconds) for column in times}))
         db.session.commit()
