@@ -23,7 +23,7 @@ from tests.visitor import Visitor
 from webapp import claims, create_app, delivery, totals, workers
 from webapp.claims import LeaseLost
 from webapp.clock import db_now
-from webapp.config import ROOT
+from webapp.config import ROOT, SETTINGS
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 
@@ -182,6 +182,27 @@ def test_alerts_and_dashboard_name_only_metrics_that_there_are(app: Flask) -> No
         assert named
         assert named <= there_are
     assert json.loads((OPERATIONS / "grafana.json").read_text())["panels"]
+
+
+def test_each_alert_has_its_section_in_the_runbook_and_points_to_it() -> None:
+    rules = (OPERATIONS / "alerts.yml").read_text("utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    runbook = (ROOT / "docs" / "runbook.md").read_text("utf-8")
+    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == alerts
+    assert re.findall(r'runbook: "docs/runbook.md#(\w+)"', rules) == [alert.lower() for alert in alerts]
+    for section in runbook.split("\n## ")[1:]:
+        for part in ("**Means:**", "**See:**", "**Type:**", "**Over when:**"):
+            assert part in section, section.partition("\n")[0]
+
+
+def test_the_runbook_names_only_commands_and_settings_that_there_are(app: Flask) -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text("utf-8") + (ROOT / "docs" / "mail-providers.md").read_text(
+        "utf-8"
+    )
+    for command in set(re.findall(r"flask mail (\w+)", runbook)):
+        assert app.test_cli_runner().invoke(args=["mail", command, "--help"]).exit_code == 0, command
+    settings = set(re.findall(r"\b(?:MAIL|RATELIMIT)_[A-Z_]+[A-Z]\b", runbook))
+    assert {name.removesuffix("_FILE") for name in settings} - {"MAIL_TO"} <= set(SETTINGS)
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")

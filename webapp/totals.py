@@ -38,7 +38,7 @@ BEYOND = "+Inf"
 # Rows younger than this may belong to a transaction that has not ended: they are counted later.
 SETTLED_SECONDS = 300.0
 # Workers count anew once in so long; what came since is counted by whoever asks.
-FOLD_SECONDS = 60.0
+FOLD_SECONDS = 300.0
 
 # By the hour they are kept for as long as plots go back.
 HOUR = 3600
