@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from tests.conftest import Backend
 from tests.factories import change, claim, make_signup, travel, work
 from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
-from webapp import claims, create_app, delivery, totals, workers
+from webapp import claims, create_app, delivery, totals, trends, workers
 from webapp.claims import LeaseLost
 from webapp.clock import db_now
 from webapp.config import ROOT, SETTINGS
@@ -211,3 +211,29 @@ def test_promtool_understands_the_alerts() -> None:
         ["promtool", "check", "rules", OPERATIONS / "alerts.yml"], capture_output=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_a_row_is_counted_once_whenever_it_is_counted(app: Flask, smtp: Server) -> None:
+    refused(app, smtp)
+    overdue(app, make_signup(app, username="bob", address="bob@example.com"))
+    work(app)
+    before = read(app)
+    travel(app, totals.SETTLED_SECONDS + totals.FOLD_SECONDS + 1)
+    for _ in range(2):
+        with app.app_context():
+            totals.fold()
+            kept = sum(db.session.scalars(select(totals.Total.value).where(totals.Total.name == "attempts")))
+            hours = sum(db.session.scalars(select(totals.HourlyTotal.value).filter_by(name="attempts")))
+            assert kept == hours == 2
+    overdue(app, make_signup(app, username="cat", address="cat@example.com"))
+    work(app)
+    after = read(app)
+    sent = 'signup_delivery_attempts_total{outcome="sent"}'
+    assert (before[sent], after[sent]) == (1, 2)
+    assert after['signup_mails{state="sent"}'] == 2
+    assert after["signup_signups_total"] == 3
+    with app.app_context():
+        for span in trends.SPANS.values():
+            parts = trends.series(span)
+            assert (sum(part.accepted for part in parts), sum(part.refused for part in parts)) == (2, 1)
+            assert any(part.median is not None for part in parts)

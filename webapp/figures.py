@@ -129,8 +129,9 @@ def ids(which: Filter, *, limit: int | None = None, after: uuid.UUID | None = No
     return db.session.scalars(query.order_by(OutgoingEmail.created_at, OutgoingEmail.id).limit(limit)).all()
 
 
-def count(which: Filter) -> int:
-    return _number(select(func.count()).where(*_conditions(which)))
+def count(which: Filter, *, after: uuid.UUID | None = None) -> int:
+    query = select(func.count()).select_from(OutgoingEmail).where(*_conditions(which))
+    return _number(_beyond(query, after, operator.gt) if after is not None else query)
 
 
 def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:

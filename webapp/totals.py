@@ -133,10 +133,9 @@ def add(name: str, counts: Mapping[str, float]) -> None:
 
 
 def fold() -> None:
-    """Count what came since the last time, and commit. It is done often enough that asking is quick."""
+    """Count what came since the last time, and commit then. It is done often enough that asking is quick."""
     marks = select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
     if not any(_is_behind(mark) for mark in db.session.execute(marks)):
-        db.session.rollback()
         return
     # Two who count at once would count twice.
     lock("totals")
