@@ -213,7 +213,11 @@ def test_promtool_understands_the_alerts() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_row_is_counted_once_whenever_it_is_counted(app: Flask, smtp: Server) -> None:
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_row_is_counted_once_whenever_it_is_counted(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(totals, "FOLD_ROWS", at_once)
     refused(app, smtp)
     overdue(app, make_signup(app, username="bob", address="bob@example.com"))
     work(app)
@@ -221,7 +225,8 @@ def test_a_row_is_counted_once_whenever_it_is_counted(app: Flask, smtp: Server) 
     travel(app, totals.SETTLED_SECONDS + totals.FOLD_SECONDS + 1)
     for _ in range(2):
         with app.app_context():
-            totals.fold()
+            while totals.fold():
+                pass
             kept = sum(db.session.scalars(select(totals.Total.value).where(totals.Total.name == "attempts")))
             hours = sum(db.session.scalars(select(totals.HourlyTotal.value).filter_by(name="attempts")))
             assert kept == hours == 2

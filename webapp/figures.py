@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, literal_column, select, tuple_, union_all
 from sqlalchemy.orm import aliased
 
 from webapp import budget, totals
@@ -76,8 +76,9 @@ def stats() -> Stats:
 
 def _by_status() -> dict[str, int]:
     """Count the mails that are few, each state by its index; the many that were sent are counted once."""
+    # Named in the statement itself: of a parameter's value SQLite would not know which index has it.
     states = [
-        select(literal(status), func.count()).where(OutgoingEmail.status == status)
+        select(literal(status), func.count()).where(OutgoingEmail.status == literal_column(f"'{status}'"))
         for status in STATUSES
         if status != "sent"
     ]
@@ -166,7 +167,7 @@ def reasons() -> list[Reason]:
             func.count().label("count"),
             func.max(OutgoingEmail.created_at, type_=UTCDateTime()).label("newest_at"),
         )
-        .where(OutgoingEmail.status == "dead")
+        .where(OutgoingEmail.status == literal_column("'dead'"))
         .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
         .order_by(func.count().desc())
     )

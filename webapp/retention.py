@@ -51,7 +51,7 @@ class Kind:
 
 def prune() -> Iterator[tuple[str, int]]:
     """Forget all that is to be forgotten; yield what and how much after each batch, which is committed."""
-    totals.fold()
+    _count_all()
     for name, kind in KINDS.items():
         forgotten = BATCH
         while forgotten == BATCH:
@@ -62,11 +62,17 @@ def prune() -> Iterator[tuple[str, int]]:
 
 def prune_batch() -> bool:
     """Forget one batch of each kind, and commit each; return whether there may be more."""
-    totals.fold()
+    _count_all()
     counts = {name: kind.forget() for name, kind in KINDS.items()}
     if any(counts.values()):
         log.info("pruned", **counts)
     return max(counts.values()) == BATCH
+
+
+def _count_all() -> None:
+    """Count what is about to be deleted."""
+    while totals.fold():
+        pass
 
 
 def to_forget() -> dict[str, int]:

@@ -27,7 +27,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
-from webapp.clock import UTCDateTime, db_now, seconds_between
+from webapp.clock import UTCDateTime, db_now, now, seconds_between
 from webapp.extensions import Model, db, lock
 from webapp.outbox import OutgoingEmail
 
@@ -39,6 +39,9 @@ BEYOND = "+Inf"
 SETTLED_SECONDS = 300.0
 # Workers count anew once in so long; what came since is counted by whoever asks.
 FOLD_SECONDS = 300.0
+
+# So many rows are counted in one transaction, which on SQLite keeps others waiting.
+FOLD_ROWS = 100_000
 
 # By the hour they are kept for as long as plots go back.
 HOUR = 3600
@@ -132,19 +135,31 @@ def add(name: str, counts: Mapping[str, float]) -> None:
         db.session.execute(ADD, {"name": name, "label": label, "value": counts[label]})
 
 
-def fold() -> None:
-    """Count what came since the last time, and commit then. It is done often enough that asking is quick."""
+def fold() -> bool:
+    """Count what came since the last time, some of it at once, and commit then; return whether there may be more.
+
+    It is done often enough that asking is quick.
+    """
     marks = select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
     if not any(_is_behind(mark) for mark in db.session.execute(marks)):
-        return
+        return False
     # Two who count at once would count twice.
     lock("totals")
     for mark in db.session.execute(marks).all():
         if _is_behind(mark):
-            _fold(ROWS[mark.name], mark.until, mark.settled)
-            db.session.execute(update(TotalUntil).where(TotalUntil.name == mark.name).values(until=mark.settled))
+            until = min(mark.settled, _after_some(TIMES[mark.name], mark.until) or mark.settled)
+            _fold(ROWS[mark.name], mark.until, until)
+            db.session.execute(update(TotalUntil).where(TotalUntil.name == mark.name).values(until=until))
     db.session.execute(delete(HourlyTotal).where(HourlyTotal.start < db_now(-KEEP_HOURS.total_seconds())))
     db.session.commit()
+    return True
+
+
+def _after_some(at: InstrumentedAttribute[Any], since: datetime) -> datetime | None:
+    """Return until when there are so many rows that they are counted by themselves; nothing when there are fewer."""
+    until: datetime | None = db.session.scalar(select(at).where(at >= since).order_by(at).offset(FOLD_ROWS).limit(1))
+    # So many at one moment are counted together with all that follow.
+    return until if until != since else None
 
 
 def _fold(rows: Callable[..., Select[str, Any]], since: datetime, until: datetime) -> None:
@@ -153,7 +168,7 @@ def _fold(rows: Callable[..., Select[str, Any]], since: datetime, until: datetim
     for label, value, part in db.session.execute(_by_part(rows(at >= since, at < until), at, HOUR)):
         counts[label] = counts.get(label, 0) + value
         start = EPOCH + timedelta(seconds=part * HOUR)
-        if start < until - KEEP_HOURS:
+        if start < now() - KEEP_HOURS:
             continue
         db.session.execute(ADD_HOUR, {"name": rows.__name__, "label": label, "start": start, "value": value})
     add(rows.__name__, counts)
