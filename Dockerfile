@@ -13,6 +13,9 @@ COPY --from=build /venv /venv
 COPY gunicorn.conf.py huey_worker.py wsgi.py ./
 COPY migrations migrations
 COPY webapp webapp
+# Which release this is: docker build --build-arg VERSION="$(git describe --always --dirty)" .
+ARG VERSION=""
+ENV APP_VERSION=$VERSION
 # A user without a name, who may write nowhere but here: with SQLite, a volume belongs here.
 RUN install --directory --owner=10001 --group=10001 instance
 USER 10001:10001

@@ -13,7 +13,7 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test accessibility chaos check defences audit format translations secrets requirements vendor pictures clean
+.PHONY: help run demo test accessibility chaos check defences audit alerts format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ defences: $(VENV)/installed-dev ## take out each defence of docs/security.md, an
 audit: $(VENV)/installed-dev ## ask PyPI whether a library of ours is known to be vulnerable
 	@# Strict: a library that could not be looked up is a failure, not a pass.
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+alerts: ## let promtool (of Debian's prometheus) read the alert rules
+	@promtool check rules docs/operations/alerts.yml
 
 format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/ruff check --fix --quiet .

@@ -94,7 +94,7 @@ def drip(connection: Connection) -> None:
 class Server:
     """`actions` maps a step to what to do there; an empty dict is a server that works.
 
-    `password`: AUTH wants it. `tls`: STARTTLS is offered, with this context.
+    `password`: AUTH wants it, and no mail is taken before. `tls`: STARTTLS is demanded, with this context.
     """
 
     def __init__(self, *, password: str | None = None, tls: ssl.SSLContext | None = None) -> None:
@@ -186,6 +186,7 @@ class Connection:
         self.file = connection.makefile("rb")
         self.sender = ""
         self.recipients: list[str] = []
+        self.is_signed_in = False
 
     def converse(self) -> None:
         self.act("connect")
@@ -218,7 +219,7 @@ class Connection:
         offers = ["mail.test", "8BITMIME", *(["PIPELINING"] if self.server.is_pipelining else [])]
         if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):
             offers.append("STARTTLS")
-        if self.server.password:
+        if self.server.password and (not self.server.tls or isinstance(self.socket, ssl.SSLSocket)):
             offers.append("AUTH PLAIN")
         lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
         self.reply("EHLO", "\r\n".join(lines))
@@ -232,12 +233,16 @@ class Connection:
     def on_auth(self, rest: str) -> None:
         given = base64.b64decode(rest.partition(" ")[2]).split(b"\0")[-1].decode()
         if given == self.server.password:
-            self.reply("AUTH", "235 welcome")
+            self.is_signed_in = self.reply("AUTH", "235 welcome")
         else:
             self.send("535 5.7.8 wrong password")
 
     def on_mail(self, rest: str) -> None:
-        if self.reply("MAIL", "250 OK"):
+        if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):
+            self.send("530 5.7.0 STARTTLS first")
+        elif self.server.password and not self.is_signed_in:
+            self.send("530 5.7.0 sign in first")
+        elif self.reply("MAIL", "250 OK"):
             self.sender, self.recipients = address_in(rest), []
 
     def on_rcpt(self, rest: str) -> None:

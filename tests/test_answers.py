@@ -39,6 +39,7 @@ SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "policy at the recipient": ("RCPT", "550 5.7.1 not allowed"),
     "policy for now": ("RCPT", "451 4.7.1 come back"),
     "policy after the dot": ("dot", "554 5.7.0 rejected"),
+    "too fast for SES": ("dot", "454 Throttling failure: Maximum sending rate exceeded."),
     "daily limit": ("dot", "550 5.4.5 Daily user sending limit exceeded"),
     "relay denied": ("RCPT", "554 Relay access denied"),
 }

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
 from sqlalchemy import select
 
 from tests.factories import attempts, claim, get, make_signup, travel
+from tests.processes import wait_until
 from tests.smtp_server import Server
 from tests.test_answers import logged
 from tests.visitor import Visitor
-from webapp import breaker, delivery, signup, users
+from webapp import breaker, delivery, pace, signup, users
 from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
@@ -187,19 +188,7 @@ def test_a_mail_that_made_way_for_one_that_was_sent_stays_canceled(app: Flask, s
 def test_workers_at_the_same_moment_send_one(app: Flask, smtp: Server) -> None:
     for number in range(8):
         make_signup(app, username=f"mick{number}", address=ADDRESS)
-    start = threading.Barrier(4)
-
-    def run() -> None:
-        with app.app_context():
-            start.wait()
-            delivery.deliver_due(10)
-        mail.close()
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_parallel(app, 4, lambda: delivery.deliver_due(10))
     assert len(smtp.mails) == 1
     assert sorted(statuses(app)) == ["canceled"] * 6 + ["queued", "sent"]
 
@@ -274,6 +263,75 @@ def test_the_commands_say_that_mails_wait_for_the_limit(app: Flask) -> None:
     assert "1 per 1 hour" in result.output
     result = app.test_cli_runner().invoke(args=["mail", "doctor"])
     assert "overdue" not in result.output
+
+
+@pytest.mark.total("20/second, 1000/day")
+def test_mails_go_evenly_when_a_second_allows_only_so_many(app: Flask, smtp: Server) -> None:
+    for number in range(12):
+        make_signup(app, username=f"mick{number}", address=f"mick{number}@example.com")
+    in_parallel(app, 4, lambda: delivery.deliver_due(12))
+    assert len(smtp.mails) == 12
+    at = sorted(mail.at for mail in smtp.mails)
+    # Each 50 ms after the one before: in no second more than twenty, though four workers send.
+    assert at[-1] - at[0] > 11 * 0.05 * 0.9
+    assert {row.outcome for number in mail_ids(app) for row in attempts(app, number)} == {"sent"}
+
+
+@pytest.mark.total("1/2 seconds")
+def test_whoever_waits_for_a_turn_keeps_the_mail_and_stops_when_told(app: Flask, smtp: Server) -> None:
+    email_id = sign_up(app, 1)
+    with app.app_context():
+        for _ in range(30):
+            pace.take_turn()
+        assert pace.is_full()
+    worker = threading.Thread(target=lambda: in_parallel(app, 1, lambda: delivery.deliver_due(1)))
+    worker.start()
+    wait_until(lambda: get(app, email_id).status == "sending", "nobody claimed it")
+    first = get(app, email_id).lease_until
+    wait_until(lambda: get(app, email_id).lease_until != first, "its lease did not go on")
+    assert "overdue" not in app.test_cli_runner().invoke(args=["mail", "doctor"]).output
+    try:
+        mail.stop()
+        worker.join(5)
+        assert not worker.is_alive()
+    finally:
+        mail.stopping = False
+    row = get(app, email_id)
+    assert (row.status, row.attempts, smtp.mails) == ("queued", 0, [])
+
+
+@pytest.mark.total("7/day")
+def test_many_workers_together_keep_to_a_days_limit_exactly(app: Flask, smtp: Server) -> None:
+    for number in range(20):
+        make_signup(app, username=f"mick{number}", address=f"mick{number}@example.com")
+    in_parallel(app, 6, lambda: delivery.deliver_due(20))
+    assert len(smtp.mails) == 7
+    assert statuses(app).count("queued") == 13
+    travel(app, 86401)
+    count_again(app)
+    drain(app)
+    assert len(smtp.mails) == 14
+
+
+def in_parallel(app: Flask, count: int, run: Callable[[], object]) -> None:
+    start = threading.Barrier(count)
+
+    def work() -> None:
+        with app.app_context():
+            start.wait()
+            run()
+        mail.close()
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def mail_ids(app: Flask) -> list[uuid.UUID]:
+    with app.app_context():
+        return list(db.session.scalars(select(OutgoingEmail.id)))
 
 
 def count_again(app: Flask) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +11,17 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from tests.conftest import Backend
 from tests.factories import change, claim, make_signup, travel, work
 from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
-from webapp import claims, create_app, delivery, totals, workers
+from webapp import claims, create_app, delivery, totals, trends
 from webapp.claims import LeaseLost
 from webapp.clock import db_now
-from webapp.config import ROOT
+from webapp.config import ROOT, SETTINGS
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 
@@ -154,16 +152,6 @@ def test_with_a_token_whoever_has_it_is_answered(environ: dict[str, str]) -> Non
         assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}, **far).status_code == 200
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_promtool_has_nothing_to_say(app: Flask) -> None:
-    with app.app_context():
-        workers.beat(workers.NAME)
-        db.session.commit()
-    text = app.test_client().get("/metrics").data
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
-
-
 def test_nothing_about_a_person_is_in_them(app: Flask) -> None:
     make_signup(app)
     text = app.test_client().get("/metrics").text
@@ -184,9 +172,53 @@ def test_alerts_and_dashboard_name_only_metrics_that_there_are(app: Flask) -> No
     assert json.loads((OPERATIONS / "grafana.json").read_text())["panels"]
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_promtool_understands_the_alerts() -> None:
-    checked = subprocess.run(
-        ["promtool", "check", "rules", OPERATIONS / "alerts.yml"], capture_output=True, check=False
+def test_each_alert_has_its_section_in_the_runbook_and_points_to_it() -> None:
+    rules = (OPERATIONS / "alerts.yml").read_text("utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    runbook = (ROOT / "docs" / "runbook.md").read_text("utf-8")
+    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == alerts
+    assert re.findall(r'runbook: "docs/runbook.md#(\w+)"', rules) == [alert.lower() for alert in alerts]
+    for section in runbook.split("\n## ")[1:]:
+        for part in ("**Means:**", "**See:**", "**Type:**", "**Over when:**"):
+            assert part in section, section.partition("\n")[0]
+
+
+def test_the_runbook_names_only_commands_and_settings_that_there_are(app: Flask) -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text("utf-8") + (ROOT / "docs" / "mail-providers.md").read_text(
+        "utf-8"
     )
-    assert checked.returncode == 0, checked.stderr
+    for command in set(re.findall(r"flask mail (\w+)", runbook)):
+        assert app.test_cli_runner().invoke(args=["mail", command, "--help"]).exit_code == 0, command
+    settings = set(re.findall(r"\b(?:MAIL|RATELIMIT)_[A-Z_]+[A-Z]\b", runbook))
+    assert {name.removesuffix("_FILE") for name in settings} - {"MAIL_TO"} <= set(SETTINGS)
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_row_is_counted_once_whenever_it_is_counted(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(totals, "FOLD_ROWS", at_once)
+    refused(app, smtp)
+    overdue(app, make_signup(app, username="bob", address="bob@example.com"))
+    work(app)
+    before = read(app)
+    travel(app, totals.SETTLED_SECONDS + totals.FOLD_SECONDS + 1)
+    for _ in range(2):
+        with app.app_context():
+            while totals.fold():
+                pass
+            kept = sum(db.session.scalars(select(totals.Total.value).where(totals.Total.name == "attempts")))
+            hours = sum(db.session.scalars(select(totals.HourlyTotal.value).filter_by(name="attempts")))
+            assert kept == hours == 2
+    overdue(app, make_signup(app, username="cat", address="cat@example.com"))
+    work(app)
+    after = read(app)
+    sent = 'signup_delivery_attempts_total{outcome="sent"}'
+    assert (before[sent], after[sent]) == (1, 2)
+    assert after['signup_mails{state="sent"}'] == 2
+    assert after["signup_signups_total"] == 3
+    with app.app_context():
+        for span in trends.SPANS.values():
+            parts = trends.series(span)
+            assert (sum(part.accepted for part in parts), sum(part.refused for part in parts)) == (2, 1)
+            assert any(part.median is not None for part in parts)

@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from tests.conftest import Backend
 from tests.factories import change, claim, get, make_signup, work
 from tests.smtp_server import Server
-from tests.test_cli import refused
+from tests.test_cli import flask_mail, refused
 from tests.test_operations import flask_users
 from tests.visitor import PASSWORD, Visitor
-from webapp import clock, operations, pause, workers
+from webapp import clock, create_app, operations, pause, workers
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.pages.ops import actions, plots
 from webapp.trends import Part, quantile
+from webapp.workers import WorkerHeartbeat
 
 PAGES = ("/ops", "/ops/mails", "/ops/dead", "/ops/workers", "/ops/audit", "/ops/pause", "/ops/test", "/ops/retry")
 
@@ -73,6 +74,33 @@ def test_a_viewer_sees_everything_and_changes_nothing(app: Flask, smtp: Server) 
     assert get(app, email_id).status == "dead"
     with app.app_context():
         assert not pause.is_paused()
+
+
+def test_operators_find_the_way_from_every_page_and_others_see_none(app: Flask, visitor: Visitor) -> None:
+    visitor.open("/")
+    assert 'href="/ops"' not in visitor.page.text
+    for role in ("admin", "viewer"):
+        somebody = operator(app, role)
+        somebody.open("/")
+        assert 'href="/ops"' in somebody.page.text
+
+
+def test_workers_are_told_with_their_version(environ: dict[str, str], admin: Visitor) -> None:
+    app = create_app({**environ, "APP_VERSION": "2.7-rc1"})
+    work(app)
+    with app.app_context():
+        db.session.execute(update(WorkerHeartbeat).values(seen_at=db_now(-60)))
+        db.session.commit()
+    admin.open("/ops/workers")
+    assert "2.7-rc1" in admin.text
+    assert "gone without a word" in admin.text
+    # Its next beat is kept, whatever else a turn of the relay finds nothing to do about.
+    work(app)
+    admin.open("/ops/workers")
+    assert "gone without a word" not in admin.text
+    assert "2.7-rc1" in flask_mail(app, "workers").output
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_the_overview_tells_how_the_mail_is(admin: Visitor, app: Flask, smtp: Server) -> None:

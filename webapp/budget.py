@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -14,7 +15,7 @@ from limits import RateLimitItem
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from webapp import claims, outbox
+from webapp import claims, outbox, pace
 from webapp.clock import db_now
 from webapp.extensions import db, lock
 from webapp.outbox import OutgoingEmail
@@ -27,6 +28,10 @@ NEWER = "a newer mail to its address waits"
 
 # Counting all mails takes longer than sending one does, so a process counts once in a while.
 COUNT_AGAIN_SECONDS = 1.0
+
+# More than all workers together send until a process counts again: with no more left, each claim counts.
+NEAR = 2000
+NO_LIMIT = 2**31
 
 
 def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
@@ -92,27 +97,45 @@ def drop(email: OutgoingEmail, reason: str) -> None:
 
 def spent() -> str | None:
     """Return which limit of mails in all is reached, if any; this process counts them once a second."""
-    limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_TOTAL"]
+    return _total().spent
+
+
+def room() -> int:
+    """Return how many mails may be claimed now, by the limits in all. The caller commits.
+
+    Near a limit nobody else is told before that commit, so that all workers together keep to it.
+    """
+    total = _total()
+    if total.spent:
+        return 0
+    if total.left > NEAR:
+        return total.left
+    lock("budget:total")
+    return max(0, _left())
+
+
+@dataclass
+class Total:
+    """What this process knows of all mails: which limit is reached, how many are left, and when to count again."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    count_at: float = 0.0
+    spent: str | None = None
+    left: int = 0
+
+
+def _total() -> Total:
     total: Total = current_app.extensions.setdefault("mail_total", Total())
     with total.lock:
         if time.monotonic() >= total.count_at:
             total.count_at = time.monotonic() + COUNT_AGAIN_SECONDS
-            spent = next((str(limit) for limit in limits if _has_sent(limit)), None)
+            spent = next((str(limit) for limit in _limits() if _sent(limit) >= limit.amount), None)
             if spent and not total.spent:
                 log.error("mail_limit_reached", limit=spent)
             elif total.spent and not spent:
                 log.info("mail_limit_over", limit=total.spent)
-            total.spent = spent
-        return total.spent
-
-
-class Total:
-    """What this process knows of all mails: which limit is reached, if any, and when to count again."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count_at = 0.0
-        self.spent: str | None = None
+            total.spent, total.left = spent, _left()
+    return total
 
 
 def _reached(
@@ -213,13 +236,21 @@ def _let_former_wait_again(budget: str) -> None:
     )
 
 
-def _has_sent(limit: RateLimitItem) -> bool:
-    """Return whether so many were sent in the limit's time; the last of them is looked for, not all counted."""
-    last = (
-        select(OutgoingEmail.id)
-        .where(OutgoingEmail.sent_at > db_now(-limit.get_expiry()))
-        .order_by(OutgoingEmail.sent_at.desc())
-        .offset(limit.amount - 1)
-        .limit(1)
+def _limits() -> list[RateLimitItem]:
+    """Return the limits in all that are counted; those of seconds are kept by webapp/pace.py."""
+    return [limit for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not pace.is_pace(limit)]
+
+
+def _left() -> int:
+    """Return how many mails more may go now; what is being sent may arrive, and so counts."""
+    sending = select(func.count()).where(OutgoingEmail.status == "sending")
+    in_hand = db.session.scalar(sending) or 0
+    return min((limit.amount - _sent(limit) - in_hand for limit in _limits()), default=NO_LIMIT)
+
+
+def _sent(limit: RateLimitItem) -> int:
+    """Return how many were sent in the limit's time, and no more than it allows: so many are counted at most."""
+    within = (
+        select(OutgoingEmail.sent_at).where(OutgoingEmail.sent_at > db_now(-limit.get_expiry())).limit(limit.amount)
     )
-    return db.session.scalar(last) is not None
+    return db.session.scalar(select(func.count()).select_from(within.subquery())) or 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
-from webapp import breaker, budget, figures, pause
+from webapp import breaker, budget, figures, pace, pause
 from webapp.attempts import DeliveryAttempt
 from webapp.breaker import MailBreaker
 from webapp.clock import db_now
@@ -78,6 +78,9 @@ def notes() -> list[Finding]:
         Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", "flask mail stats")
         if limit
         else None,
+        Finding("pace", "mails wait for their turns: see MAIL_LIMIT_TOTAL", "flask mail stats")
+        if pace.is_full()
+        else None,
         _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
     ]
     return [note for note in noted if note is not None]
@@ -104,7 +107,7 @@ def _no_worker() -> Finding | None:
 
 
 def _overdue() -> Finding | None:
-    if breaker.is_open() or budget.spent() or pause.is_paused():
+    if breaker.is_open() or budget.spent() or pace.is_full() or pause.is_paused():
         return None
     return _mails(
         "overdue",

@@ -50,9 +50,9 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
 
 @compiles(db_now, "postgresql")
 def _on_postgresql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    # A query of its own is asked once a statement: compared with the bare function, which may change
-    # from row to row, no index can be used.
-    return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    # The time at which the statement began. Of clock_timestamp(), which may change from row to row, the planner
+    # knows nothing: it would use no index, or expect a third of all rows behind it.
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(db_now, "sqlite")

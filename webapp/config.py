@@ -190,6 +190,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
     "APP_NAME": (_text, "Signup"),
+    "APP_VERSION": (_text, None),
     "APP_LOGO": (_logo, None),
     "APP_ACCENT": (theme.accent, "#3b4cca"),
     "MAIL_SERVER": (_host, None),

@@ -22,6 +22,7 @@ from webapp import (
     mails,
     operations,
     outbox,
+    pace,
     totals,
     users,
     verification,
@@ -51,6 +52,9 @@ IN_DOUBT_DELAY_MAX = 1800.0
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
 
+# Whoever waits for a turn looks so often whether it is told to stop.
+WAIT_SECONDS = 1.0
+
 
 class DeliveryFailed(Exception):
     """This try sent nothing; the outbox knows when the next one is. `is_servers`: any other would fail as well."""
@@ -71,10 +75,10 @@ def deliver(email_id: uuid.UUID, limit: int = 1) -> None:
 
     Raises DeliveryFailed when this one was not sent.
     """
-    if are_held():
+    if not (room := _room()):
         db.session.rollback()
         return
-    claimed = claims.claim(worker_name(), limit=limit, email_id=email_id)
+    claimed = claims.claim(worker_name(), limit=min(limit, room), email_id=email_id)
     if failure := _send_all(claimed).get(email_id):
         raise failure
 
@@ -83,8 +87,8 @@ def deliver_due(limit: int) -> int:
     """Send due mails, the most urgent first, while they may go; return how many were tried."""
     tried = 0
     while tried < limit and not mail.stopping:
-        claimed = [] if are_held() else claims.claim(worker_name(), limit=min(batch.size(), limit - tried))
-        if not claimed:
+        room = min(_room(), batch.size(), limit - tried)
+        if not room or not (claimed := claims.claim(worker_name(), limit=room)):
             db.session.rollback()
             break
         # A failure is logged, and written down: the others go on.
@@ -95,7 +99,7 @@ def deliver_due(limit: int) -> int:
 
 def probe() -> None:
     """While the breaker is open: let one due mail try the mail server, if nobody did lately."""
-    if budget.spent() or not breaker.take_probe():
+    if not budget.room() or not breaker.take_probe():
         db.session.rollback()
         return
     # One that nobody needs, or whose address got enough, says nothing of the server.
@@ -107,9 +111,9 @@ def probe() -> None:
     db.session.commit()
 
 
-def are_held() -> bool:
-    """Return whether all mails wait: for the mail server, or since too many were sent."""
-    return breaker.is_open() or budget.spent() is not None
+def _room() -> int:
+    """Return how many mails may be claimed now: none while the mail server is down, or too many were sent."""
+    return 0 if breaker.is_open() else budget.room()
 
 
 def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFailed | None]:
@@ -120,9 +124,7 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFaile
     db.session.commit()
     begun = time.monotonic()
     try:
-        while waiting and not mail.stopping:
-            if claims.lease_left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + FINISH_MARGIN:
-                claims.renew(waiting)
+        while waiting and _wait_for_turn(waiting):
             email, *waiting = waiting
             with structlog.contextvars.bound_contextvars(**_log_fields(email)):
                 try:
@@ -212,6 +214,25 @@ def _send(email: OutgoingEmail, proof: VerifyEmail | None) -> bool:
     return True
 
 
+def _wait_for_turn(waiting: Sequence[OutgoingEmail]) -> bool:
+    """Wait until one more may go, by the limit of a second; the mails stay this worker's.
+
+    Return whether it may; not when this worker is told to stop.
+    """
+    turn = time.monotonic() + pace.take_turn()
+    while (left := turn - time.monotonic()) > 0 and not mail.stopping:
+        _keep(waiting)
+        time.sleep(min(left, WAIT_SECONDS))
+    _keep(waiting)
+    return not mail.stopping
+
+
+def _keep(waiting: Sequence[OutgoingEmail]) -> None:
+    """Renew the lease when less of it is left than a send may take."""
+    if claims.lease_left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + FINISH_MARGIN:
+        claims.renew(waiting)
+
+
 def _settle(email: OutgoingEmail, reply: str) -> None:
     """Write down that the mail was accepted, and go on trying to while nobody else can have it.
 
@@ -294,7 +315,7 @@ AT_THE_MAIL = {"recipient", "data", "dot"}
 
 # Policy (x.7.x), a provider's daily limit (5.4.5), and what old servers say instead of a code.
 POLICY = re.compile(
-    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending limit", re.IGNORECASE
+    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending (limit|rate)", re.IGNORECASE
 )
 
 

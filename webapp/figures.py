@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, literal_column, select, tuple_, union_all
 from sqlalchemy.orm import aliased
 
-from webapp import budget
+from webapp import budget, totals
 from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
 from webapp.breaker import MailBreaker
@@ -53,8 +53,6 @@ class Stats:
 
 
 def stats() -> Stats:
-    counts = select(OutgoingEmail.status, func.count()).group_by(OutgoingEmail.status)
-    counted = {row.status: row[1] for row in db.session.execute(counts)}
     first = func.min(OutgoingEmail.next_attempt_at).label("since")
     waiting = db.session.execute(select(func.count().label("due"), first, _now()).where(is_due())).one()
     server = db.session.execute(select(MailBreaker.opened_at.label("since"), MailBreaker.reason, _now())).one()
@@ -62,7 +60,7 @@ def stats() -> Stats:
         select(MailPause.paused_at.label("since"), MailPause.paused_by, MailPause.reason, _now())
     ).one()
     return Stats(
-        by_status={status: counted.get(status, 0) for status in STATUSES},
+        by_status=_by_status(),
         due=waiting.due,
         oldest_due_seconds=_age(waiting),
         sent_last_hour=_number(select(func.count()).where(OutgoingEmail.sent_at > db_now(-3600))),
@@ -74,6 +72,19 @@ def stats() -> Stats:
         pause_reason=held.reason,
         workers=_number(select(func.count()).where(is_alive())),
     )
+
+
+def _by_status() -> dict[str, int]:
+    """Count the mails that are few, each state by its index; the many that were sent are counted once."""
+    # Named in the statement itself: of a parameter's value SQLite would not know which index has it.
+    states = [
+        select(literal(status), func.count()).where(OutgoingEmail.status == literal_column(f"'{status}'"))
+        for status in STATUSES
+        if status != "sent"
+    ]
+    counted = {row[0]: row[1] for row in db.session.execute(union_all(*states))}
+    sent = sum(totals.grown(totals.accepted).values()) - totals.counted(totals.PRUNED)
+    return {status: counted.get(status, int(sent)) for status in STATUSES}
 
 
 def due() -> int:
@@ -119,8 +130,9 @@ def ids(which: Filter, *, limit: int | None = None, after: uuid.UUID | None = No
     return db.session.scalars(query.order_by(OutgoingEmail.created_at, OutgoingEmail.id).limit(limit)).all()
 
 
-def count(which: Filter) -> int:
-    return _number(select(func.count()).where(*_conditions(which)))
+def count(which: Filter, *, after: uuid.UUID | None = None) -> int:
+    query = select(func.count()).select_from(OutgoingEmail).where(*_conditions(which))
+    return _number(_beyond(query, after, operator.gt) if after is not None else query)
 
 
 def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
@@ -137,7 +149,7 @@ def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why mails are dead: our class of error, the server's code, and what one of them says."""
+    """Why mails are dead: our class of error, the server's code, and what the newest of them says."""
 
     error: str | None
     code: int | None
@@ -154,13 +166,26 @@ def reasons() -> list[Reason]:
             OutgoingEmail.last_smtp_code.label("code"),
             func.count().label("count"),
             func.max(OutgoingEmail.created_at, type_=UTCDateTime()).label("newest_at"),
-            func.max(OutgoingEmail.last_error).label("text"),
         )
-        .where(OutgoingEmail.status == "dead")
+        .where(OutgoingEmail.status == literal_column("'dead'"))
         .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
         .order_by(func.count().desc())
     )
-    return [Reason(*row) for row in db.session.execute(dead)]
+    # The index has all but the text, which is asked for once a reason.
+    return [Reason(*row, text=_newest_text(row.error, row.code)) for row in db.session.execute(dead).all()]
+
+
+def _newest_text(error: str | None, code: int | None) -> str | None:
+    return db.session.scalar(
+        select(OutgoingEmail.last_error)
+        .where(
+            OutgoingEmail.status == "dead",
+            OutgoingEmail.last_error_class == error,
+            OutgoingEmail.last_smtp_code == code,
+        )
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
 
 
 def in_hand() -> Sequence[OutgoingEmail]:
@@ -206,6 +231,7 @@ class Worker:
     name: str
     host: str
     pid: int
+    version: str | None
     started_at: datetime
     seen_at: datetime
     is_alive: bool
@@ -221,7 +247,7 @@ def workers() -> Sequence[Worker]:
     )
     beats = select(WorkerHeartbeat, is_alive(), sending).order_by(WorkerHeartbeat.started_at)
     return [
-        Worker(beat.name, beat.host, beat.pid, beat.started_at, beat.seen_at, is_alive, count)
+        Worker(beat.name, beat.host, beat.pid, beat.version, beat.started_at, beat.seen_at, is_alive, count)
         for beat, is_alive, count in db.session.execute(beats)
     ]
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     false,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -57,6 +58,26 @@ class OutgoingEmail(Model):
         Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
         Index("ix_outgoing_emails_created", "created_at", "id"),
         partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
+        Index("ix_outgoing_emails_address", text("lower(to_address)"), "created_at", "id"),
+        # Of what is seldom; SQLite would not see that a code that is asked for is not this one.
+        Index(
+            "ix_outgoing_emails_code",
+            "last_smtp_code",
+            "created_at",
+            "id",
+            postgresql_where=text("last_smtp_code <> 250"),
+        ),
+        Index(
+            "ix_outgoing_emails_template",
+            "template",
+            "created_at",
+            "id",
+            postgresql_where=text("template <> 'verify_email'"),
+        ),
+        partial_index("ix_outgoing_emails_canceled", "created_at", "id", where="status = 'canceled'"),
+        partial_index(
+            "ix_outgoing_emails_reasons", "last_error_class", "last_smtp_code", "created_at", where="status = 'dead'"
+        ),
         partial_index("ix_outgoing_emails_finished", "finished_at", where="finished_at IS NOT NULL"),
     )
 

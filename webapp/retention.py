@@ -11,7 +11,6 @@ from flask import current_app
 from sqlalchemy import ColumnElement, delete, exists, func, select, update
 
 from webapp import totals
-from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.codes import CodeTry
@@ -52,6 +51,7 @@ class Kind:
 
 def prune() -> Iterator[tuple[str, int]]:
     """Forget all that is to be forgotten; yield what and how much after each batch, which is committed."""
+    _count_all()
     for name, kind in KINDS.items():
         forgotten = BATCH
         while forgotten == BATCH:
@@ -62,10 +62,17 @@ def prune() -> Iterator[tuple[str, int]]:
 
 def prune_batch() -> bool:
     """Forget one batch of each kind, and commit each; return whether there may be more."""
+    _count_all()
     counts = {name: kind.forget() for name, kind in KINDS.items()}
     if any(counts.values()):
         log.info("pruned", **counts)
     return max(counts.values()) == BATCH
+
+
+def _count_all() -> None:
+    """Count what is about to be deleted."""
+    while totals.fold():
+        pass
 
 
 def to_forget() -> dict[str, int]:
@@ -108,14 +115,9 @@ def _cancel_mails_of(user_ids: Sequence[Any]) -> None:
     )
 
 
-def _keep_totals_of_mails(email_ids: Sequence[Any]) -> None:
-    totals.keep(totals.attempts, DeliveryAttempt.email_id.in_(email_ids))
-    totals.keep(totals.accepted, OutgoingEmail.id.in_(email_ids))
-    totals.keep(totals.accepted_seconds, OutgoingEmail.id.in_(email_ids))
-
-
-def _keep_totals_of_events(event_ids: Sequence[Any]) -> None:
-    totals.keep(totals.events, AuditEvent.id.in_(event_ids))
+def _count_pruned(email_ids: Sequence[Any]) -> None:
+    sent = select(func.count()).where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "sent")
+    totals.add(totals.PRUNED, {"": db.session.scalar(sent) or 0})
 
 
 def _long_ago() -> db_now:
@@ -125,8 +127,8 @@ def _long_ago() -> db_now:
 # In the order in which they are forgotten.
 KINDS = {
     "signups": Kind(User, _unverified, _cancel_mails_of),
-    "mails": Kind(OutgoingEmail, _finished_mails, _keep_totals_of_mails),
-    "audit_events": Kind(AuditEvent, _events, _keep_totals_of_events),
+    "mails": Kind(OutgoingEmail, _finished_mails, _count_pruned),
+    "audit_events": Kind(AuditEvent, _events),
     "sessions": Kind(UserSession, _sessions),
     "code_tries": Kind(CodeTry, _code_tries),
 }

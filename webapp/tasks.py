@@ -10,7 +10,7 @@ import uuid
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import backlog, breaker, delivery, pause, retention, totals, users, workers
+from webapp import backlog, breaker, budget, delivery, pause, retention, totals, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
 
@@ -95,6 +95,7 @@ class Relay:
             if time.monotonic() >= self.next_beat:
                 workers.beat(workers.NAME)
                 users.fill_in_keys()
+                totals.fold()
                 self.next_beat = time.monotonic() + workers.BEAT_SECONDS
             backlog.reap()
             db.session.commit()
@@ -132,7 +133,7 @@ def sweep() -> float:
         db.session.rollback()
         delivery.probe()
         return LONGEST_SLEEP / 2
-    if delivery.are_held():
+    if budget.spent():
         db.session.rollback()
         return LONGEST_SLEEP / 2
     try:

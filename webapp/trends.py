@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import Select, select
 
 from webapp import totals
-from webapp.attempts import DeliveryAttempt
-from webapp.clock import db_now, seconds_between
+from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
 
 
 @dataclass(frozen=True)
 class Span:
-    """So many parts of so many seconds each."""
+    """So many parts of so many seconds each: hours, or what an hour is a multiple of."""
 
     parts: int
-    seconds: float
+    seconds: int
 
 
 SPANS = {"hour": Span(12, 300), "day": Span(24, 3600), "week": Span(28, 6 * 3600)}
@@ -47,42 +46,33 @@ class Part:
 
 
 def series(span: Span) -> list[Part]:
-    """Return the parts of a span that ends now, the oldest first."""
-    attempts_age = cast(func.floor(seconds_between(DeliveryAttempt.finished_at, db_now()) / span.seconds), Integer)
-    length = span.parts * span.seconds
-    outcomes: dict[int, dict[str, int]] = {}
-    for age, outcome, count in db.session.execute(
-        select(attempts_age, DeliveryAttempt.outcome, func.count())
-        .where(DeliveryAttempt.finished_at > db_now(-length))
-        .group_by(attempts_age, DeliveryAttempt.outcome)
-    ):
-        outcomes.setdefault(age, {})[outcome] = count
-    sent_age = cast(func.floor(seconds_between(OutgoingEmail.finished_at, db_now()) / span.seconds), Integer)
-    bound = totals.accept_bound()
-    took: dict[int, dict[str, int]] = {}
-    for age, label, count in db.session.execute(
-        select(sent_age, bound, func.count())
-        .where(OutgoingEmail.finished_at > db_now(-length), OutgoingEmail.status == "sent")
-        .group_by(sent_age, bound)
-    ):
-        took.setdefault(age, {})[label] = count
+    """Return the parts of a span, the oldest first; the last is the one that now is in."""
     now = db.session.scalar(select(db_now()))
     if now is None:
         raise AssertionError("a database always has a time")
-    parts = []
-    for age in reversed(range(span.parts)):
-        by_outcome, by_bound = outcomes.get(age, {}), took.get(age, {})
-        parts.append(
-            Part(
-                start=now - timedelta(seconds=(age + 1) * span.seconds),
-                accepted=by_outcome.get("sent", 0),
-                refused=sum(by_outcome.get(outcome, 0) for outcome in REFUSED),
-                troubled=sum(by_outcome.get(outcome, 0) for outcome in TROUBLED),
-                median=quantile(by_bound, 0.5),
-                slowest=quantile(by_bound, 0.95),
-            )
+    begin = now.timestamp() // span.seconds * span.seconds - (span.parts - 1) * span.seconds
+    starts = [datetime.fromtimestamp(begin + place * span.seconds, UTC) for place in range(span.parts)]
+    outcomes = _by_part(span, starts[0], totals.attempts)
+    took = _by_part(span, starts[0], totals.accepted)
+    return [
+        Part(
+            start=start,
+            accepted=int(outcomes[place]["sent"]),
+            refused=int(sum(outcomes[place][outcome] for outcome in REFUSED)),
+            troubled=int(sum(outcomes[place][outcome] for outcome in TROUBLED)),
+            median=quantile(took[place], 0.5),
+            slowest=quantile(took[place], 0.95),
         )
-    return parts
+        for place, start in enumerate(starts)
+    ]
+
+
+def _by_part(span: Span, begin: datetime, rows: Callable[..., Select[str, int]]) -> list[Counter[str]]:
+    counted: list[Counter[str]] = [Counter() for _ in range(span.parts)]
+    for start, label, value in totals.parts(rows, begin, span.seconds):
+        place = int((start - begin).total_seconds() // span.seconds)
+        counted[min(place, span.parts - 1)][label] += int(value)
+    return counted
 
 
 def quantile(counts: Mapping[str, int], share: float) -> float | None:

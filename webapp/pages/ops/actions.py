@@ -81,7 +81,7 @@ def do_many(action: str) -> ResponseReturnValue:
             flash(work.told())
             return redirect(_back(), 303)
     # Those that are done may match no more: what there was to do is what is done and what is left.
-    left = len(figures.ids(which, after=work.after))
+    left = figures.count(which, after=work.after)
     return render_template("ops/progress.html", form=Form(), action=action, work=work, total=work.done + left, **_url())
 
 

@@ -1,0 +1,41 @@
+"""What the documents name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from webapp.config import ROOT
+
+NAMED = re.compile(r"`(webapp/[\w/]+\.py): ([\w.]+)`")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)")
+
+
+def names_in(path: str) -> set[str]:
+    """Return the functions, classes and methods of a module."""
+    names = set()
+    for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+def test_each_function_on_a_mails_way_is_there() -> None:
+    named = NAMED.findall((ROOT / "docs" / "one-mail.md").read_text("utf-8"))
+    assert len(named) > 30
+    assert [(path, name) for path, name in named if name not in names_in(path)] == []
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")))
+def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
+    page = ROOT / document
+    for path, anchor in LINK.findall(page.read_text("utf-8")):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        if anchor and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
