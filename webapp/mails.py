@@ -9,7 +9,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_timedelta
 from jinja2.ext import Extension
 
-from webapp import operations, verification
+from webapp import account, address_change, operations, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -17,7 +17,21 @@ from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
-TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
+CHANGE_TEMPLATE = "change_email"
+TEMPLATES = (
+    VERIFY_TEMPLATE,
+    ACCOUNT_EXISTS_TEMPLATE,
+    CHANGE_TEMPLATE,
+    address_change.TEMPLATE,
+    account.DELETED_TEMPLATE,
+    operations.TEST_TEMPLATE,
+)
+
+# What carries a link of each purpose.
+LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": address_change.TEMPLATE}
+
+# What is sent to an address that is nobody's.
+OWNERLESS = (operations.TEST_TEMPLATE, account.DELETED_TEMPLATE)
 
 CLASSES = re.compile(r'class="([^"]+)"')
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
@@ -31,11 +45,16 @@ def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
     secrets = {}
-    if proof is not None and email.template == VERIFY_TEMPLATE:
+    if proof is not None and carries_link(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
     message = render(email.template or VERIFY_TEMPLATE, email.locale or "en", email.to_address, **secrets)
     message.msgId = email.message_id
     return message
+
+
+def carries_link(email: OutgoingEmail) -> bool:
+    """Return whether the mail has the link that it was promised for, and no other answer."""
+    return email.template in LINK_TEMPLATES.values()
 
 
 def sample(template: str, locale: str = "en") -> Message:
@@ -52,6 +71,7 @@ def render(template: str, locale: str, address: str, **context: str) -> Message:
             "lang": locale,
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
+            "undo_lives": lifetime(verification.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
