@@ -21,7 +21,6 @@ from webapp import (
     budget,
     claims,
     mails,
-    operations,
     outbox,
     totals,
     users,
@@ -31,7 +30,7 @@ from webapp import (
 from webapp.attempts import Failure
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
-from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, VERIFY_TEMPLATE
+from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, OWNERLESS, VERIFY_TEMPLATE
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
@@ -200,7 +199,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
 def _needless(email: OutgoingEmail) -> str | None:
     """Return why nobody needs this mail any more, if so."""
-    if email.user_id is None and email.template != operations.TEST_TEMPLATE:
+    if email.user_id is None and email.template not in OWNERLESS:
         return "its user is gone"
     if email.template != VERIFY_TEMPLATE or email.verify_email_id is None:
         return None
