@@ -14,6 +14,9 @@ from webapp.extensions import Model, db
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
 
+# What its browser says of itself.
+asked_with: ContextVar[str] = ContextVar("asked_with", default="")
+
 # The operator who acts now: a user's number, or whose command it is.
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from flask import Flask, current_app, render_template
-from flask_babel import force_locale, format_timedelta
+from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import account, address_change, operations, verification
+from webapp import clock, notices, operations, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -18,20 +19,16 @@ from webapp.verification import VerifyEmail
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
 CHANGE_TEMPLATE = "change_email"
-TEMPLATES = (
-    VERIFY_TEMPLATE,
-    ACCOUNT_EXISTS_TEMPLATE,
-    CHANGE_TEMPLATE,
-    address_change.TEMPLATE,
-    account.DELETED_TEMPLATE,
-    operations.TEST_TEMPLATE,
-)
+TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, CHANGE_TEMPLATE, *notices.TEMPLATES, operations.TEST_TEMPLATE)
 
 # What carries a link of each purpose.
-LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": address_change.TEMPLATE}
+LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": notices.ADDRESS_CHANGED}
 
-# What is sent to an address that is nobody's.
-OWNERLESS = (operations.TEST_TEMPLATE, account.DELETED_TEMPLATE)
+# What is sent even when it is nobody's.
+OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
+
+# What a notice may say of where it was done, beside the facts of its own.
+SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
 
 CLASSES = re.compile(r'class="([^"]+)"')
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
@@ -44,10 +41,17 @@ def init_app(app: Flask) -> None:
 def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
-    secrets = {}
+    secrets: dict[str, Any] = {}
     if proof is not None and carries_link(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
-    message = render(email.template or VERIFY_TEMPLATE, email.locale or "en", email.to_address, **secrets)
+    message = render(
+        email.template or VERIFY_TEMPLATE,
+        email.locale or "en",
+        email.to_address,
+        at=email.created_at,
+        facts=email.facts or {},
+        **secrets,
+    )
     message.msgId = email.message_id
     return message
 
@@ -60,13 +64,25 @@ def carries_link(email: OutgoingEmail) -> bool:
 def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
     link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
-    return render(template, locale, "somebody@example.com", code=spaced("123456"), link=link)
+    secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
+    return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
 
-def render(template: str, locale: str, address: str, **context: str) -> Message:
-    """Return the mail of this folder of templates, for this address."""
+def render(
+    template: str,
+    locale: str,
+    address: str,
+    *,
+    at: datetime | None = None,
+    facts: dict[str, str] | None = None,
+    **secrets: str,
+) -> Message:
+    """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
     with force_locale(locale):
-        context |= {
+        context: dict[str, Any] = secrets | {
+            "facts": facts or {},
+            "when": format_datetime(at or clock.now(), "d MMMM y, HH:mm 'UTC'", rebase=False),
+            "where": where(facts or {}),
             "address": address,
             "lang": locale,
             "public_url": current_app.config["PUBLIC_URL"],
@@ -83,6 +99,16 @@ def render(template: str, locale: str, address: str, **context: str) -> Message:
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )
+
+
+def where(facts: dict[str, str]) -> str:
+    """Return in words from where a person acted, as far as it is known."""
+    browser, system, network = (facts.get(name) for name in ("browser", "system", "network_address"))
+    if browser and system:
+        device = gettext("%(browser)s on %(system)s", browser=browser, system=system)
+    else:
+        device = browser or system or gettext("an unknown browser")
+    return str(gettext("%(device)s at %(address)s", device=device, address=network) if network else device)
 
 
 def spaced(code: str) -> str:

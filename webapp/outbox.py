@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from flask import current_app
 from sqlalchemy import (
+    JSON,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -69,6 +70,8 @@ class OutgoingEmail(Model):
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))
+    # What a notice says besides: never a secret.
+    facts: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     # Mails that are limited together: those of one kind to one address.
     budget: Mapped[str | None] = mapped_column(String(280))
     priority: Mapped[int] = mapped_column(server_default="0")
@@ -105,6 +108,7 @@ def post(
     verify_email_id: uuid.UUID | None = None,
     template: str | None = None,
     locale: str | None = None,
+    facts: dict[str, str] | None = None,
     priority: int = NOTICE_PRIORITY,
     delay: float = 0,
     expires_in: float | None = None,
@@ -124,6 +128,7 @@ def post(
         template=template,
         locale=locale,
         to_address=to_address,
+        facts=facts,
         budget=budget,
         priority=priority,
         status="queued",

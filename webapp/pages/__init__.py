@@ -59,6 +59,7 @@ def init_app(app: Flask) -> None:
 
 def _note_where_from() -> None:
     audit.asked_from.set(request.remote_addr)
+    audit.asked_with.set(request.user_agent.string)
     audit.acting.set(None)
 
 
