@@ -26,9 +26,10 @@ DETAIL_MAX = 300
 class AuditEvent(Model):
     """One thing that somebody did: `user_id` is whom it is about, `actor` the operator who did it.
 
-    `action` of people: signed_up, address_changed, disowned, owned_again, verified, signed_in, signed_out,
-    sign_in_failed; of operators: mail_retried, mail_canceled, mail_tested, paused, resumed, pruned, user_created,
-    role_changed.
+    `action` of people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
+    others_signed_out, sign_in_failed, address_asked, address_called_off, address_changed, address_put_back, renamed,
+    exported, account_deleted; of operators: mail_retried, mail_canceled, mail_tested, paused, resumed, pruned,
+    user_created, role_changed.
     """
 
     __tablename__ = "audit_events"

@@ -30,7 +30,7 @@ from webapp import (
 from webapp.attempts import Failure
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
-from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, OWNERLESS, VERIFY_TEMPLATE
+from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
@@ -138,7 +138,7 @@ def _choose(email: OutgoingEmail) -> None:
         return
     owner = users.find_verified(email_key=proof.email_key)
     if owner is None:
-        email.template = VERIFY_TEMPLATE
+        email.template = LINK_TEMPLATES[proof.purpose]
     else:
         email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
         # An existing account is written to at its own spelling only.
@@ -184,7 +184,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     while True:
         try:
             claims.settle(email, reply)
-            if email.template == VERIFY_TEMPLATE and email.verify_email_id:
+            if email.verify_email_id and mails.carries_link(email):
                 verification.handed_off(email.verify_email_id)
             breaker.reset(claims.claimed_at(email))
             db.session.commit()
@@ -201,8 +201,10 @@ def _needless(email: OutgoingEmail) -> str | None:
     """Return why nobody needs this mail any more, if so."""
     if email.user_id is None and email.template not in OWNERLESS:
         return "its user is gone"
-    if email.template != VERIFY_TEMPLATE or email.verify_email_id is None:
+    if not mails.carries_link(email):
         return None
+    if email.verify_email_id is None:
+        return "its link is gone"
     proof = db.session.get(VerifyEmail, email.verify_email_id)
     if proof is None:
         return "its user is gone"

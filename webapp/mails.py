@@ -10,7 +10,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import clock, notices, operations, verification
+from webapp import account, address_change, clock, notices, operations, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -18,10 +18,22 @@ from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
-TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, *notices.TEMPLATES, operations.TEST_TEMPLATE)
+CHANGE_TEMPLATE = "change_email"
+TEMPLATES = (
+    VERIFY_TEMPLATE,
+    ACCOUNT_EXISTS_TEMPLATE,
+    CHANGE_TEMPLATE,
+    address_change.TEMPLATE,
+    account.DELETED_TEMPLATE,
+    *notices.TEMPLATES,
+    operations.TEST_TEMPLATE,
+)
 
-# What is sent even when it is nobody's.
-OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
+# What carries a link of each purpose.
+LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": address_change.TEMPLATE}
+
+# What is sent even when its user is gone.
+OWNERLESS = (operations.TEST_TEMPLATE, account.DELETED_TEMPLATE, *notices.TEMPLATES)
 
 # What a notice may say of where it was done, beside the facts of its own.
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
@@ -38,7 +50,7 @@ def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
     secrets: dict[str, Any] = {}
-    if proof is not None and email.template == VERIFY_TEMPLATE:
+    if proof is not None and carries_link(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
     message = render(
         email.template or VERIFY_TEMPLATE,
@@ -50,6 +62,11 @@ def compose(email: OutgoingEmail) -> Message:
     )
     message.msgId = email.message_id
     return message
+
+
+def carries_link(email: OutgoingEmail) -> bool:
+    """Return whether the mail has the link that it was promised for, and no other answer."""
+    return email.template in LINK_TEMPLATES.values()
 
 
 def sample(template: str, locale: str = "en") -> Message:
@@ -78,6 +95,7 @@ def render(
             "lang": locale,
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
+            "undo_lives": lifetime(verification.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())

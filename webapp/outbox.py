@@ -174,6 +174,16 @@ def latest_for(user_id: int) -> OutgoingEmail | None:
     )
 
 
+def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this link."""
+    return db.session.scalar(
+        select(OutgoingEmail)
+        .where(OutgoingEmail.verify_email_id == verify_email_id)
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
+
+
 def last_failure(failure: Failure) -> dict[str, Any]:
     return {
         "last_error_class": failure.error_class,

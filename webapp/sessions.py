@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp import audit
+from webapp import audit, devices
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
@@ -34,14 +35,28 @@ class UserSession(Model):
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    # As the browser called itself, and the network address that it was seen at last; of old ones neither is known.
+    browser: Mapped[str | None] = mapped_column(String(30))
+    system: Mapped[str | None] = mapped_column(String(30))
+    address: Mapped[str | None] = mapped_column(String(45))
 
     user: Mapped[User] = relationship(lazy="joined", innerjoin=True)
 
 
-def begin(user: User) -> str:
+def begin(user: User, user_agent: str = "") -> str:
     """Sign the user in, and commit; return the token that its browser keeps."""
     token = secrets.token_urlsafe(32)
-    db.session.add(UserSession(token_hash=_hashed(token), user_id=user.id, created_at=db_now(), seen_at=db_now()))
+    db.session.add(
+        UserSession(
+            token_hash=hashed(token),
+            user_id=user.id,
+            created_at=db_now(),
+            seen_at=db_now(),
+            browser=devices.browser(user_agent),
+            system=devices.system(user_agent),
+            address=audit.asked_from.get(),
+        )
+    )
     audit.record("signed_in", user.id)
     db.session.commit()
     return token
@@ -57,8 +72,8 @@ def touch(token: str) -> None:
     """Note that the session is used, once in a while. The caller commits."""
     db.session.execute(
         update(UserSession)
-        .where(UserSession.token_hash == _hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
-        .values(seen_at=db_now())
+        .where(UserSession.token_hash == hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
+        .values(seen_at=db_now(), address=audit.asked_from.get())
     )
 
 
@@ -66,12 +81,30 @@ def end(token: str) -> None:
     """Sign out this browser, and commit."""
     if found := _find(token):
         audit.record("signed_out", found.user_id)
-    _revoke(UserSession.token_hash == _hashed(token))
+    _revoke(UserSession.token_hash == hashed(token))
 
 
 def end_all(user: User) -> None:
     """Sign out every browser of this user, and commit."""
     _revoke(UserSession.user_id == user.id)
+
+
+def end_others(user: User, token: str) -> None:
+    """Sign out every browser of this user but the one that has this token, and commit."""
+    audit.record("others_signed_out", user.id)
+    _revoke(UserSession.user_id == user.id, UserSession.token_hash != hashed(token))
+
+
+def end_one(user: User, session_id: int) -> None:
+    """Sign out one browser of this user, and commit; nobody else's."""
+    audit.record("other_signed_out", user.id)
+    _revoke(UserSession.user_id == user.id, UserSession.id == session_id)
+
+
+def of(user: User) -> Sequence[UserSession]:
+    """Return where this user is signed in, the last seen first."""
+    query = select(UserSession).where(UserSession.user_id == user.id, *_alive())
+    return db.session.scalars(query.order_by(UserSession.seen_at.desc(), UserSession.id.desc())).all()
 
 
 def refuse() -> None:
@@ -81,20 +114,22 @@ def refuse() -> None:
 
 
 def _find(token: str) -> UserSession | None:
-    return db.session.scalar(
-        select(UserSession).where(
-            UserSession.token_hash == _hashed(token),
-            UserSession.revoked_at.is_(None),
-            UserSession.seen_at > db_now(-IDLE_SECONDS),
-            UserSession.created_at > db_now(-LONGEST_SECONDS),
-        )
-    )
+    return db.session.scalar(select(UserSession).where(UserSession.token_hash == hashed(token), *_alive()))
 
 
-def _revoke(which: ColumnElement[bool]) -> None:
-    db.session.execute(update(UserSession).where(which, UserSession.revoked_at.is_(None)).values(revoked_at=db_now()))
+def _alive() -> list[ColumnElement[bool]]:
+    return [
+        UserSession.revoked_at.is_(None),
+        UserSession.seen_at > db_now(-IDLE_SECONDS),
+        UserSession.created_at > db_now(-LONGEST_SECONDS),
+    ]
+
+
+def _revoke(*which: ColumnElement[bool]) -> None:
+    db.session.execute(update(UserSession).where(*which, UserSession.revoked_at.is_(None)).values(revoked_at=db_now()))
     db.session.commit()
 
 
-def _hashed(token: str) -> str:
+def hashed(token: str) -> str:
+    """Return what is kept of a session's token."""
     return hashlib.sha256(token.encode()).hexdigest()

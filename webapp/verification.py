@@ -17,7 +17,15 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from webapp import audit, budget, outbox, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db
+from webapp.outbox import OutgoingEmail
 from webapp.users import User
+
+# What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
+# back the address that an account had.
+PATHS = {"signup": "/verify", "change": "/account/email/confirm", "revoke": "/account/email/revoke"}
+
+# How long a changed address can be put back, from the hand-off of the mail that says so.
+REVOKE_SECONDS = 86400
 
 DISOWNED = "disowned by its recipient"
 OUTRUN = "address verified by another signup"
@@ -50,6 +58,9 @@ class VerifyEmail(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     email_key: Mapped[str] = mapped_column(String(users.EMAIL_MAX))
+    # What the account's address becomes, and the session (as a hash) that asked; a signup's link has neither.
+    email: Mapped[str | None] = mapped_column(String(users.EMAIL_MAX))
+    asked_by: Mapped[str | None] = mapped_column(String(64))
     purpose: Mapped[str] = mapped_column(String(10))
     key_id: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
@@ -63,12 +74,16 @@ class VerifyEmail(Model):
     user: Mapped[User] = relationship()
 
 
-def begin(user: User, purpose: str) -> VerifyEmail:
-    """Add a verification of the user's address, as part of the caller's transaction."""
+def begin(
+    user: User, purpose: str, *, becomes: users.Address | None = None, asked_by: str | None = None
+) -> VerifyEmail:
+    """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
     verification = VerifyEmail(
         id=uuid.uuid4(),
         user=user,
-        email_key=user.email_key,
+        email_key=becomes.key if becomes else user.email_key,
+        email=becomes.mailed if becomes else None,
+        asked_by=asked_by,
         purpose=purpose,
         key_id=next(iter(_keys())),
         created_at=db_now(),
@@ -77,12 +92,37 @@ def begin(user: User, purpose: str) -> VerifyEmail:
     return verification
 
 
-def current_for(user: User) -> VerifyEmail | None:
+def post_link(
+    verification: VerifyEmail,
+    *,
+    to_address: str,
+    template: str | None = None,
+    delay: float = 0,
+    expires_in: float | None = None,
+) -> OutgoingEmail | None:
+    """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
+    db.session.flush()
+    return outbox.post(
+        to_address=to_address,
+        user_id=verification.user_id,
+        verify_email_id=verification.id,
+        dedupe_key=f"verify:{verification.id}",
+        budget=f"{verification.purpose}:{verification.email_key}",
+        template=template,
+        locale=verification.user.locale,
+        priority=outbox.VERIFICATION_PRIORITY,
+        delay=delay,
+        expires_in=expires_in,
+    )
+
+
+def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
     """Return the user's newest verification, but for those that were withdrawn on the user's side."""
     return db.session.scalar(
         select(VerifyEmail)
         .where(
             VerifyEmail.user_id == user.id,
+            VerifyEmail.purpose == purpose,
             # One that the owner outran stays the current one, though it is void: else what its browser
             # can do, and what we do for it, would tell that the owner verified.
             or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
@@ -104,7 +144,7 @@ def ensure_key(verification: VerifyEmail) -> None:
 
 
 def link(verification: VerifyEmail) -> str:
-    return f"{current_app.config['PUBLIC_URL']}/verify/{token(verification)}"
+    return f"{current_app.config['PUBLIC_URL']}{PATHS[verification.purpose]}/{token(verification)}"
 
 
 def token(verification: VerifyEmail) -> str:
@@ -118,8 +158,8 @@ def code(verification: VerifyEmail) -> str:
     return f"{int.from_bytes(_mac(verification, 'code')[:8], 'big') % 1_000_000:06}"
 
 
-def find(token_text: str) -> VerifyEmail:
-    """Return what a link is for, without judging its state. Raises LinkInvalid."""
+def find(token_text: str, purpose: str = "signup") -> VerifyEmail:
+    """Return what a link of this purpose is for, without judging its state. Raises LinkInvalid."""
     try:
         raw = base64.urlsafe_b64decode(token_text.encode("ascii") + b"=")
     except (binascii.Error, UnicodeEncodeError) as error:
@@ -127,7 +167,7 @@ def find(token_text: str) -> VerifyEmail:
     if len(raw) != TOKEN_BYTES:
         raise LinkInvalid
     verification = db.session.get(VerifyEmail, uuid.UUID(bytes=raw[:16]))
-    if verification is None or verification.key_id not in _keys():
+    if verification is None or verification.purpose != purpose or verification.key_id not in _keys():
         raise LinkInvalid
     # Compared as text, since several texts decode to the same bytes.
     if not hmac.compare_digest(token(verification), token_text):
@@ -221,12 +261,12 @@ def own_again(verification_id: uuid.UUID) -> None:
 
 def handed_off(verification_id: uuid.UUID) -> None:
     """Start the link's and the code's time, as its mail was handed to the mail server."""
-    ttl = current_app.config["VERIFY_EMAIL_TTL"]
     verification = db.session.get(VerifyEmail, verification_id)
     if verification is None:
         # Its user was purged while the mail was being sent.
         return
-    verification.expires_at = db_now(ttl)
+    is_undo = verification.purpose == "revoke"
+    verification.expires_at = db_now(REVOKE_SECONDS if is_undo else current_app.config["VERIFY_EMAIL_TTL"])
     verification.code_expires_at = db_now(current_app.config["VERIFY_CODE_TTL"])
     users.extend_purge(verification.user)
 

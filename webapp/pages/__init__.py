@@ -7,9 +7,13 @@ from flask import Flask, Response, abort, current_app, request
 from webapp import audit
 from webapp.pages import (
     account,
+    address,
     advice,
     assets,
+    confirm_address,
+    deletion,
     errors,
+    export,
     health,
     home,
     language,
@@ -17,6 +21,9 @@ from webapp.pages import (
     mailbox,
     metrics,
     ops,
+    profile,
+    put_back,
+    sessions,
     signed_in,
     signup,
     verify,
@@ -33,7 +40,8 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    for page in (health, metrics, home, signup, waiting, verify, login, account, ops):
+    of_account = (account, profile, address, confirm_address, put_back, sessions, export, deletion)
+    for page in (health, metrics, home, signup, waiting, verify, login, *of_account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":

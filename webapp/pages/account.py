@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from flask import Blueprint, render_template
-from flask_login import current_user, login_required
+from flask_login import login_required
 
-from webapp import sessions
-from webapp.extensions import db
 from webapp.pages.forms import Form
+from webapp.pages.signed_in import note_seen
 
 blueprint = Blueprint("account", __name__)
 
@@ -15,8 +14,5 @@ blueprint = Blueprint("account", __name__)
 @blueprint.get("/account")
 @login_required
 def show() -> str:
-    # A transaction of its own: on SQLite one that began by reading may not write.
-    db.session.commit()
-    sessions.touch(current_user.session_token)
-    db.session.commit()
-    return render_template("account.html", form=Form())
+    note_seen()
+    return render_template("account/hub.html", form=Form())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
@@ -11,13 +10,13 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
 from wtforms import EmailField, StringField
-from wtforms.validators import DataRequired, Length, ValidationError
+from wtforms.validators import DataRequired, ValidationError
 
 from webapp import codes, outbox, signup, tasks, users
 from webapp.extensions import db
 from webapp.pages import limits, mail_hosts
 from webapp.pages import progress as progress_page
-from webapp.pages.forms import Form, strip, username_advice
+from webapp.pages.forms import Form, code_field, strip, username_advice
 from webapp.pages.progress import Progress
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
@@ -29,20 +28,8 @@ blueprint = Blueprint("waiting", __name__)
 CONFIRM_SECONDS = 3600
 
 
-def western(text: str | None) -> str:
-    """Return the text with the digits of every script as ours."""
-    return "".join(str(unicodedata.decimal(char, char)) for char in text or "")
-
-
 class CodeForm(Form):
-    code = StringField(
-        _("Code from the mail"),
-        filters=[strip, western],
-        # Whoever copies the whole sentence means the digits in it.
-        validators=[DataRequired(_("Please type the six digits.")), Length(max=200, message=_("That is too long."))],
-        description=_("Six digits. They work in this browser only."),
-        render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
-    )
+    code = code_field()
     username = StringField(_("Another username"), filters=[strip])
 
 
@@ -171,7 +158,7 @@ def progress() -> ResponseReturnValue:
 
 
 def progress_of(user: User) -> Progress:
-    return progress_page.of(user, outbox.latest_for(user.id))
+    return progress_page.of(outbox.latest_for(user.id), is_verified=user.is_email_verified)
 
 
 def _page(user: User, form: Form | None = None) -> str:
