@@ -10,7 +10,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import account, address_change, clock, notices, operations, verification
+from webapp import account, address_change, clock, notices, operations, recovery, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -22,6 +22,7 @@ CHANGE_TEMPLATE = "change_email"
 TEMPLATES = (
     VERIFY_TEMPLATE,
     ACCOUNT_EXISTS_TEMPLATE,
+    recovery.TEMPLATE,
     CHANGE_TEMPLATE,
     address_change.TEMPLATE,
     account.DELETED_TEMPLATE,
@@ -30,7 +31,12 @@ TEMPLATES = (
 )
 
 # What carries a link of each purpose.
-LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": address_change.TEMPLATE}
+LINK_TEMPLATES = {
+    "signup": VERIFY_TEMPLATE,
+    "change": CHANGE_TEMPLATE,
+    "revoke": address_change.TEMPLATE,
+    "reset": recovery.TEMPLATE,
+}
 
 # What is sent even when its user is gone.
 OWNERLESS = (operations.TEST_TEMPLATE, account.DELETED_TEMPLATE, *notices.TEMPLATES)
@@ -71,7 +77,8 @@ def carries_link(email: OutgoingEmail) -> bool:
 
 def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
-    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
+    purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
+    link = f"{current_app.config['PUBLIC_URL']}{verification.PATHS[purpose]}/{'sample' * 7}"
     secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
     return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
@@ -95,6 +102,7 @@ def render(
             "lang": locale,
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
+            "reset_lives": lifetime(verification.lives("reset")),
             "undo_lives": lifetime(verification.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
