@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, outbox, users
+from webapp import audit, notices, users
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.extensions import db
@@ -16,11 +16,12 @@ from webapp.sessions import UserSession
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
-DELETED_TEMPLATE = "account_deleted"
 
+def rename(user: User, *, username: str, full_name: str) -> OutgoingEmail | None:
+    """Commit another username or full name; return the mail that says so, if it is one to sign in with.
 
-def rename(user: User, *, username: str, full_name: str) -> None:
-    """Commit another username or full name, and what was changed to the audit. Raises UsernameTaken."""
+    Raises UsernameTaken.
+    """
     name_key = users.username_key(username)
     users.lock(user.email_key, name_key)
     db.session.refresh(user, with_for_update=True)
@@ -38,11 +39,13 @@ def rename(user: User, *, username: str, full_name: str) -> None:
     user.username, user.username_key, user.full_name = username, name_key, full_name
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
+    email = notices.post(user, notices.USERNAME_CHANGED) if "username" in changed else None
     try:
         db.session.commit()
     except IntegrityError as error:
         db.session.rollback()
         raise users.UsernameTaken from error
+    return email
 
 
 def end(user: User) -> OutgoingEmail | None:
@@ -60,13 +63,7 @@ def end(user: User) -> OutgoingEmail | None:
         execution_options={"synchronize_session": False},
     )
     audit.record("account_deleted", detail=f"user {user.id}")
-    email = outbox.post(
-        to_address=user.email,
-        user_id=None,
-        dedupe_key=f"deleted:{user.id}",
-        template=DELETED_TEMPLATE,
-        locale=user.locale,
-    )
+    email = notices.post(user, notices.ACCOUNT_DELETED)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
     db.session.commit()
     return email

@@ -6,14 +6,12 @@ import uuid
 
 from sqlalchemy import ColumnElement, or_, select, update
 
-from webapp import audit, codes, outbox, sessions, users, verification
+from webapp import audit, codes, notices, outbox, sessions, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
 from webapp.verification import LinkInvalid, VerifyEmail
-
-TEMPLATE = "address_changed"
 
 # Why a link was withdrawn.
 ASKED_AGAIN = "another address was asked for"
@@ -103,7 +101,8 @@ def confirm(verification_id: uuid.UUID) -> OutgoingEmail | None:
     former = Address(mailed=user.email, key=user.email_key)
     _give(user, proof, CHANGED, VerifyEmail.purpose != "revoke")
     undo = verification.begin(user, "revoke", becomes=former)
-    email = verification.post_link(undo, to_address=former.mailed, template=TEMPLATE)
+    db.session.flush()
+    email = notices.post(user, notices.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
     outbox.cancel(proof.id, "verified meanwhile")
     db.session.commit()

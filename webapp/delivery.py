@@ -212,7 +212,7 @@ def _needless(email: OutgoingEmail) -> str | None:
     if proof is None:
         return "its user is gone"
     if proof.used_at is not None:
-        return "its link was used meanwhile"
+        return "verified meanwhile"
     return proof.void_reason if proof.voided_at is not None else None
 
 

@@ -10,7 +10,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import account, address_change, clock, notices, operations, recovery, verification
+from webapp import clock, notices, operations, recovery, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -22,10 +22,8 @@ CHANGE_TEMPLATE = "change_email"
 TEMPLATES = (
     VERIFY_TEMPLATE,
     ACCOUNT_EXISTS_TEMPLATE,
-    recovery.TEMPLATE,
     CHANGE_TEMPLATE,
-    address_change.TEMPLATE,
-    account.DELETED_TEMPLATE,
+    recovery.TEMPLATE,
     *notices.TEMPLATES,
     operations.TEST_TEMPLATE,
 )
@@ -34,12 +32,12 @@ TEMPLATES = (
 LINK_TEMPLATES = {
     "signup": VERIFY_TEMPLATE,
     "change": CHANGE_TEMPLATE,
-    "revoke": address_change.TEMPLATE,
+    "revoke": notices.ADDRESS_CHANGED,
     "reset": recovery.TEMPLATE,
 }
 
-# What is sent even when its user is gone.
-OWNERLESS = (operations.TEST_TEMPLATE, account.DELETED_TEMPLATE, *notices.TEMPLATES)
+# What is sent even when it is nobody's.
+OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
 
 # What a notice may say of where it was done, beside the facts of its own.
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}

@@ -160,5 +160,5 @@ KINDS = {
     "sessions": Kind(UserSession, _sessions),
     "code_tries": Kind(CodeTry, _code_tries),
     "links": Kind(VerifyEmail, _links),
-    "addresses": Kind(OutgoingEmail, _addresses, values={"to_address": FORGOTTEN, "budget": None}),
+    "addresses": Kind(OutgoingEmail, _addresses, values={"to_address": FORGOTTEN, "budget": None, "facts": None}),
 }

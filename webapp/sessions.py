@@ -43,7 +43,7 @@ class UserSession(Model):
     user: Mapped[User] = relationship(lazy="joined", innerjoin=True)
 
 
-def begin(user: User, user_agent: str = "") -> str:
+def begin(user: User) -> str:
     """Sign the user in, and commit; return the token that its browser keeps."""
     token = secrets.token_urlsafe(32)
     db.session.add(
@@ -52,8 +52,8 @@ def begin(user: User, user_agent: str = "") -> str:
             user_id=user.id,
             created_at=db_now(),
             seen_at=db_now(),
-            browser=devices.browser(user_agent),
-            system=devices.system(user_agent),
+            browser=devices.browser(audit.asked_with.get()),
+            system=devices.system(audit.asked_with.get()),
             address=audit.asked_from.get(),
         )
     )

@@ -101,7 +101,6 @@ def post_link(
     verification: VerifyEmail,
     *,
     to_address: str,
-    template: str | None = None,
     delay: float = 0,
     expires_in: float | None = None,
 ) -> OutgoingEmail | None:
@@ -113,7 +112,6 @@ def post_link(
         verify_email_id=verification.id,
         dedupe_key=f"verify:{verification.id}",
         budget=f"{verification.purpose}:{verification.email_key}",
-        template=template,
         locale=verification.user.locale,
         priority=outbox.VERIFICATION_PRIORITY,
         delay=delay,

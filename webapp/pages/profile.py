@@ -8,7 +8,7 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import login_required
 
-from webapp import account, users
+from webapp import account, tasks, users
 from webapp.pages.forms import Form, NameFields
 from webapp.pages.signed_in import me
 
@@ -31,10 +31,12 @@ def submit() -> ResponseReturnValue:
     form = ProfileForm()
     if form.validate():
         try:
-            account.rename(me(), username=form.name, full_name=form.full_name.data)
+            email = account.rename(me(), username=form.name, full_name=form.full_name.data)
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
         else:
+            if email is not None:
+                tasks.deliver_later(email.id)
             flash(gettext("Saved."))
             return redirect(url_for("account.show"), 303)
     return _page(form), form.status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, redirect, request, session, url_for
+from flask import Flask, redirect, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
@@ -34,7 +34,7 @@ def load(token: str) -> User | None:
 def sign_in(user: User) -> None:
     """Begin a new session: what this browser held before must not become the account's."""
     forget()
-    user.session_token = sessions.begin(user, request.user_agent.string)
+    user.session_token = sessions.begin(user)
     login_user(user)
 
 

@@ -12,7 +12,7 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp import codes, outbox, signup, tasks, users
+from webapp import codes, signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import limits, mail_hosts
 from webapp.pages import progress as progress_page
@@ -158,7 +158,7 @@ def progress() -> ResponseReturnValue:
 
 
 def progress_of(user: User) -> Progress:
-    return progress_page.of(outbox.latest_for(user.id), is_verified=user.is_email_verified)
+    return progress_page.of(verification.latest_mail(user), is_verified=user.is_email_verified)
 
 
 def _page(user: User, form: Form | None = None) -> str:
