@@ -61,6 +61,15 @@ def find_owner(email: OutgoingEmail) -> None:
     email.to_address, email.locale = user.email, user.locale
 
 
+def find(token_text: str) -> VerifyEmail:
+    """Return what a link for a forgotten password is for, without judging its state. Raises LinkInvalid."""
+    proof = verification.find(token_text, "reset")
+    if proof.user.email_key != proof.email_key:
+        # Whoever reads the former address has no part in the account any more.
+        raise LinkInvalid
+    return proof
+
+
 def reset_password(
     verification_id: uuid.UUID, *, password_hash: str, holder: User | None = None, username: str | None = None
 ) -> OutgoingEmail | None:
