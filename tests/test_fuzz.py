@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import pytest
-from argon2 import PasswordHasher
 from flask import Flask
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -19,7 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, users, verification
+from webapp import users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -216,13 +215,6 @@ def people(app: Flask) -> People:
     return People(app)
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2, real and quick."""
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(passwords, "hasher", lambda: hasher)
-
-
 def whole_users(app: Flask) -> int:
     """Return how many users there are, all of them whole."""
     with app.app_context():
@@ -265,7 +257,7 @@ def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
 @in_the_same_app
 @given(post=posts())
 def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
-    app: Flask, people: People, cheap: None, post: Post
+    app: Flask, people: People, cheap_passwords: None, post: Post
 ) -> None:
     visitor = people.browser(post.browser)
     own = [(TOKEN, token(visitor))] if post.has_token else []
@@ -290,7 +282,7 @@ def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
 @in_the_same_app
 @given(typed=values, path_and_field=st.sampled_from([(path, name) for path in FIELDS for name in FIELDS[path]]))
 def test_no_text_in_an_otherwise_good_form_fails(
-    app: Flask, people: People, cheap: None, typed: str, path_and_field: tuple[str, str]
+    app: Flask, people: People, cheap_passwords: None, typed: str, path_and_field: tuple[str, str]
 ) -> None:
     path, name = path_and_field
     visitor = people.browser("link opened" if path.startswith("/verify") else "waiting")

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address
 
 import pytest
 from flask import Flask
+from limits import parse_many
 from redis import Redis
 from sqlalchemy import func, select
 
@@ -219,3 +220,15 @@ def test_one_switch_turns_all_limits_off(another_app: Callable[..., Flask]) -> N
     for number in range(5):
         assert sign_up(app, number).path == "/signup/sent"
     assert app.config["MAIL_LIMIT_PER_ADDRESS"] == app.config["MAIL_LIMIT_TOTAL"] == []
+
+
+def test_wrong_passwords_of_who_is_signed_in_count_with_those_of_sign_in(app: Flask, member: Visitor) -> None:
+    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("2/hour")
+    for password, status in ((WRONG, 422), (WRONG, 422), (PASSWORD, 429)):
+        member.open("/account/email")
+        member.submit("/account/email", email="new@example.com", password=password)
+        assert member.page.status_code == status
+    assert sign_in(come(app), "mick@example.com", PASSWORD) == 429
+    member.open("/account/delete")
+    member.submit("/account/delete", password=PASSWORD)
+    assert member.page.status_code == 429

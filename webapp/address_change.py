@@ -124,6 +124,13 @@ def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
     sessions.end_all(user)
 
 
+def check(proof: VerifyEmail) -> None:
+    """Raises AddressTaken, or as verification.check() does."""
+    if proof.void_reason == verification.OUTRUN:
+        raise AddressTaken
+    verification.check(proof)
+
+
 def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
     """Return the proof and its user, which nobody else changes until the commit. Raises as confirm() does."""
     proof = db.session.get_one(VerifyEmail, verification_id)
@@ -131,10 +138,7 @@ def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
     users.lock(proof.email_key, user.username_key)
     db.session.refresh(user, with_for_update=True)
     db.session.refresh(proof)
-    if proof.void_reason == verification.OUTRUN:
-        db.session.rollback()
-        raise AddressTaken
-    verification.check(proof)
+    check(proof)
     owner = users.find_verified(email_key=proof.email_key)
     if owner is not None and owner is not user:
         db.session.rollback()

@@ -27,8 +27,9 @@ def post(
 ) -> OutgoingEmail | None:
     """Promise the owner a notice of what is done now, as part of the caller's transaction.
 
-    `to_address`: when it is not the user's own any more; `verify_email_id`: the link that it carries; `facts`: what its templates say besides. It is sent even when
-    its user is gone. Of several that wait for one address only the newest is kept, if they say the same.
+    `to_address`: when it is not the user's own any more; `verify_email_id`: the link that it carries; `facts`: what its
+    templates say besides. It is sent even when its user is gone. Of several that wait for one address only the newest
+    is kept, if they say the same.
     """
     where = {
         "browser": devices.browser(audit.asked_with.get()),

@@ -44,8 +44,8 @@ def follow(token: str) -> ResponseReturnValue:
 def show() -> ResponseReturnValue:
     try:
         proof = _opened()
-        verification.check(proof)
-    except (AlreadyVerified, LinkInvalid) as error:
+        address_change.check(proof)
+    except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         return _dead(error)
     return _page(proof, _form(proof, verification=str(proof.id)))
 
@@ -54,7 +54,7 @@ def show() -> ResponseReturnValue:
 def confirm() -> ResponseReturnValue:
     try:
         proof = _opened()
-        verification.check(proof)
+        address_change.check(proof)
         form = _form(proof)
         if form.action.data == "disown":
             # Whoever says so need not know the account's password.

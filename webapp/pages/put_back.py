@@ -39,8 +39,8 @@ def follow(token: str) -> ResponseReturnValue:
 def show() -> ResponseReturnValue:
     try:
         proof = _opened()
-        verification.check(proof)
-    except (AlreadyVerified, LinkInvalid) as error:
+        address_change.check(proof)
+    except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         return _dead(error)
     return _page(proof, PutBackForm(verification=str(proof.id)))
 
@@ -50,7 +50,7 @@ def act() -> ResponseReturnValue:
     form = PutBackForm()
     try:
         proof = _opened()
-        verification.check(proof)
+        address_change.check(proof)
         if not form.validate() or form.verification.data != str(proof.id):
             status = form.status
             form.verification.data = str(proof.id)
