@@ -28,8 +28,8 @@ class AuditEvent(Model):
 
     `action` of people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
     others_signed_out, sign_in_failed, address_asked, address_called_off, address_changed, address_put_back, renamed,
-    exported, account_deleted; of operators: mail_retried, mail_canceled, mail_tested, paused, resumed, pruned,
-    user_created, role_changed.
+    exported, account_deleted, reset_asked, password_reset, password_changed; of operators: mail_retried,
+    mail_canceled, mail_tested, paused, resumed, pruned, user_created, role_changed.
     """
 
     __tablename__ = "audit_events"

@@ -22,6 +22,7 @@ from webapp import (
     claims,
     mails,
     outbox,
+    recovery,
     totals,
     users,
     verification,
@@ -130,6 +131,8 @@ def _choose(email: OutgoingEmail) -> None:
 
     Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
     """
+    if email.template == recovery.TEMPLATE and email.user_id is None:
+        recovery.find_owner(email)
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
     if proof is None:
         return
@@ -200,7 +203,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 def _needless(email: OutgoingEmail) -> str | None:
     """Return why nobody needs this mail any more, if so."""
     if email.user_id is None and email.template not in OWNERLESS:
-        return "its user is gone"
+        return "nobody has this address" if email.template == recovery.TEMPLATE else "its user is gone"
     if not mails.carries_link(email):
         return None
     if email.verify_email_id is None:

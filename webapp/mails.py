@@ -10,7 +10,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import clock, notices, operations, verification
+from webapp import clock, notices, operations, recovery, verification
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Message
@@ -19,10 +19,22 @@ from webapp.verification import VerifyEmail
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
 CHANGE_TEMPLATE = "change_email"
-TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, CHANGE_TEMPLATE, *notices.TEMPLATES, operations.TEST_TEMPLATE)
+TEMPLATES = (
+    VERIFY_TEMPLATE,
+    ACCOUNT_EXISTS_TEMPLATE,
+    CHANGE_TEMPLATE,
+    recovery.TEMPLATE,
+    *notices.TEMPLATES,
+    operations.TEST_TEMPLATE,
+)
 
 # What carries a link of each purpose.
-LINK_TEMPLATES = {"signup": VERIFY_TEMPLATE, "change": CHANGE_TEMPLATE, "revoke": notices.ADDRESS_CHANGED}
+LINK_TEMPLATES = {
+    "signup": VERIFY_TEMPLATE,
+    "change": CHANGE_TEMPLATE,
+    "revoke": notices.ADDRESS_CHANGED,
+    "reset": recovery.TEMPLATE,
+}
 
 # What is sent even when it is nobody's.
 OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
@@ -63,7 +75,8 @@ def carries_link(email: OutgoingEmail) -> bool:
 
 def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
-    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
+    purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
+    link = f"{current_app.config['PUBLIC_URL']}{verification.PATHS[purpose]}/{'sample' * 7}"
     secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
     return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
@@ -87,6 +100,7 @@ def render(
             "lang": locale,
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
+            "reset_lives": lifetime(verification.lives("reset")),
             "undo_lives": lifetime(verification.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }

@@ -167,10 +167,20 @@ def cancel(verify_email_id: uuid.UUID, reason: str) -> set[str]:
     return {budget for budget in budgets if budget is not None}
 
 
-def latest_for(user_id: int) -> OutgoingEmail | None:
-    """Return the newest mail promised to this user."""
-    return db.session.scalar(
-        select(OutgoingEmail).where(OutgoingEmail.user_id == user_id).order_by(OutgoingEmail.created_at.desc()).limit(1)
+def cancel_waiting(budget: str, reason: str) -> None:
+    """Cancel the mails of one kind to one address that wait; what is being claimed or sent goes on."""
+    waiting = (
+        select(OutgoingEmail.id)
+        .where(OutgoingEmail.budget == budget, OutgoingEmail.status == "queued")
+        # Its worker may wait for rows that the caller has locked.
+        .with_for_update(skip_locked=True)
+        .cte("waiting")
+    )
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(waiting.c.id)))
+        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error=reason),
+        execution_options={"synchronize_session": False},
     )
 
 

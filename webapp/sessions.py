@@ -86,7 +86,17 @@ def end(token: str) -> None:
 
 def end_all(user: User) -> None:
     """Sign out every browser of this user, and commit."""
-    _revoke(UserSession.user_id == user.id)
+    revoke_all(user)
+    db.session.commit()
+
+
+def revoke_all(user: User) -> None:
+    """Sign out every browser of this user. The caller commits."""
+    db.session.execute(
+        update(UserSession)
+        .where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None))
+        .values(revoked_at=db_now())
+    )
 
 
 def end_others(user: User, token: str) -> None:

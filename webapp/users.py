@@ -144,6 +144,20 @@ def find_verified(*, email_key: str) -> User | None:
     return db.session.scalar(select(User).where(User.email_verified_at.is_not(None), User.email_key == email_key))
 
 
+def find_by_address(email_key: str) -> User | None:
+    """Return who has this address: the account that proved it, else from before verification, else the newest."""
+    return db.session.scalar(
+        select(User)
+        .where(User.email_key == email_key)
+        .order_by(
+            case((User.email_verified_at.is_not(None), 0), else_=1),
+            case((User.purge_at.is_(None), 0), else_=1),
+            User.id.desc(),
+        )
+        .limit(1)
+    )
+
+
 def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:
     """Return whether somebody else holds this username.
 

@@ -21,8 +21,13 @@ from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
 # What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
-# back the address that an account had.
-PATHS = {"signup": "/verify", "change": "/account/email/confirm", "revoke": "/account/email/revoke"}
+# back the address that an account had, or lets its owner set another password.
+PATHS = {
+    "signup": "/verify",
+    "change": "/account/email/confirm",
+    "revoke": "/account/email/revoke",
+    "reset": "/reset",
+}
 
 # How long a changed address can be put back, from the hand-off of the mail that says so.
 REVOKE_SECONDS = 86400
@@ -114,6 +119,17 @@ def post_link(
     )
 
 
+def latest_mail(user: User) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this signup: no other is for its browser to know of."""
+    return db.session.scalar(
+        select(OutgoingEmail)
+        .join(VerifyEmail, VerifyEmail.id == OutgoingEmail.verify_email_id)
+        .where(OutgoingEmail.user_id == user.id, VerifyEmail.purpose == "signup")
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
+
+
 def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
     """Return the user's newest verification, but for those that were withdrawn on the user's side."""
     return db.session.scalar(
@@ -191,14 +207,27 @@ def confirm(
     username: str | None = None,
     password_hash: str | None = None,
 ) -> User:
-    """Make the user verified and commit; of rivals for one address, the first wins.
+    """Make the user verified, and commit. As prove()."""
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    user = prove(verification, holder=holder, username=username, password_hash=password_hash)
+    commit()
+    return user
+
+
+def prove(
+    verification: VerifyEmail,
+    *,
+    holder: User | None = None,
+    username: str | None = None,
+    password_hash: str | None = None,
+) -> User:
+    """Make the user verified, as part of the caller's transaction; of rivals for one address, the first wins.
 
     `holder` is the pending user of the browser that has the link: a link proves its address, whichever
     signup of that address it was sent for.
     `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
     Raises AlreadyVerified, LinkInvalid, LinkExpired or UsernameTaken.
     """
-    verification = db.session.get_one(VerifyEmail, verification_id)
     user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
     users.lock(user.email_key, users.username_key(name))
@@ -216,19 +245,23 @@ def confirm(
     if password_hash is not None:
         user.password_hash = password_hash
     user.username, user.username_key = name, users.username_key(name)
-    if user is not verification.user and (own := current_for(user)):
+    if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
         outbox.cancel(own.id, "verified meanwhile")
     audit.record("verified", user.id)
     void_rivals(verification.email_key, but=verification)
     outbox.cancel(verification.id, "verified meanwhile")
+    return user
+
+
+def commit() -> None:
+    """Commit what a link proved. Raises LinkInvalid."""
     try:
         db.session.commit()
     except IntegrityError as error:
         # Who verified this address by another signup owns it; this link is void with that.
         db.session.rollback()
         raise LinkInvalid from error
-    return user
 
 
 def void(verification: VerifyEmail, reason: str) -> None:
@@ -263,10 +296,16 @@ def handed_off(verification_id: uuid.UUID) -> None:
     if verification is None:
         # Its user was purged while the mail was being sent.
         return
-    is_undo = verification.purpose == "revoke"
-    verification.expires_at = db_now(REVOKE_SECONDS if is_undo else current_app.config["VERIFY_EMAIL_TTL"])
+    verification.expires_at = db_now(lives(verification.purpose))
     verification.code_expires_at = db_now(current_app.config["VERIFY_CODE_TTL"])
     users.extend_purge(verification.user)
+
+
+def lives(purpose: str) -> int:
+    """Return how many seconds a link works, from its hand-off."""
+    if purpose == "revoke":
+        return REVOKE_SECONDS
+    return int(current_app.config["RESET_EMAIL_TTL" if purpose == "reset" else "VERIFY_EMAIL_TTL"])
 
 
 def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:

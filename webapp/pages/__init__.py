@@ -14,6 +14,7 @@ from webapp.pages import (
     deletion,
     errors,
     export,
+    forgot,
     health,
     home,
     language,
@@ -21,8 +22,10 @@ from webapp.pages import (
     mailbox,
     metrics,
     ops,
+    password,
     profile,
     put_back,
+    reset,
     sessions,
     signed_in,
     signup,
@@ -40,8 +43,8 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    of_account = (account, profile, address, confirm_address, put_back, sessions, export, deletion)
-    for page in (health, metrics, home, signup, waiting, verify, login, *of_account, ops):
+    of_account = (account, password, profile, address, confirm_address, put_back, sessions, export, deletion)
+    for page in (health, metrics, home, signup, waiting, verify, login, forgot, reset, *of_account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":

@@ -59,9 +59,9 @@ def note_seen() -> None:
     db.session.commit()
 
 
-def current_password_field() -> PasswordField:
+def current_password_field(label: str = _("Password")) -> PasswordField:
     return PasswordField(
-        _("Password"),
+        label,
         validators=[
             InputRequired(_("Please enter your password.")),
             Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),

@@ -82,7 +82,7 @@ def confirm() -> ResponseReturnValue:
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("verify/disowned.html", form=Form())
-        holder = _holder(proof)
+        holder = waiting.holder(proof.email_key)
         # No transaction stays open while a password is hashed.
         db.session.commit()
         password_hash = _prove(form, proof.user, holder)
@@ -150,14 +150,6 @@ def _opened() -> VerifyEmail:
     return verification.find(links.kept())
 
 
-def _holder(proof: VerifyEmail) -> User | None:
-    """Return whom this browser signed up with the link's address, if it was lately enough to need no password."""
-    user = waiting.pending_user()
-    if user is None or user.email_key != proof.email_key or user.is_email_verified or not waiting.may_confirm(user):
-        return None
-    return user
-
-
 def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
     """Check that the person who holds the link also chose the password, or chooses one now.
 
@@ -185,12 +177,13 @@ def _chosen_name(form: ConfirmForm) -> str | None:
 
 
 def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False) -> str:
+    holder = waiting.holder(proof.email_key)
     return render_template(
         "verify/confirm.html",
         form=form,
-        user=_holder(proof) or proof.user,
+        user=holder or proof.user,
         masked=links.mask(proof.user.email),
-        needs_password=_holder(proof) is None,
+        needs_password=holder is None,
         needs_username=needs_username,
     )
 

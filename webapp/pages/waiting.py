@@ -12,7 +12,7 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp import codes, outbox, signup, tasks, users
+from webapp import codes, signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import limits, mail_hosts
 from webapp.pages import progress as progress_page
@@ -70,6 +70,14 @@ def may_confirm(user: User) -> bool:
     """Return whether this browser signed this user up, lately enough to confirm without the password."""
     held = session.get("signup")
     return held is not None and held["user_id"] == user.id and time.time() - held["at"] < CONFIRM_SECONDS
+
+
+def holder(email_key: str) -> User | None:
+    """Return whom this browser signed up with this address, if it was lately enough to need no password."""
+    user = pending_user()
+    if user is None or user.email_key != email_key or user.is_email_verified or not may_confirm(user):
+        return None
+    return user
 
 
 @blueprint.get("/signup/sent")
@@ -158,7 +166,7 @@ def progress() -> ResponseReturnValue:
 
 
 def progress_of(user: User) -> Progress:
-    return progress_page.of(outbox.latest_for(user.id), is_verified=user.is_email_verified)
+    return progress_page.of(verification.latest_mail(user), is_verified=user.is_email_verified)
 
 
 def _page(user: User, form: Form | None = None) -> str:
@@ -174,8 +182,12 @@ def _page(user: User, form: Form | None = None) -> str:
 
 
 def _shown(user: User, progress: Progress) -> dict[str, object]:
+    domain = user.email.rpartition("@")[2]
+    return {"user": user, "progress": progress, "webmail": webmail(user.email), "domain": domain}
+
+
+def webmail(address: str) -> tuple[str, str] | None:
+    """Return name and URL of where this address is read in a browser."""
     if current_app.config["APP_ENV"] == "development":
-        webmail: tuple[str, str] | None = (gettext("the mailbox"), url_for("mailbox.show"))
-    else:
-        webmail = mail_hosts.webmail(user.email)
-    return {"user": user, "progress": progress, "webmail": webmail, "domain": user.email.rpartition("@")[2]}
+        return gettext("the mailbox"), url_for("mailbox.show")
+    return mail_hosts.webmail(address)
