@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -74,7 +75,7 @@ def test_a_username_and_a_full_name_can_be_changed_and_the_owner_is_told(
     ],
 )
 def test_a_name_that_does_not_do_is_told_and_nothing_is_changed(
-    member: Visitor, app: Flask, send_due: Send, smtp: Server, typed: dict[str, str], told: str
+    member: Visitor, app: Flask, send_due: Send, smtp: Server, typed: dict[str, Any], told: str
 ) -> None:
     another_member(app, send_due, smtp, "rival", "rival@example.com")
     member.open("/account/profile")

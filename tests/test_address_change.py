@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -122,7 +123,7 @@ def test_the_new_address_gets_a_link_and_a_code_and_the_old_one_stays_until_then
     ],
 )
 def test_what_is_wrong_is_told_and_no_mail_is_promised(
-    member: Visitor, app: Flask, fields: dict[str, str], told: str
+    member: Visitor, app: Flask, fields: dict[str, Any], told: str
 ) -> None:
     member.open("/account/email")
     member.submit("/account/email", **{"email": NEW, "password": PASSWORD, **fields})

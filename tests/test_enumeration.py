@@ -255,6 +255,37 @@ def test_changing_to_an_address_tells_it_from_no_other(probes: list[Probe]) -> N
     only([probe.open("/signup/sent") for probe in probes])
 
 
+def test_an_account_that_changes_to_an_address_tells_it_from_no_other(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server
+) -> None:
+    for probe in probes:
+        probe.sign_up(email=f"{probe.username}@example.com")
+        send_due()
+        probe.visitor.open(smtp.mails[-1].link)
+        probe.visitor.submit("/verify")
+    seen = only([ask_for(probe) for probe in probes])
+    assert seen.status == 303
+    assert (seen.hashes, seen.verifications) == (0, 1)
+
+    def story() -> None:
+        only([probe.open("/account/email") for probe in probes])
+        only([probe.submit("/account/email/code", on="/account/email", code="1234567") for probe in probes])
+
+    story()
+    send_due()
+    story()
+    owners_verify(app, send_due, smtp)
+    for act in ("code", "resend", "cancel"):
+        only_shown([probe.submit(f"/account/email/{act}", on="/account/email", code="1234567") for probe in probes])
+        send_due()
+        only_shown([probe.open("/account/email") for probe in probes])
+    only([ask_for(probe, password=WRONG_PASSWORD) for probe in probes])
+
+
+def ask_for(probe: Probe, password: str = PASSWORD) -> Seen:
+    return probe.submit("/account/email", on="/account/email", email=probe.address, password=password)
+
+
 def test_a_wrong_code_tells_no_address_from_another(probes: list[Probe], send_due: Send) -> None:
     for probe in probes:
         probe.sign_up()
