@@ -153,8 +153,8 @@ def thai(visitor: Visitor) -> Visitor:
 def assert_all_thai(page: Visitor) -> None:
     """Fail when a word of English is left, but for what has no other name."""
     # The language switch names each language by its own name; the rest is the test's own, or an example.
-    own = r"English|mick19|mick@example\.com|m•+@example\.com|name@example\.com|Acme|HTML|UTC|Mick Example|new@example\.com"
-    own += r"|n•+@example\.com|JSON"
+    own = r"English|mick19|mick@example\.com|m•+@example\.com|name@example\.com|Acme|HTML|UTC|Mick Example"
+    own += r"|new@example\.com|n•+@example\.com|JSON"
     words = re.sub(own, "", f"{page.text} {' '.join(attributes(page.page.text))}")
     assert re.findall("[\u0e00-\u0e7f]{2,}", words), page.path
     assert re.findall(r"[A-Za-z]{2,}", words) == [], page.path

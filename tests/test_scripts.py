@@ -521,7 +521,7 @@ def press(page: Page, role: Literal["link", "button"], name: str) -> None:
 
 
 def type_into(page: Page, label: str, text: str, *, enter: bool = False) -> None:
-    tab_to(page, page.get_by_label(label, exact=True))
+    tab_to(page, page.get_by_label(label).first)
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type(text)
     if enter:
