@@ -328,6 +328,35 @@ class Tour:
         self.press("Confirm with the code", "waiting: wrong code")
         self.open("/signup")
 
+    def account(self) -> None:
+        for path in ("/account/profile", "/account/sessions", "/account/export"):
+            self.open(path)
+        self.open("/account/profile")
+        self.page.get_by_label("Username").fill("not@name")
+        self.press("Save", "profile with errors")
+        self.open("/account/email")
+        self.press("Send a link there", "address with errors")
+        self.page.get_by_label("New address").fill("new@example.com")
+        self.page.get_by_label("Password", exact=True).fill(PASSWORD)
+        self.press("Send a link there", "address: on its way")
+        self.page.get_by_label("Code from the mail").fill("1")
+        self.press("Confirm with the code", "address: wrong code")
+        self.send_due()
+        self.open("/account/email")
+        link = self.smtp.mails[-1].link
+        self.open(link)
+        self.press("Confirm", "account: address changed")
+        self.open(link)
+        self.open("/account/email/confirm/garbage")
+        self.open("/account/delete")
+        self.press("Delete my account for good", "delete with errors")
+        self.send_due()
+        link = self.smtp.mails[-1].link
+        self.open(link)
+        self.press("Put my address back", "address: back")
+        self.open(link)
+        self.open("/account/email/revoke/garbage")
+
     def verifying(self) -> None:
         link = self.smtp.mails[-1].link
         self.open(link)
@@ -347,6 +376,7 @@ class Tour:
         self.page.get_by_label("Password you chose").fill(PASSWORD)
         self.press("Confirm", "account")
         self.open(link)
+        self.account()
         self.open("/signup")
         self.open("/verify/garbage")
 

@@ -120,8 +120,8 @@ def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
     _give(user, proof, PUT_BACK, or_(VerifyEmail.purpose != "revoke", VerifyEmail.created_at > proof.created_at))
     user.password_hash = password_hash
     audit.record("address_put_back", user.id)
-    # It commits.
-    sessions.end_all(user)
+    sessions.revoke_all(user)
+    db.session.commit()
 
 
 def check(proof: VerifyEmail) -> None:

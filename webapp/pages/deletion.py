@@ -33,7 +33,7 @@ def submit() -> ResponseReturnValue:
         session.clear()
         if email is not None:
             tasks.deliver_later(email.id)
-        flash(gettext("Your account is deleted. A mail says so to your address, and then we forget that too."))
+        flash(gettext("Your account is deleted. A last mail to your address says so."))
         return redirect(url_for("home.show"), 303)
     return _page(form), form.status
 
