@@ -29,7 +29,7 @@ WRONG = "staple battery horse"
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
     """As a fresh installation has them, but for a shorter way to reach the first."""
-    return {**environ, "RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "3/hour"}
+    return {**environ, "RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "3/hour", "RATELIMIT_RESET": "2/hour"}
 
 
 @pytest.fixture
@@ -122,6 +122,16 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(
         visitor.http.headers["X-Forwarded-For"] = f"198.51.100.{number}"
         visitor.sign_up(username=f"mick{number}", email=f"mick{number}@example.com")
     assert visitor.page.status_code == status
+
+
+def test_a_forgotten_password_has_a_limit_of_its_own(app: Flask) -> None:
+    visitor = sign_up(app, 1)
+    for address, status in (("mick1@example.com", 200), ("nobody@example.com", 200), ("mick1@example.com", 429)):
+        visitor.open("/forgot")
+        visitor.submit("/forgot", email=address)
+        assert visitor.page.status_code == status
+    assert 3590 <= int(visitor.page.headers["retry-after"]) <= 3600
+    assert sign_up(app, 2).path == "/signup/sent"
 
 
 def test_a_changed_address_counts_as_a_signup(app: Flask) -> None:

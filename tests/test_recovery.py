@@ -232,12 +232,7 @@ def test_who_resets_before_verifying_proves_the_address_and_its_rivals_lose_it(
     rivals_link = smtp.mails[-1].link
     visitor.sign_up()
     phone = forget(Visitor("http://signup.example", app))
-    # The rival sees nothing of it.
-    another_visitor.open("/signup/sent")
-    story = another_visitor.text
     send_due()
-    assert another_visitor.open("/signup/sent").status_code == 200
-    assert another_visitor.text == story
     own_link = last(smtp, "Confirm").link
     phone.open(reset_link(smtp))
     assert "mick19" in phone.page.text
@@ -360,14 +355,6 @@ def test_links_have_a_budget_of_their_own_and_the_newest_waits(
     visitor.open(first)
     visitor.submit("/reset", password=NEW)
     assert visitor.path == "/login"
-
-
-def test_over_the_limit_of_requests_one_reads_when_to_come_back(visitor: Visitor, app: Flask, smtp: Server) -> None:
-    app.config["RATELIMIT_RESET"] = parse_many("2/hour")
-    for _ in range(2):
-        assert forget(visitor).page.status_code == 200
-    assert forget(visitor).page.status_code == 429
-    assert int(visitor.page.headers["retry-after"]) > 3500
 
 
 def test_the_form_asks_for_an_address(visitor: Visitor, app: Flask) -> None:

@@ -23,6 +23,10 @@ LONGEST_SECONDS = 90 * 86400.0
 SEEN_SECONDS = 3600.0
 
 
+class PasswordChanged(Exception):
+    """The password that opened the session is the account's no more."""
+
+
 class UserSession(Model):
     """One browser that is signed in. Its token is kept as a hash: a copy of the table opens nothing."""
 
@@ -44,7 +48,12 @@ class UserSession(Model):
 
 
 def begin(user: User) -> str:
-    """Sign the user in, and commit; return the token that its browser keeps."""
+    """Sign the user in, and commit; return the token that its browser keeps. Raises PasswordChanged."""
+    # It ends all sessions, and this one might begin between that and the check of the former password.
+    kept = db.session.scalar(select(User.password_hash).where(User.id == user.id).with_for_update(read=True))
+    if kept != user.password_hash:
+        db.session.rollback()
+        raise PasswordChanged
     token = secrets.token_urlsafe(32)
     db.session.add(
         UserSession(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Flask, redirect, session, url_for
-from flask.typing import ResponseReturnValue
+from flask import Flask, abort, redirect, session, url_for
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
+from werkzeug import Response
 from wtforms import PasswordField
 from wtforms.validators import InputRequired, Length
 
@@ -20,7 +20,7 @@ def init_app(_app: Flask) -> None:
     extensions.login.user_loader(load)
 
 
-def _ask_to_sign_in() -> ResponseReturnValue:
+def _ask_to_sign_in() -> Response:
     return redirect(url_for("login.show"), 303)
 
 
@@ -34,7 +34,10 @@ def load(token: str) -> User | None:
 def sign_in(user: User) -> None:
     """Begin a new session: what this browser held before must not become the account's."""
     forget()
-    user.session_token = sessions.begin(user)
+    try:
+        user.session_token = sessions.begin(user)
+    except sessions.PasswordChanged:
+        abort(_ask_to_sign_in())
     login_user(user)
 
 
