@@ -463,8 +463,12 @@ def test_who_wants_less_motion_gets_none(page: Page) -> None:
 
 
 def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
-    browser: Browser, app: Flask, send_due: Send, smtp: Server
+    browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
 ) -> None:
+    # Axe is a script: it looks at copies.
+    glass = page
+    glass.set_viewport_size({"width": 375, "height": 667})
+    glass.goto("/")
     elsewhere = Visitor(app.config["PUBLIC_URL"], app)
     elsewhere.sign_up()
     send_due()
@@ -488,30 +492,30 @@ def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
         type_into(page, "อีเมลใหม่", "new@example.com")
         type_into(page, "รหัสผ่าน", PASSWORD, enter=True)
         expect(page.get_by_text("new@example.com")).to_be_visible()
-        look_closely(page)
+        look_closely(page, glass)
         send_due()
         page.goto(smtp.to("new@example.com")[-1].link)
         expect(page.get_by_text("n••@example.com")).to_be_visible()
         press(page, "button", "ยืนยัน")
         expect(page.get_by_role("status")).to_contain_text("เปลี่ยนอีเมลของคุณแล้ว")
-        look_closely(page)
+        look_closely(page, glass)
         press(page, "link", "อุปกรณ์ ")
         expect(page.get_by_text("อุปกรณ์นี้")).to_be_visible()
         press(page, "button", "ออกจากระบบบนอุปกรณ์อื่นทั้งหมด")
         expect(page.get_by_role("listitem").filter(has_text="127.0.0.1")).to_have_count(1)
-        look_closely(page)
+        look_closely(page, glass)
         elsewhere.open("/account")
         assert elsewhere.path == "/login"
-        press(page, "link", "← บัญชีของคุณ")
+        press(page, "link", "บัญชีของคุณ")
         press(page, "link", "ข้อมูลของคุณ")
         with page.expect_download() as download:
             press(page, "button", "ดาวน์โหลดเป็น JSON")
         assert "new@example.com" in download.value.path().read_text("utf-8")
-        press(page, "link", "← บัญชีของคุณ")
+        press(page, "link", "บัญชีของคุณ")
         press(page, "link", "ลบบัญชี")
         type_into(page, "รหัสผ่าน", PASSWORD, enter=True)
         expect(page.get_by_role("status")).to_contain_text("ลบบัญชีของคุณแล้ว")
-        look_closely(page)
+        look_closely(page, glass)
 
 
 def press(page: Page, role: Literal["link", "button"], name: str) -> None:
@@ -536,8 +540,9 @@ def tab_to(page: Page, target: Locator) -> None:
     pytest.fail(f"the keyboard does not reach {target}")
 
 
-def look_closely(page: Page) -> None:
-    """Fail when the page is wider than the phone, or axe finds something."""
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    page.evaluate(AXE)
-    assert page.evaluate("axe.run()")["violations"] == []
+def look_closely(page: Page, glass: Page) -> None:
+    """Fail when the page is wider than the phone, or axe finds something on it."""
+    glass.set_content(page.content())
+    assert glass.evaluate("document.documentElement.scrollWidth") <= 375
+    glass.evaluate(AXE)
+    assert glass.evaluate("axe.run()")["violations"] == []
