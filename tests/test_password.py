@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from tests.factories import only_user
 from tests.smtp_server import Server
-from tests.test_recovery import NEW, count, forget, owner, reset_link, sign_in
+from tests.test_recovery import NEW, count, forget, on_embedded, owner, reset_link, sign_in
 from tests.visitor import PASSWORD, Visitor
 from webapp import passwords, sessions, users
 from webapp.extensions import db
@@ -20,6 +20,8 @@ from webapp.users import User
 Send = Callable[[], None]
 
 __all__ = ["owner"]
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def test_who_does_not_know_the_password_changes_nothing_and_is_soon_refused(
     assert len(smtp.mails) == 1
 
 
+@on_embedded
 @pytest.mark.parametrize("new_password", ["", "short", "mick19mick19", "x" * 129])
 def test_a_password_that_is_none_is_told_beside_its_field(owner: Visitor, app: Flask, new_password: str) -> None:
     kept = only_user(app).password_hash
@@ -80,6 +83,7 @@ def test_a_password_that_is_none_is_told_beside_its_field(owner: Visitor, app: F
     assert only_user(app).password_hash == kept
 
 
+@on_embedded
 def test_only_who_is_signed_in_changes_it_and_with_a_fresh_token(owner: Visitor, another_visitor: Visitor) -> None:
     another_visitor.open("/account/password")
     assert another_visitor.path == "/login"

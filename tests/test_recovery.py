@@ -23,6 +23,11 @@ from webapp.verification import VerifyEmail
 
 Send = Callable[[], None]
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
+# What needs no database of its own kind to be seen.
+on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+
 NEW = "a new long password"
 ADDRESS = "mick@example.com"
 
@@ -103,6 +108,7 @@ def test_a_forgotten_password_is_set_anew_and_its_owner_signs_in_with_it(
     assert count(app, "password_reset") == 1
 
 
+@on_embedded
 def test_the_owner_is_told_when_and_from_where_and_what_to_do(
     owner: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:
@@ -135,6 +141,7 @@ def test_fifty_looks_at_the_link_change_nothing_and_the_click_still_works(
     assert another_visitor.path == "/login"
 
 
+@on_embedded
 def test_altered_foreign_and_used_links_get_one_and_the_same_404(
     owner: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:
@@ -248,6 +255,7 @@ def test_who_resets_before_verifying_proves_the_address_and_its_rivals_lose_it(
     assert count(app, "verified") == 1
 
 
+@on_embedded
 def test_the_browser_that_signed_up_resets_its_own_signup_whoever_came_after(
     visitor: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
@@ -278,6 +286,7 @@ def test_a_signup_whose_owner_verified_meanwhile_can_reset_nothing(
     assert visitor.open("/account").url.path == "/account"
 
 
+@on_embedded
 def test_a_username_taken_meanwhile_is_chosen_anew(
     visitor: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
@@ -299,6 +308,7 @@ def test_a_username_taken_meanwhile_is_chosen_anew(
     assert sign_in(another_visitor, NEW, "mick20") == "/account"
 
 
+@on_embedded
 def test_a_link_to_an_address_that_was_changed_shows_and_sets_nothing(
     visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:
@@ -326,6 +336,7 @@ def test_nobody_gets_a_mail_at_an_address_that_nobody_has(
         assert db.session.scalars(select(VerifyEmail)).all() == []
 
 
+@on_embedded
 def test_an_account_is_written_to_at_its_own_spelling_and_in_its_own_language(
     owner: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:
@@ -357,6 +368,7 @@ def test_links_have_a_budget_of_their_own_and_the_newest_waits(
     assert visitor.path == "/login"
 
 
+@on_embedded
 def test_the_form_asks_for_an_address(visitor: Visitor, app: Flask) -> None:
     for typed in ("", "mick19", "a@b@c", "\r\nBcc: x@example.com"):
         forget(visitor, typed)
@@ -370,6 +382,7 @@ def test_the_form_asks_for_an_address(visitor: Visitor, app: Flask) -> None:
         assert db.session.scalars(select(OutgoingEmail)).all() == []
 
 
+@on_embedded
 def test_the_button_sets_only_the_password_of_what_its_page_showed(
     owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:

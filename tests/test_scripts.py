@@ -357,6 +357,31 @@ class Tour:
         self.open(link)
         self.open("/account/email/revoke/garbage")
 
+    def forgotten(self) -> None:
+        self.open("/login")
+        self.open("/forgot")
+        self.press("Send me the link", "forgot with errors")
+        self.page.get_by_label("E-mail address").fill("new@example.com")
+        self.press("Send me the link", "forgot: sent")
+        self.send_due()
+        self.open(self.smtp.mails[-1].link)
+        self.page.get_by_label("New password").fill("password")
+        self.press("Set the password", "reset: weak password")
+        travel(self.app, 2 * 3600)
+        self.open("/reset")
+        self.press("Send me a new link", "forgot: sent again")
+        self.send_due()
+        self.open(self.smtp.mails[-1].link)
+        self.page.get_by_label("New password").fill(PASSWORD)
+        self.press("Set the password", "login, with a new password")
+        self.open("/reset/garbage")
+        self.page.goto("/login")
+        self.page.get_by_label("Username or e-mail address").fill("new@example.com")
+        self.page.get_by_label("Password", exact=True).fill(PASSWORD)
+        self.press("Sign in", "account")
+        self.open("/account/password")
+        self.press("Change the password", "password with errors")
+
     def verifying(self) -> None:
         link = self.smtp.mails[-1].link
         self.open(link)
@@ -377,6 +402,7 @@ class Tour:
         self.press("Confirm", "account")
         self.open(link)
         self.account()
+        self.forgotten()
         self.open("/signup")
         self.open("/verify/garbage")
 
