@@ -13,8 +13,9 @@ from html.parser import HTMLParser
 import pytest
 from flask import Flask
 
+from tests.conftest import Embedded
 from tests.smtp_server import Mail, Server
-from tests.visitor import Visitor
+from tests.visitor import PASSWORD, Visitor
 from webapp import mails
 
 Send = Callable[[], None]
@@ -23,6 +24,12 @@ Send = Callable[[], None]
 pytestmark = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 
 ADDRESS = "mick@example.com"
+
+# What a mail looks like does not depend on the database behind it.
+pytestmark = [
+    pytest.mark.usefixtures("cheap_passwords"),
+    pytest.mark.parametrize("backend", [Embedded.name], indirect=True),
+]
 
 
 @pytest.fixture
@@ -48,8 +55,39 @@ def arrive(
         another_visitor.open(smtp.mails[-1].link)
         another_visitor.submit("/reset", password="another horse battery")
 
+    def confirm() -> None:
+        visitor.open(smtp.mails[-1].link)
+        visitor.submit("/verify")
+
+    def other() -> None:
+        visitor.sign_up(email="other@example.com")
+
+    def to_address(address: str = ADDRESS) -> None:
+        visitor.open("/account/email")
+        visitor.submit("/account/email", email=address, password=PASSWORD)
+
+    def from_address() -> None:
+        to_address("other@example.com")
+        send_due()
+        visitor.open(smtp.mails[-1].link)
+        visitor.submit("/account/email/confirm")
+
+    def renamed() -> None:
+        visitor.open("/account/profile")
+        visitor.submit("/account/profile", username="rival", full_name="Rival")
+
+    def deleted() -> None:
+        visitor.open("/account/delete")
+        visitor.submit("/account/delete", password=PASSWORD)
+
     def arrive(kind: str) -> Mail:
-        for step in (verify, exists, reset, changed):
+        ways = {
+            "to_address": (other, confirm, to_address),
+            "from_address": (verify, confirm, from_address),
+            "renamed": (verify, confirm, renamed),
+            "deleted": (verify, confirm, deleted),
+        }
+        for step in ways.get(kind, (verify, exists, reset, changed)):
             step()
             send_due()
             if step.__name__ == kind:
@@ -59,7 +97,7 @@ def arrive(
     return arrive
 
 
-@pytest.fixture(params=["verify", "exists", "reset", "changed"])
+@pytest.fixture(params=["verify", "exists", "reset", "changed", "to_address", "from_address", "renamed", "deleted"])
 def mail(request: pytest.FixtureRequest, arrive: Callable[[str], Mail]) -> Mail:
     """Each of the mails."""
     return arrive(request.param)
