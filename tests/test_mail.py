@@ -20,9 +20,6 @@ from webapp import mails
 
 Send = Callable[[], None]
 
-# What a mail looks like is the same on both.
-pytestmark = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
-
 ADDRESS = "mick@example.com"
 
 # What a mail looks like does not depend on the database behind it.
