@@ -125,7 +125,7 @@ def test_the_owner_is_told_when_and_from_where_and_what_to_do(
     assert told.link == "http://signup.example/forgot"
 
 
-def test_fifty_looks_at_the_link_change_nothing_and_the_click_still_works(
+def test_fifty_looks_at_a_link_for_a_new_password_change_nothing_and_the_click_still_works(
     owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
     forget(another_visitor)

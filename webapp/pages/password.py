@@ -17,7 +17,7 @@ blueprint = Blueprint("password", __name__)
 
 
 class PasswordForm(Form):
-    password = current_password_field(_("Password until now"))
+    password = current_password_field(_("Current password"))
     new_password = new_password_field(_("New password"))
 
     def validate_new_password(self, field: PasswordField) -> None:
