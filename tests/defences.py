@@ -295,8 +295,8 @@ DEFENCES = [
         18,
         "nobody signs out somebody else",
         "webapp/sessions.py",
-        "    _revoke(UserSession.user_id == user.id, UserSession.id == session_id)\n",
-        "    _revoke(UserSession.id == session_id)\n",
+        "_revoke(UserSession.user_id == user.id, UserSession.id == session_id)",
+        "_revoke(UserSession.id == session_id)",
         "test_nobody_signs_out_somebody_else",
     ),
     Defence(

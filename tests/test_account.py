@@ -216,6 +216,14 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
     kept = everywhere(app)
     for own in ("mick", "Mick", "new@example.com"):
         assert own not in kept
+    # Nor is a mail that an operator revives sent to nobody.
+    with app.app_context():
+        db.session.execute(update(OutgoingEmail).values(status="dead"))
+        db.session.commit()
+    smtp.mails.clear()
+    assert flask_mail(app, "retry", "--dead").exit_code == 0
+    send_due()
+    assert not smtp.mails
 
 
 def test_whoever_deleted_the_account_can_sign_up_again(
@@ -223,6 +231,7 @@ def test_whoever_deleted_the_account_can_sign_up_again(
 ) -> None:
     member.open("/account/delete")
     member.submit("/account/delete", password=PASSWORD)
+    send_due()
     again = another_member(app, send_due, smtp, "mick19", "mick@example.com")
     assert is_signed_in(again)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import flask_migrate
 import pytest
 from flask import Flask
 from sqlalchemy import func, select
@@ -18,6 +19,7 @@ from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
 from webapp import address_change, verification
 from webapp.audit import AuditEvent
+from webapp.config import ROOT
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
@@ -289,6 +291,11 @@ def test_a_changed_address_ends_all_that_was_asked_for_before(
     member.open("/account/email")
     assert "Check your mail" not in member.text
     assert events(app, "address_changed") == 1
+    # Nor does a code that is typed after that.
+    token = member.hidden("/account/email")
+    member.page = member.http.post("/account/email/code", data={**token, "code": "123456"}, follow_redirects=True)
+    assert member.page.status_code == 200
+    assert f"Your address is {NEW}" in member.text
 
 
 def test_an_expired_link_says_where_to_get_a_new_one(member: Visitor, app: Flask, send_due: Send, smtp: Server) -> None:
@@ -496,3 +503,19 @@ def test_a_mail_that_waits_is_canceled_when_its_link_dies(
             "sent",
             "canceled",
         ]
+
+
+def test_on_the_way_down_old_code_finds_no_link_that_it_would_take_for_a_signups(
+    member: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    change(member, send_due, smtp)
+    ask(member, "third@example.com")
+    with app.app_context():
+        db.session.remove()
+        flask_migrate.downgrade(str(ROOT / "migrations"), "0014")
+        purposes = db.session.execute(db.text("SELECT purpose FROM verify_emails")).all()
+        waiting = db.session.execute(db.text("SELECT id FROM outgoing_emails WHERE status = 'queued'")).all()
+        db.session.remove()
+        flask_migrate.upgrade(str(ROOT / "migrations"))
+    assert (purposes, waiting) == ([("signup",)], [])
+    assert addresses(app) == [NEW]

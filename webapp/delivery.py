@@ -204,6 +204,8 @@ def _needless(email: OutgoingEmail) -> str | None:
     """Return why nobody needs this mail any more, if so."""
     if email.user_id is None and email.template not in OWNERLESS:
         return "nobody has this address" if email.template == recovery.TEMPLATE else "its user is gone"
+    if email.to_address == outbox.FORGOTTEN:
+        return "its address is forgotten"
     if not mails.carries_link(email):
         return None
     if email.verify_email_id is None:

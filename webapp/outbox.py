@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 # The class of error that was not the mail's fault.
 SERVER_FAILURE = "MailServer"
 
+# Stands for an address that is forgotten: no mail can be sent there.
+FORGOTTEN = "forgotten"
+
 # The smaller goes first.
 VERIFICATION_PRIORITY = 0
 NOTICE_PRIORITY = 10

@@ -16,7 +16,7 @@ from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.codes import CodeTry
 from webapp.extensions import Model, db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox import FORGOTTEN, OutgoingEmail
 from webapp.sessions import UserSession
 from webapp.users import User
 from webapp.verification import VerifyEmail
@@ -25,8 +25,6 @@ log = structlog.get_logger(__name__)
 
 BATCH = 500
 
-# Stands for an address that is forgotten: none of ours, and none that mail could be sent to.
-FORGOTTEN = "forgotten"
 DAY = 86400.0
 
 

@@ -91,6 +91,7 @@ def end(token: str) -> None:
     if found := _find(token):
         audit.record("signed_out", found.user_id)
     _revoke(UserSession.token_hash == hashed(token))
+    db.session.commit()
 
 
 def end_all(user: User) -> None:
@@ -101,23 +102,21 @@ def end_all(user: User) -> None:
 
 def revoke_all(user: User) -> None:
     """Sign out every browser of this user. The caller commits."""
-    db.session.execute(
-        update(UserSession)
-        .where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None))
-        .values(revoked_at=db_now())
-    )
+    _revoke(UserSession.user_id == user.id)
 
 
 def end_others(user: User, token: str) -> None:
     """Sign out every browser of this user but the one that has this token, and commit."""
-    audit.record("others_signed_out", user.id)
-    _revoke(UserSession.user_id == user.id, UserSession.token_hash != hashed(token))
+    if _revoke(UserSession.user_id == user.id, UserSession.token_hash != hashed(token)):
+        audit.record("others_signed_out", user.id)
+    db.session.commit()
 
 
 def end_one(user: User, session_id: int) -> None:
     """Sign out one browser of this user, and commit; nobody else's."""
-    audit.record("other_signed_out", user.id)
-    _revoke(UserSession.user_id == user.id, UserSession.id == session_id)
+    if _revoke(UserSession.user_id == user.id, UserSession.id == session_id):
+        audit.record("other_signed_out", user.id)
+    db.session.commit()
 
 
 def of(user: User) -> Sequence[UserSession]:
@@ -144,9 +143,16 @@ def _alive() -> list[ColumnElement[bool]]:
     ]
 
 
-def _revoke(*which: ColumnElement[bool]) -> None:
-    db.session.execute(update(UserSession).where(*which, UserSession.revoked_at.is_(None)).values(revoked_at=db_now()))
-    db.session.commit()
+def _revoke(*which: ColumnElement[bool]) -> int:
+    """End these sessions, and return how many there were. The caller commits."""
+    ended = db.session.scalars(
+        update(UserSession)
+        .where(*which, UserSession.revoked_at.is_(None))
+        .values(revoked_at=db_now())
+        .returning(UserSession.id),
+        execution_options={"synchronize_session": False},
+    )
+    return len(ended.all())
 
 
 def hashed(token: str) -> str:

@@ -69,6 +69,9 @@ def confirm_by_code() -> ResponseReturnValue:
         try:
             email = address_change.confirm_by_code(user, form.code.data, user.session_token)
         except codes.CodeWrong:
+            if address_change.awaited(user) is None:
+                # Confirmed meanwhile by the link, or called off: the page says what is so now.
+                return redirect(url_for("address.show"), 303)
             form.code.errors = [_("This is not the code, or it is too old. You can have a mail sent again.")]
         except codes.TooManyTries:
             form.code.errors = [_("That were too many wrong codes. Please follow the link in the mail instead.")]
