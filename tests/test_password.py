@@ -116,6 +116,7 @@ def test_a_sign_in_that_a_change_overtook_begins_no_session(owner: Visitor, app:
 def test_of_two_changes_at_once_one_wins(owner: Visitor, app: Flask) -> None:
     with app.app_context():
         one = db.session.scalars(select(User)).one()
+        db.session.commit()
         with db.engine.begin() as meanwhile:
             meanwhile.execute(update(User).values(password_hash=passwords.hash(NEW)))
         with pytest.raises(sessions.PasswordChanged):
