@@ -11,7 +11,7 @@ from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
-from webapp.verification import LinkInvalid, VerifyEmail
+from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
 # Why a link was withdrawn.
 ASKED_AGAIN = "another address was asked for"
@@ -87,7 +87,7 @@ def confirm_by_code(user: User, typed: str, session_token: str) -> OutgoingEmail
     codes.judge(user, proof.email_key, proof if is_asked_by(proof, session_token) else None, typed)
     try:
         return confirm(proof.id)
-    except (LinkInvalid, AddressTaken) as error:
+    except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         raise codes.CodeWrong from error
 
 
