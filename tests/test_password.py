@@ -13,7 +13,7 @@ from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.test_recovery import NEW, count, forget, on_embedded, owner, reset_link, sign_in
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, sessions, users
+from webapp import passwords, recovery, sessions, users
 from webapp.extensions import db
 from webapp.users import User
 
@@ -111,6 +111,16 @@ def test_a_sign_in_that_a_change_overtook_begins_no_session(owner: Visitor, app:
         with pytest.raises(sessions.PasswordChanged):
             sessions.begin(user)
         assert len(db.session.scalars(select(sessions.UserSession)).all()) == 1
+
+
+def test_of_two_changes_at_once_one_wins(owner: Visitor, app: Flask) -> None:
+    with app.app_context():
+        one = db.session.scalars(select(User)).one()
+        with db.engine.begin() as meanwhile:
+            meanwhile.execute(update(User).values(password_hash=passwords.hash(NEW)))
+        with pytest.raises(sessions.PasswordChanged):
+            recovery.change_password(one, passwords.hash("yet another password"))
+    assert sign_in(owner, NEW) == "/account"
 
 
 def test_failures_here_and_at_signing_in_by_address_count_together(

@@ -97,8 +97,16 @@ def reset_password(
 
 
 def change_password(user: User, password_hash: str) -> OutgoingEmail | None:
-    """Give the user another password, sign out every browser, and commit; return the notice of it."""
+    """Give the user, whose password was asked just now, another one; sign out every browser, and commit.
+
+    Returns the notice of it. Raises PasswordChanged.
+    """
+    asked = user.password_hash
     db.session.refresh(user, with_for_update=True)
+    if user.password_hash != asked:
+        # Whoever set it meanwhile shut the others out, perhaps this one.
+        db.session.rollback()
+        raise sessions.PasswordChanged
     user.password_hash = password_hash
     email = _shut_others_out(user, "password_changed")
     db.session.commit()

@@ -9,7 +9,7 @@ from flask_babel import lazy_gettext as _
 from flask_login import login_required
 from wtforms import PasswordField
 
-from webapp import passwords, recovery, tasks
+from webapp import passwords, recovery, sessions, tasks
 from webapp.pages.forms import Form, new_password_field, refuse_weak
 from webapp.pages.signed_in import current_password_field, knows_password, me, sign_in
 
@@ -35,7 +35,10 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form, user = PasswordForm(), me()
     if form.validate() and knows_password(user, form.password):
-        notice = recovery.change_password(user, passwords.hash(form.new_password.data))
+        try:
+            notice = recovery.change_password(user, passwords.hash(form.new_password.data))
+        except sessions.PasswordChanged:
+            return redirect(url_for("login.show"), 303)
         if notice is not None:
             tasks.deliver_later(notice.id)
         sign_in(user)
