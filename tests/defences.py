@@ -190,7 +190,7 @@ DEFENCES = [
         13,
         "signing out ends the session on the server",
         "webapp/sessions.py",
-        "    _revoke(UserSession.token_hash == _hashed(token))\n",
+        "    _revoke(UserSession.token_hash == hashed(token))\n    db.session.commit()\n",
         "    db.session.commit()\n",
         "test_signing_out_ends_the_session_on_the_server",
     ),

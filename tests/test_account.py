@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.test_operations import flask_users
 from tests.test_retention import prune
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
-from webapp import account, sessions, users
+from webapp import account, address_change, sessions, users
 from webapp.codes import CodeTry
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -234,6 +235,37 @@ def test_whoever_deleted_the_account_can_sign_up_again(
     send_due()
     again = another_member(app, send_due, smtp, "mick19", "mick@example.com")
     assert is_signed_in(again)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        account.end,
+        partial(account.rename, username="other", full_name=""),
+        partial(address_change.ask, address=users.Address("new@example.com", "new@example.com"), session_token="x"),
+    ],
+)
+def test_who_is_deleted_at_that_moment_is_led_to_signing_in(
+    member: Visitor, app: Flask, act: Callable[[User], object]
+) -> None:
+    with app.app_context():
+        user = db.session.scalars(select(User)).one()
+        db.session.commit()
+        assert account.end(user)
+        with pytest.raises(users.UserGone):
+            act(user)
+    member.page = member.http.post("/account/profile", data={"username": "other"})
+    assert member.path == "/login"
+
+
+def test_two_deletions_at_once_are_one(member: Visitor, app: Flask) -> None:
+    member.open("/account/delete")
+    data = {**member.hidden("/account/delete"), "password": PASSWORD}
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _n: member.http.post("/account/delete", data=data), range(4)))
+    assert {page.status_code for page in pages} == {200}
+    assert {page.url.path for page in pages} <= {"/", "/login"}
+    assert events(app, "account_deleted") == 1
 
 
 def test_a_code_that_was_guessed_counts_for_its_day_whoever_is_deleted(

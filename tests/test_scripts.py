@@ -329,7 +329,7 @@ class Tour:
         self.open("/signup")
 
     def account(self) -> None:
-        for path in ("/account/profile", "/account/sessions", "/account/export"):
+        for path in ("/account/sessions", "/account/export"):
             self.open(path)
         self.open("/account/profile")
         self.page.get_by_label("Username").fill("not@name")

@@ -24,7 +24,7 @@ def rename(user: User, *, username: str, full_name: str) -> OutgoingEmail | None
     """
     name_key = users.username_key(username)
     users.lock(user.email_key, name_key)
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     if name_key != user.username_key and users.is_username_taken(name_key):
         db.session.rollback()
         raise users.UsernameTaken
@@ -53,7 +53,7 @@ def end(user: User) -> OutgoingEmail | None:
 
     Its mails that wait are canceled, its links and sessions go with it, its events stay without it.
     """
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     # First its mails, as a worker takes them, and its links after that: else the two could wait for each other.
     db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.user_id == user.id).with_for_update()).all()
     db.session.execute(

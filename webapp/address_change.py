@@ -11,7 +11,7 @@ from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
-from webapp.verification import LinkInvalid, VerifyEmail
+from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
 # Why a link was withdrawn.
 ASKED_AGAIN = "another address was asked for"
@@ -32,7 +32,7 @@ def ask(user: User, address: Address, session_token: str) -> OutgoingEmail | Non
 
     Never looks the address up: what a known one means is the worker's to decide, as at signup.
     """
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     if former := awaited(user):
         verification.void(former, ASKED_AGAIN)
     proof = verification.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token))
@@ -71,7 +71,7 @@ def resend(user: User) -> OutgoingEmail | None:
 
 def call_off(user: User) -> None:
     """Withdraw the change that was asked for, and commit."""
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     if current := awaited(user):
         verification.void(current, CALLED_OFF)
         audit.record("address_called_off", user.id)
@@ -87,7 +87,7 @@ def confirm_by_code(user: User, typed: str, session_token: str) -> OutgoingEmail
     codes.judge(user, proof.email_key, proof if is_asked_by(proof, session_token) else None, typed)
     try:
         return confirm(proof.id)
-    except (LinkInvalid, AddressTaken) as error:
+    except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         raise codes.CodeWrong from error
 
 
@@ -133,10 +133,13 @@ def check(proof: VerifyEmail) -> None:
 
 def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
     """Return the proof and its user, which nobody else changes until the commit. Raises as confirm() does."""
-    proof = db.session.get_one(VerifyEmail, verification_id)
+    proof = db.session.get(VerifyEmail, verification_id)
+    if proof is None:
+        # Deleted with its user, just now.
+        raise LinkInvalid
     user = proof.user
     users.lock(proof.email_key, user.username_key)
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     db.session.refresh(proof)
     check(proof)
     owner = users.find_verified(email_key=proof.email_key)

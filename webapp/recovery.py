@@ -102,7 +102,7 @@ def change_password(user: User, password_hash: str) -> OutgoingEmail | None:
     Returns the notice of it. Raises PasswordChanged.
     """
     asked = user.password_hash
-    db.session.refresh(user, with_for_update=True)
+    users.hold(user)
     if user.password_hash != asked:
         # Whoever set it meanwhile shut the others out, perhaps this one.
         db.session.rollback()

@@ -9,6 +9,7 @@ from datetime import datetime
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
 from sqlalchemy import ColumnElement, Index, String, case, func, or_, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -80,6 +81,10 @@ class User(UserMixin, Model):
     @classmethod
     def _is_email_verified(cls) -> ColumnElement[bool]:
         return cls.email_verified_at.is_not(None)
+
+
+class UserGone(Exception):
+    """The account was deleted meanwhile."""
 
 
 class UsernameTaken(Exception):
@@ -248,6 +253,15 @@ def extend_purge(user: User) -> None:
     """Give a pending user the full time again; users from before verification have no end."""
     if user.purge_at is not None:
         user.purge_at = db_now(PURGE_AFTER)
+
+
+def hold(user: User) -> None:
+    """Read the user anew, and let nobody else change it until the commit. Raises UserGone."""
+    try:
+        db.session.refresh(user, with_for_update=True)
+    except InvalidRequestError as error:
+        db.session.rollback()
+        raise UserGone from error
 
 
 def lock(email_key: str, username_key: str) -> None:

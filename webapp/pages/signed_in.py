@@ -9,15 +9,16 @@ from werkzeug import Response
 from wtforms import PasswordField
 from wtforms.validators import InputRequired, Length
 
-from webapp import extensions, passwords, sessions
+from webapp import extensions, passwords, sessions, users
 from webapp.extensions import db
 from webapp.pages import limits
 from webapp.users import User
 
 
-def init_app(_app: Flask) -> None:
+def init_app(app: Flask) -> None:
     extensions.login.unauthorized_handler(_ask_to_sign_in)
     extensions.login.user_loader(load)
+    app.register_error_handler(users.UserGone, lambda _error: _ask_to_sign_in())
 
 
 def _ask_to_sign_in() -> Response:
