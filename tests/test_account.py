@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 
 from tests.factories import travel
 from tests.smtp_server import Server
-from tests.test_address_change import another_member, ask, change, events, is_signed_in, sign_in
+from tests.test_address_change import another_member, ask, change, events, is_signed_in, on_embedded, sign_in
 from tests.test_cli import flask_mail
 from tests.test_operations import flask_users
 from tests.test_retention import prune
@@ -64,25 +64,24 @@ def test_a_username_and_a_full_name_can_be_changed_and_the_owner_is_told(
     assert "Welcome, zoë.x" in member.text
 
 
-@pytest.mark.parametrize(
-    ("typed", "told"),
-    [
+@on_embedded
+def test_a_name_that_does_not_do_is_told_and_nothing_is_changed(
+    member: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    another_member(app, send_due, smtp, "rival", "rival@example.com")
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"username": "RIVAL"}, "Somebody else has this username"),
         ({"username": "not@name"}, "Please use only letters"),
         ({"username": ""}, "Please choose a username."),
         ({"full_name": "x" * 101}, "Please use at most 100 characters."),
         ({"full_name": "a\r\nb"}, "Please leave out line breaks"),
         ({"csrf_token": "bad"}, "This page was open for too long"),
-    ],
-)
-def test_a_name_that_does_not_do_is_told_and_nothing_is_changed(
-    member: Visitor, app: Flask, send_due: Send, smtp: Server, typed: dict[str, Any], told: str
-) -> None:
-    another_member(app, send_due, smtp, "rival", "rival@example.com")
-    member.open("/account/profile")
-    member.submit("/account/profile", **{"username": "mick19", "full_name": "", **typed})
-    assert member.page.status_code in {400, 422}
-    assert told in member.text
+    ]
+    for typed, told in wrong:
+        member.open("/account/profile")
+        member.submit("/account/profile", **{"username": "mick19", "full_name": "", **typed})
+        assert member.page.status_code in {400, 422}
+        assert told in member.text
     assert events(app, "renamed") == 0
 
 
@@ -126,6 +125,7 @@ def rows(app: Flask, model: type[UserSession]) -> list[UserSession]:
         return list(db.session.scalars(select(model).order_by(model.id)))
 
 
+@on_embedded
 def test_nobody_signs_out_somebody_else(member: Visitor, app: Flask, send_due: Send, smtp: Server) -> None:
     rival = another_member(app, send_due, smtp, "rival", "rival@example.com")
     own = max(one.id for one in rows(app, UserSession))
@@ -135,6 +135,7 @@ def test_nobody_signs_out_somebody_else(member: Visitor, app: Flask, send_due: S
     assert is_signed_in(rival)
 
 
+@on_embedded
 def test_what_was_seen_is_noted_once_an_hour_and_where(member: Visitor, app: Flask) -> None:
     with app.app_context():
         db.session.execute(update(UserSession).values(address=None))
@@ -237,6 +238,7 @@ def test_whoever_deleted_the_account_can_sign_up_again(
     assert is_signed_in(again)
 
 
+@on_embedded
 @pytest.mark.parametrize(
     "act",
     [
