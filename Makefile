@@ -13,10 +13,10 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos check defences audit format translations secrets requirements vendor pictures clean
+.PHONY: help run demo test accessibility chaos check defences audit format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## start web, worker and mailbox on this machine (PORT=5000)
 	@$(BIN)/python development.py
@@ -26,6 +26,9 @@ demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside
 
 test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
 	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
+
+accessibility: $(VENV)/installed-dev ## let axe look at every page in both themes, languages, windows, and in forced colours
+	@$(BIN)/pytest -n $(TESTS_AT_ONCE) tests/accessibility.py $(ARGS)
 
 chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)

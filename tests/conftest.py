@@ -16,9 +16,11 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from jinja2 import FileSystemBytecodeCache
+from playwright.sync_api import Browser
 from redis import Redis
 from sqlalchemy import select, update
 
+from tests.browsers import chromium
 from tests.processes import free_port
 from tests.servers import Postgres, Valkey, name_of
 from tests.smtp_server import Server
@@ -199,6 +201,12 @@ def visitor(app: Flask) -> Visitor:
 def another_visitor(app: Flask) -> Visitor:
     """Somebody else, or the same person on the phone."""
     return Visitor("http://signup.example", app)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

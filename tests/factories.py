@@ -31,6 +31,7 @@ def make_signup(
             password_hash=NO_PASSWORD,
             locale="en",
         )
+        assert email is not None
         if due:
             change(app, email.id, next_attempt_at=db_now())
         return email.id

@@ -103,6 +103,7 @@ class Server:
         self.actions: dict[Step, Action] = {}
         self.password = password
         self.tls = tls
+        self.is_pipelining = True
         self.arrived = threading.Condition()
         self.stopping = threading.Event()
         self.open: set[socket.socket] = set()
@@ -214,7 +215,7 @@ class Connection:
             raise Dropped
 
     def on_ehlo(self, _rest: str) -> None:
-        offers = ["mail.test", "8BITMIME"]
+        offers = ["mail.test", "8BITMIME", *(["PIPELINING"] if self.server.is_pipelining else [])]
         if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):
             offers.append("STARTTLS")
         if self.server.password:
@@ -245,6 +246,9 @@ class Connection:
             self.recipients.pop()
 
     def on_data(self, _rest: str) -> None:
+        if not self.recipients:
+            self.send("503 5.5.1 no recipients")
+            return
         if not self.reply("DATA", "354 go on"):
             return
         lines: list[bytes] = []

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
-from tests.browsers import chromium, needs_chromium
+from tests.browsers import needs_chromium
 from tests.processes import consumer, free_port
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website
@@ -21,12 +21,6 @@ from webapp.extensions import db
 from webapp.mailbox import Mailbox
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -105,26 +99,6 @@ def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
             other.get_by_role("button", name="Confirm", exact=True).click()
             expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
         expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible(timeout=10_000)
-
-
-def test_the_form_works_by_keyboard_alone(page: Page, url: str) -> None:
-    page.goto(f"{url}/signup")
-    page.get_by_label("Username").focus()
-    for text in ("mick19", "", "mick@example.com", PASSWORD):
-        page.keyboard.type(text)
-        page.keyboard.press("Tab")
-    expect(page.get_by_role("button", name="Sign up")).to_be_focused()
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
-
-
-def test_no_page_is_wider_than_a_phone(browser: Browser, url: str, tmp_path: Path) -> None:
-    with browser.new_context(viewport={"width": 320, "height": 600}) as context:
-        page = context.new_page()
-        sign_up(page, url)
-        for path in ("/", "/signup", "/signup/sent", "/login", "/verify", "/nowhere"):
-            page.goto(url + path)
-            assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
 
 
 @pytest.fixture

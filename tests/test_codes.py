@@ -197,6 +197,16 @@ def test_an_address_is_changed_three_times_at_most(visitor: Visitor) -> None:
     assert "mick2@example.com" in visitor.text
 
 
+def test_a_change_that_is_sent_twice_is_one(visitor: Visitor, send_due: Send, smtp: Server) -> None:
+    visitor.sign_up()
+    for _ in range(2):
+        visitor.submit("/signup/email", email="right@example.com")
+        send_due()
+    assert {mail.link for mail in smtp.mails} == {smtp.mails[0].link}
+    visitor.open(smtp.mails[0].link)
+    assert "Is this address yours?" in visitor.text
+
+
 @pytest.mark.parametrize("address", ["", "nowhere", "a@b\r\nBcc: c@d.example"])
 def test_a_wrong_spelling_changes_nothing(visitor: Visitor, address: str) -> None:
     visitor.sign_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -159,9 +160,9 @@ def test_a_worker_that_lost_its_lease_while_sending_leaves_the_row_alone(
     email_id = make_signup(app)
     settle = claims.settle
 
-    def lose_the_lease_first(email: OutgoingEmail, reply: str) -> None:
+    def lose_the_lease_first(email: OutgoingEmail, reply: str, *also: Any, **parameters: Any) -> None:
         change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
-        settle(email, reply)
+        settle(email, reply, *also, **parameters)
 
     monkeypatch.setattr(claims, "settle", lose_the_lease_first)
     deliver(app, email_id)

@@ -214,6 +214,14 @@ def test_signing_up_tells_no_address_from_another(probes: list[Probe]) -> None:
     assert (seen.hashes, seen.verifications) == (1, 0)
 
 
+def test_a_form_that_is_sent_twice_tells_no_address_from_another(probes: list[Probe]) -> None:
+    first = only([probe.sign_up(nonce="of this page") for probe in probes])
+    again = only([probe.sign_up(nonce="of this page") for probe in probes])
+    assert again.shown == first.shown
+    assert "ROLLBACK" in again.statements
+    assert "ROLLBACK" not in first.statements
+
+
 def test_a_signup_that_comes_back_tells_no_address_from_another(probes: list[Probe]) -> None:
     seen = only([probe.sign_up(username="@", password="") for probe in probes])
     assert seen.status == 422
@@ -421,8 +429,8 @@ def test_an_address_may_be_changed_as_often_whether_or_not_its_owner_verified_me
         probe.sign_up()
     send_due()
     owners_verify(app, send_due, smtp)
-    for _ in range(signup.CHANGES + 1):
-        status, _body = only_shown([change_address(probe) for probe in probes])
+    for number in range(signup.CHANGES + 1):
+        status, _body = only_shown([change_address(probe, f"elsewhere{number}@example.com") for probe in probes])
     assert status == 422
 
 
@@ -439,8 +447,8 @@ def owners_verify(app: Flask, send_due: Send, smtp: Server) -> None:
         assert owner.path == "/account"
 
 
-def change_address(probe: Probe) -> Seen:
-    return probe.submit("/signup/email", on="/signup/sent", email="elsewhere@example.com")
+def change_address(probe: Probe, address: str = "elsewhere@example.com") -> Seen:
+    return probe.submit("/signup/email", on="/signup/sent", email=address)
 
 
 def test_too_many_signups_tell_no_address_from_another(probes: list[Probe], app: Flask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import time
@@ -16,7 +17,7 @@ from flask import Flask
 from tests.conftest import Embedded
 from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import mails
+from webapp import mails, theme
 
 Send = Callable[[], None]
 
@@ -212,14 +213,34 @@ def test_it_says_that_it_knows_the_dark(mail: Mail) -> None:
     assert "@media (prefers-color-scheme: dark)" in mail.html
 
 
+ACCENTS = ("#3b4cca", "#000000", "#7a0000", "#0b6e4f", "#5a5a00")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_is_readable_on_its_background(mail: Mail, scheme: str) -> None:
-    reader = Colors(dark_rules(mail.html) if scheme == "dark" else {})
-    reader.feed(mail.html)
-    assert len(reader.seen) >= 8
-    for text, color, background in reader.seen:
-        assert contrast(color, background) >= 4.5, f"{text}: {color} on {background}"
-    assert ({"#ffffff", "#f3f5f8"} <= {seen[2] for seen in reader.seen}) is (scheme == "light")
+def test_every_text_is_readable_on_its_background_whatever_the_accent(app: Flask, scheme: str) -> None:
+    for template, accent in itertools.product(mails.TEMPLATES, ACCENTS):
+        app.config["APP_ACCENT"] = theme.accent(accent)
+        with app.app_context():
+            html = mails.sample(template).html or ""
+        reader = Colors(dark_rules(html) if scheme == "dark" else {})
+        reader.feed(html)
+        assert len(reader.seen) >= 4
+        for text, color, background in reader.seen:
+            assert contrast(color, background) >= 4.5, f"{text}: {color} on {background}"
+        assert ({"#ffffff", "#f6f5f2"} <= {seen[2] for seen in reader.seen}) is (scheme == "light")
+
+
+def test_the_button_and_the_links_have_the_accent(app: Flask) -> None:
+    app.config["APP_ACCENT"] = "#0b6e4f"
+    with app.app_context():
+        html = mails.sample(mails.VERIFY_TEMPLATE).html or ""
+    (button,) = re.findall(r'class="button" style="([^"]+)"', html)
+    assert "background: #0b6e4f; color: #ffffff;" in button
+    (link,) = re.findall(r'class="link" style="([^"]+)"', html)
+    assert "color: #0b6e4f;" in link
+    night = theme.of_mails("#0b6e4f")["night_accent"]
+    assert f"background: {night}" in dark_rules(html)["button"]
+    assert "var(" not in html
 
 
 def test_a_mail_costs_little_once_its_templates_are_loaded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

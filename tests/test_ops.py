@@ -51,6 +51,8 @@ def test_nobody_but_operators_gets_in(visitor: Visitor, app: Flask) -> None:
     assert "Operations" not in visitor.text
     for path in PAGES:
         assert visitor.open(path).status_code == 403
+    # Signing in once more would lead nowhere.
+    assert 'href="/account">Go to your account' in visitor.page.text
     flask_users(app, "promote", "ann", "--viewer")
     assert visitor.open("/ops").status_code == 200
     flask_users(app, "demote", "ann")

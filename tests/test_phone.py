@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browsers import needs_chromium
 from tests.conftest import Embedded
 from tests.smtp_server import Server
-from tests.test_scripts import app, browser, context, look_closely, page, press, type_into
+from tests.test_scripts import app, context, look_closely, page, press, type_into
 from tests.visitor import Visitor
 
 Send = Callable[[], None]
@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 # Its fixtures.
-__all__ = ["app", "browser", "context", "page"]
+__all__ = ["app", "context", "page"]
 
 FIRST, SECOND = "a new long password", "another horse battery"
 

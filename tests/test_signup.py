@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import signup, users
@@ -189,3 +191,56 @@ def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> 
         user = db.session.scalars(select(User)).one()
         assert signup.resend(user) is None
     assert rows(app) == (1, 1, 1)
+
+
+# A form that is sent twice.
+
+
+def sent_again(app: Flask, visitor: Visitor, **fields: str) -> str:
+    """Send the page's form once more, as a browser does that did not hear the first answer; return where it leads."""
+    twin = Visitor("http://signup.example", app)
+    twin.http.cookies.update(visitor.http.cookies)
+    twin.page = visitor.page
+    answer = twin.submit("/signup", follow=False, **fields)
+    assert answer.status_code == 303
+    twin.open(answer.headers["location"])
+    return twin.text
+
+
+def test_a_form_that_is_sent_many_times_at_once_is_one_signup_and_one_mail(
+    visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    visitor.open("/signup")
+    typed = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _: sent_again(app, visitor, **typed), range(4)))
+    assert all("It goes to mick@example.com" in page for page in pages)
+    assert only_user(app).username == "mick19"
+    send_due()
+    assert len(smtp.mails) == 1
+
+
+def test_a_form_that_was_mended_after_going_back_is_another_signup(visitor: Visitor, app: Flask) -> None:
+    visitor.open("/signup")
+    typed = {"username": "mick19", "full_name": "", "email": "mick@exmaple.com", "password": PASSWORD}
+    changes: list[dict[str, str]] = [
+        {},
+        {"email": "mick@example.com"},
+        {"password": f"{PASSWORD} too"},
+        {"username": "mick20"},
+    ]
+    for change in changes:
+        sent_again(app, visitor, **{**typed, **change})
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 4
+
+
+def test_the_same_page_in_another_browser_is_another_signup(
+    visitor: Visitor, another_visitor: Visitor, app: Flask
+) -> None:
+    visitor.sign_up()
+    nonce = {"nonce": "the-same"}
+    for person in (visitor, another_visitor):
+        person.sign_up(**nonce)
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 3

@@ -8,7 +8,8 @@ from flask_mail import Attachment, BadHeaderError
 
 from tests.smtp_server import Connection, Server
 from webapp.extensions import mail
-from webapp.smtp import Aborted, Message, SmtpError
+from webapp.message import Message
+from webapp.smtp import Aborted, SmtpError
 
 
 def message(**fields: object) -> Message:
@@ -109,3 +110,19 @@ def test_without_leave_for_the_final_dot_nothing_is_sent(app: Flask, smtp: Serve
         with pytest.raises(Aborted), mail.connect() as connection:
             connection.send(late, may_finish=lambda: False)
     assert smtp.mails == []
+
+
+@pytest.mark.parametrize("is_pipelining", [True, False])
+def test_a_refusal_is_the_recipients_whether_commands_go_together_or_not(
+    app: Flask, smtp: Server, *, is_pipelining: bool
+) -> None:
+    smtp.is_pipelining = is_pipelining
+    smtp.actions["RCPT"] = "550 5.1.1 no such user"
+    with app.app_context():
+        refused, taken = message(), message()
+    with pytest.raises(SmtpError) as error:
+        send(app, refused)
+    assert (error.value.phase, error.value.code) == ("recipient", 550)
+    smtp.actions.clear()
+    send(app, taken)
+    assert [mail.recipients for mail in smtp.mails] == [["mick@example.com"]]

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, func, insert, select
+from sqlalchemy import ForeignKey, Index, String, bindparam, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import Model, db, table
 
 REPLY_MAX = 300
 
@@ -50,7 +51,25 @@ class DeliveryAttempt(Model):
     worker: Mapped[str | None] = mapped_column(String(100))
 
 
-def record(
+# What writes down a try; `entry` gives its parameters.
+ENTRY = insert(table(DeliveryAttempt)).values(
+    email_id=bindparam("mail"),
+    started_at=db_now(bindparam("began")),
+    finished_at=db_now(),
+    outcome=bindparam("ended"),
+    phase=bindparam("at_phase"),
+    code=bindparam("with_code"),
+    reply=bindparam("with_reply"),
+    worker=bindparam("by_worker"),
+)
+
+
+def record(email_id: uuid.UUID, outcome: str, **details: Any) -> None:
+    """Write down a try, as part of the caller's transaction; `details` as of entry()."""
+    db.session.execute(ENTRY, entry(email_id, outcome, **details))
+
+
+def entry(
     email_id: uuid.UUID,
     outcome: str,
     *,
@@ -59,20 +78,17 @@ def record(
     phase: str | None = None,
     code: int | None = None,
     reply: str = "",
-) -> None:
-    """Write down a try that took `elapsed` seconds, as part of the caller's transaction."""
-    db.session.execute(
-        insert(DeliveryAttempt).values(
-            email_id=email_id,
-            started_at=db_now(-elapsed),
-            finished_at=db_now(),
-            outcome=outcome,
-            phase=phase,
-            code=code,
-            reply=redact(reply),
-            worker=worker,
-        )
-    )
+) -> dict[str, Any]:
+    """Return the parameters of ENTRY for a try that took `elapsed` seconds."""
+    return {
+        "mail": email_id,
+        "began": -elapsed,
+        "ended": outcome,
+        "at_phase": phase,
+        "with_code": code,
+        "with_reply": redact(reply),
+        "by_worker": worker,
+    }
 
 
 def last_in_a_row(count: int) -> Sequence[uuid.UUID]:

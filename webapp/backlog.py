@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 
 from webapp import attempts, users
 from webapp.attempts import Failure
-from webapp.clock import db_now
+from webapp.clock import db_now, seconds_between
 from webapp.extensions import db
 from webapp.outbox import SERVER_FAILURE, OutgoingEmail, last_failure
 
@@ -61,12 +61,17 @@ def reap() -> int:
 
 
 def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[uuid.UUID]:
-    """Return mails due for `overdue` seconds that had no hint lately, and note that they get one now."""
+    """Return due mails that had no hint lately, and note that they get one now.
+
+    What was due as soon as it was promised has a hint from there: it gets one after `overdue` seconds.
+    """
+    was_delayed = seconds_between(OutgoingEmail.created_at, OutgoingEmail.next_attempt_at) > overdue
     unhinted = (
         select(OutgoingEmail.id)
         .where(
             OutgoingEmail.status == "queued",
-            OutgoingEmail.next_attempt_at <= db_now(-overdue),
+            OutgoingEmail.next_attempt_at <= db_now(),
+            or_(was_delayed, OutgoingEmail.next_attempt_at <= db_now(-overdue)),
             or_(OutgoingEmail.hinted_at.is_(None), OutgoingEmail.hinted_at <= db_now(-again_after)),
         )
         .order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at)

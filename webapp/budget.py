@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from webapp import claims, outbox
@@ -28,17 +29,42 @@ NEWER = "a newer mail to its address waits"
 COUNT_AGAIN_SECONDS = 1.0
 
 
-def admit(email: OutgoingEmail) -> bool:
-    """Return whether the claimed mail may go to its address now; else it waits, or makes way for a newer one.
+def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
+    """Return the claimed mails that may go to their addresses now; others wait, or make way for newer ones.
 
     The caller commits.
     """
     limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
-    if email.budget is None or not limits:
-        return True
+    budgets = {email.budget for email in claimed if email.budget is not None}
+    if not budgets or not limits:
+        return list(claimed)
     # Two workers with a mail each to one address would both find that it may go.
-    lock(f"budget:{email.budget}")
-    reached = _reached(email, limits)
+    lock(*(f"budget:{budget}" for budget in budgets))
+    used = _used(budgets, limits)
+    # Those after it in the batch are decided about when it is their turn.
+    return [email for n, email in enumerate(claimed) if email.budget not in used or _admit(email, limits, claimed[n:])]
+
+
+def _used(budgets: set[str], limits: list[RateLimitItem]) -> set[str]:
+    """Return the budgets that had another mail lately, or have another in a worker's hands: few of them, mostly."""
+    return set(
+        db.session.scalars(
+            select(OutgoingEmail.budget)
+            .where(OutgoingEmail.budget.in_(budgets), _counts(limits))
+            .group_by(OutgoingEmail.budget)
+            .having(func.count() > 1)
+        )
+    )
+
+
+def _counts(limits: list[RateLimitItem]) -> ColumnElement[bool]:
+    """Return what is true of a mail that counts: it was sent within the longest limit, or is in a worker's hands."""
+    longest = max(limit.get_expiry() for limit in limits)
+    return or_(OutgoingEmail.sent_at > db_now(-longest), OutgoingEmail.status == "sending")
+
+
+def _admit(email: OutgoingEmail, limits: list[RateLimitItem], undecided: Sequence[OutgoingEmail]) -> bool:
+    reached = _reached(email, limits, undecided)
     if reached is None:
         return True
     until, reason = reached
@@ -89,17 +115,18 @@ class Total:
         self.spent: str | None = None
 
 
-def _reached(email: OutgoingEmail, limits: list[RateLimitItem]) -> tuple[datetime, str] | None:
+def _reached(
+    email: OutgoingEmail, limits: list[RateLimitItem], undecided: Sequence[OutgoingEmail]
+) -> tuple[datetime, str] | None:
     """Return until when the address gets no more, and why; nothing when it may get this mail."""
-    longest = max(limit.get_expiry() for limit in limits)
     # What is being sent may arrive.
     went_at = func.coalesce(OutgoingEmail.sent_at, db_now(), type_=OutgoingEmail.sent_at.type)
     rows = db.session.execute(
         select(went_at.label("went_at"), db_now().label("now"))
         .where(
             OutgoingEmail.budget == email.budget,
-            OutgoingEmail.id != email.id,
-            or_(OutgoingEmail.sent_at > db_now(-longest), OutgoingEmail.status == "sending"),
+            OutgoingEmail.id.not_in([other.id for other in undecided]),
+            _counts(limits),
         )
         .order_by(went_at.desc())
         .limit(max(limit.amount for limit in limits))

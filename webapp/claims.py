@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, bindparam, exists, or_, select, union_all, update
 
 from webapp import attempts, pause
 from webapp.attempts import Failure
 from webapp.clock import db_now
-from webapp.extensions import db
+from webapp.extensions import db, execute_together, table
 from webapp.outbox import OutgoingEmail, last_failure
 
 # After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
@@ -30,38 +30,90 @@ class LeaseLost(Exception):
 
 
 def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
-    """Take due mails, for the time of one send each; whoever gets a row sends it. The caller commits.
+    """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
-    Nobody gets any while all mail is held back.
+    `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken
+    alone: it may be what ended it. Nobody gets any while all mail is held back. The caller commits.
     """
-    due = select(OutgoingEmail.id).where(
-        OutgoingEmail.status == "queued",
-        OutgoingEmail.next_attempt_at <= db_now(),
-        or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
-        ~pause.condition(),
-    )
-    if email_id is not None:
-        due = due.where(OutgoingEmail.id == email_id)
-    due = due.order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at).limit(limit)
+    first = _due(1, *([OutgoingEmail.id == email_id] if email_id else [])).cte("first")
+    chosen = [select(first.c.id)]
+    if limit > 1:
+        others = _due(
+            limit - 1,
+            OutgoingEmail.lease_expiries == 0,
+            OutgoingEmail.id.not_in(select(first.c.id)),
+            exists().where(first.c.lease_expiries == 0),
+        ).cte("others")
+        chosen.append(select(others.c.id))
     # Before the database sets the lease's end, so that ours is never the later one.
     begun = time.monotonic()
-    # A CTE, since Postgres may run a plain subquery again for each row, past its limit.
-    chosen = due.with_for_update(skip_locked=True).cte("due")
     claimed = db.session.scalars(
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(select(chosen.c.id)), OutgoingEmail.status == "queued")
-        .values(
-            status="sending",
-            lease_token=uuid.uuid4(),
-            lease_until=db_now(lease_seconds()),
-            locked_by=worker,
-        )
+        .where(OutgoingEmail.id.in_(union_all(*chosen)), OutgoingEmail.status == "queued")
+        .values(status="sending", lease_token=uuid.uuid4(), lease_until=db_now(lease_seconds()), locked_by=worker)
         .returning(OutgoingEmail),
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
         email.claimed_monotonic = begun
-    return claimed
+    return sorted(claimed, key=lambda email: (email.id != email_id, email.priority, email.next_attempt_at))
+
+
+def _due(limit: int, *conditions: ColumnElement[bool]) -> Select[uuid.UUID, int]:
+    """Return the choice of due mails that nobody else chooses at this moment.
+
+    To be used as a CTE, since Postgres may run a plain subquery again for each row, past its limit.
+    """
+    return (
+        select(OutgoingEmail.id, OutgoingEmail.lease_expiries)
+        .where(
+            OutgoingEmail.status == "queued",
+            OutgoingEmail.next_attempt_at <= db_now(),
+            or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
+            ~pause.condition(),
+            *conditions,
+        )
+        .order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def renew(claimed: Sequence[OutgoingEmail]) -> None:
+    """Give claimed mails the time of a whole send again, those that this worker still holds. Commits."""
+    begun = time.monotonic()
+    renewed = db.session.scalars(
+        update(OutgoingEmail)
+        .where(*_held(claimed))
+        .values(lease_until=db_now(lease_seconds()))
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    db.session.commit()
+    for email in claimed:
+        # What was lost stays so: its lease has ended, or its token is not ours.
+        if email.id in renewed:
+            email.claimed_monotonic = begun
+
+
+def let_go(claimed: Sequence[OutgoingEmail]) -> None:
+    """Give claimed mails back that were not tried, those that this worker still holds. Commits."""
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(*_held(claimed))
+        .values(status="queued", lease_token=None, lease_until=None, locked_by=None, hinted_at=None),
+        execution_options={"synchronize_session": False},
+    )
+    db.session.commit()
+
+
+def _held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
+    """Return what is true of the rows of these mails, which were claimed together, while nobody took them."""
+    return [
+        OutgoingEmail.id.in_([email.id for email in claimed]),
+        OutgoingEmail.status == "sending",
+        OutgoingEmail.lease_token == claimed[0].lease_token,
+    ]
 
 
 def lease_left(email: OutgoingEmail) -> float:
@@ -83,12 +135,15 @@ def lease_seconds() -> float:
     return float(current_app.config["MAIL_TIMEOUT"]) + LEASE_MARGIN
 
 
-def settle(email: OutgoingEmail, reply: str) -> None:
-    """Write down that the server took the mail. Raises LeaseLost, as all that end a claim."""
-    _release(
-        email,
-        "sent",
-        Failure("", reply, phase="dot", code=250),
+# What `settle` writes of a mail, made once: that takes longer than the database does.
+SETTLED = (
+    update(table(OutgoingEmail))
+    .where(
+        OutgoingEmail.id == bindparam("mail"),
+        OutgoingEmail.status == "sending",
+        OutgoingEmail.lease_token == bindparam("held_by"),
+    )
+    .values(
         status="sent",
         attempts=OutgoingEmail.attempts + 1,
         sent_at=db_now(),
@@ -97,7 +152,28 @@ def settle(email: OutgoingEmail, reply: str) -> None:
         last_error_class=None,
         last_error=None,
         last_smtp_code=250,
+        lease_token=None,
+        lease_until=None,
+        locked_by=None,
+        hinted_at=None,
     )
+    .returning(OutgoingEmail.id)
+)
+
+
+def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **parameters: Any) -> None:
+    """Write down that the server took the mail, and what follows from that. Raises LeaseLost, as all that end a claim.
+
+    The caller commits, or rolls back what was lost.
+    """
+    tried = attempts.entry(
+        email.id, "sent", worker=email.locked_by, elapsed=held_for(email), phase="dot", code=250, reply=reply
+    )
+    if (
+        execute_together((SETTLED, attempts.ENTRY, *also), {"held_by": email.lease_token, **tried, **parameters})
+        is None
+    ):
+        raise LeaseLost(str(email.id))
 
 
 def postpone(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
@@ -172,11 +248,7 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
     # Not by the ORM's unit of work: the token decides, not what this process believes.
     released = db.session.execute(
         update(OutgoingEmail)
-        .where(
-            OutgoingEmail.id == email.id,
-            OutgoingEmail.status == "sending",
-            OutgoingEmail.lease_token == email.lease_token,
-        )
+        .where(*_held([email]))
         .values(lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},

@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -29,6 +28,7 @@ from webapp import (
     workers,
 )
 from webapp.attempts import Failure
+from webapp.batches import Batch, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
@@ -53,31 +53,44 @@ SETTLE_AGAIN_SECONDS = 1.0
 
 
 class DeliveryFailed(Exception):
-    """This try sent nothing; the outbox knows when the next one is."""
+    """This try sent nothing; the outbox knows when the next one is. `is_servers`: any other would fail as well."""
+
+    def __init__(self, text: str, *, is_servers: bool = False) -> None:
+        self.is_servers = is_servers
+        super().__init__(text)
 
 
-def deliver(email_id: uuid.UUID) -> None:
-    """Send this mail if it is due, nobody else does, and mails may go now. Raises DeliveryFailed."""
+batch = Batch()
+
+# What this process sent: most hints come after their mail went with others, and need not ask the database.
+sent_here = Recent(100_000)
+
+
+def deliver(email_id: uuid.UUID, limit: int = 1) -> None:
+    """Send this mail if it is due, nobody else does, and mails may go now; and with it others that are due.
+
+    Raises DeliveryFailed when this one was not sent.
+    """
     if are_held():
         db.session.rollback()
         return
-    _send_all(claims.claim(worker_name(), email_id=email_id))
+    claimed = claims.claim(worker_name(), limit=limit, email_id=email_id)
+    if failure := _send_all(claimed).get(email_id):
+        raise failure
 
 
 def deliver_due(limit: int) -> int:
-    """Send due mails one by one, the most urgent first, while they may go; return how many were tried."""
-    for tried in range(limit):
-        if are_held():
-            db.session.rollback()
-            return tried
-        claimed = claims.claim(worker_name())
+    """Send due mails, the most urgent first, while they may go; return how many were tried."""
+    tried = 0
+    while tried < limit and not mail.stopping:
+        claimed = [] if are_held() else claims.claim(worker_name(), limit=min(batch.size(), limit - tried))
         if not claimed:
             db.session.rollback()
-            return tried
-        # Its failure is logged, and written down: the others go on.
-        with suppress(DeliveryFailed):
-            _send_all(claimed)
-    return limit
+            break
+        # A failure is logged, and written down: the others go on.
+        _send_all(claimed)
+        tried += len(claimed)
+    return tried
 
 
 def probe() -> None:
@@ -85,10 +98,12 @@ def probe() -> None:
     if budget.spent() or not breaker.take_probe():
         db.session.rollback()
         return
-    with suppress(DeliveryFailed):
-        # One that nobody needs, or whose address got enough, says nothing of the server.
-        while (claimed := claims.claim(worker_name())) and not _send_all(claimed):
-            pass
+    # One that nobody needs, or whose address got enough, says nothing of the server.
+    while claimed := claims.claim(worker_name()):
+        if tried := _send_all(claimed):
+            if not any(tried.values()):
+                breaker.reset(claims.claimed_at(claimed[0]))
+            break
     db.session.commit()
 
 
@@ -97,21 +112,34 @@ def are_held() -> bool:
     return breaker.is_open() or budget.spent() is not None
 
 
-def _send_all(claimed: Sequence[OutgoingEmail]) -> bool:
-    """Return whether one of them went as far as the mail server. Raises DeliveryFailed."""
-    tried = False
-    for email in claimed:
-        _choose(email)
-    admitted = [email for email in claimed if budget.admit(email)]
+def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFailed | None]:
+    """Send mails that were claimed together, one after the other; return those that were tried, and what failed."""
+    tried: dict[uuid.UUID, DeliveryFailed | None] = {}
+    proofs = _choose(claimed)
+    waiting = budget.admit(claimed)
     db.session.commit()
-    for email in admitted:
-        with structlog.contextvars.bound_contextvars(**_log_fields(email)):
-            try:
-                tried = _send(email) or tried
-            except LeaseLost:
-                db.session.rollback()
-                log.warning("lease_lost")
-                totals.count(totals.FENCED_WRITES)
+    begun = time.monotonic()
+    try:
+        while waiting and not mail.stopping:
+            if claims.lease_left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + FINISH_MARGIN:
+                claims.renew(waiting)
+            email, *waiting = waiting
+            with structlog.contextvars.bound_contextvars(**_log_fields(email)):
+                try:
+                    if _send(email, proofs.get(email.id)):
+                        tried[email.id] = None
+                except DeliveryFailed as failure:
+                    tried[email.id] = failure
+                    if failure.is_servers:
+                        break
+                except LeaseLost:
+                    db.session.rollback()
+                    log.warning("lease_lost")
+                    totals.count(totals.FENCED_WRITES)
+    finally:
+        if waiting:
+            claims.let_go(waiting)
+    batch.note(len(tried), time.monotonic() - begun)
     return tried
 
 
@@ -126,31 +154,38 @@ def _log_fields(email: OutgoingEmail) -> dict[str, Any]:
     return fields | ({"to_address": email.to_address} if current_app.config["LOG_ADDRESSES"] else {})
 
 
-def _choose(email: OutgoingEmail) -> None:
-    """Fix which mail this is, within the claim: a retry must not choose again.
+def _choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
+    """Fix which mails these are, within the claim: a retry must not choose again. Return what each is a proof for.
 
     Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
     """
-    if email.template == recovery.TEMPLATE and email.user_id is None:
-        recovery.find_owner(email)
-    proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
-    if proof is None:
-        return
-    verification.ensure_key(proof)
-    if email.template is not None:
-        return
-    owner = users.find_verified(email_key=proof.email_key)
-    if owner is None:
-        email.template = LINK_TEMPLATES[proof.purpose]
-    else:
-        email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
-        # An existing account is written to at its own spelling only.
-        email.to_address = owner.email
+    for email in claimed:
+        if email.template == recovery.TEMPLATE and email.user_id is None:
+            recovery.find_owner(email)
+    proofs = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
+    owners = users.verified([proof.email_key for proof in proofs.values()])
+    chosen = {email.id: proofs[email.verify_email_id] for email in claimed if email.verify_email_id in proofs}
+    for email in claimed:
+        proof = chosen.get(email.id)
+        if proof is None:
+            continue
+        verification.ensure_key(proof)
+        if email.template is not None:
+            continue
+        owner = owners.get(proof.email_key)
+        if owner is None:
+            # The person may have chosen another language since.
+            email.template, email.locale = LINK_TEMPLATES[proof.purpose], proof.user.locale
+        else:
+            email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
+            # An existing account is written to at its own spelling only.
+            email.to_address = owner.email
+    return chosen
 
 
-def _send(email: OutgoingEmail) -> bool:
-    """Return whether it was sent, or else was needless. Raises DeliveryFailed."""
-    if reason := _needless(email):
+def _send(email: OutgoingEmail, proof: VerifyEmail | None) -> bool:
+    """Return whether it was sent, or else was needless. Raises DeliveryFailed, LeaseLost."""
+    if reason := _needless(email, proof):
         budget.drop(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
@@ -170,9 +205,10 @@ def _send(email: OutgoingEmail) -> bool:
         with mail.connect() as connection:
             reply = connection.send(message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN)
     except SmtpError as error:
-        _record_failure(email, error)
-        raise DeliveryFailed(attempts.redact(str(error))) from error
+        is_servers = _record_failure(email, error)
+        raise DeliveryFailed(attempts.redact(str(error)), is_servers=is_servers) from error
     _settle(email, reply)
+    sent_here.add(email.id)
     log.info(
         "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
     )
@@ -186,10 +222,12 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     """
     while True:
         try:
-            claims.settle(email, reply)
-            if email.verify_email_id and mails.carries_link(email):
-                verification.handed_off(email.verify_email_id)
-            breaker.reset(claims.claimed_at(email))
+            purpose = mails.link_purpose(email)
+            if email.verify_email_id and purpose:
+                hand_off = verification.hand_off(email.verify_email_id, purpose)
+                claims.settle(email, reply, verification.HANDED_OFF, **hand_off)
+            else:
+                claims.settle(email, reply)
             db.session.commit()
         except OperationalError:
             db.session.rollback()
@@ -200,17 +238,14 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
             return
 
 
-def _needless(email: OutgoingEmail) -> str | None:
+def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
     """Return why nobody needs this mail any more, if so."""
     if email.user_id is None and email.template not in OWNERLESS:
         return "nobody has this address" if email.template == recovery.TEMPLATE else "its user is gone"
     if email.to_address == outbox.FORGOTTEN:
         return "its address is forgotten"
-    if not mails.carries_link(email):
+    if mails.link_purpose(email) is None:
         return None
-    if email.verify_email_id is None:
-        return "its link is gone"
-    proof = db.session.get(VerifyEmail, email.verify_email_id)
     if proof is None:
         return "its user is gone"
     if proof.used_at is not None:
@@ -218,8 +253,8 @@ def _needless(email: OutgoingEmail) -> str | None:
     return proof.void_reason if proof.voided_at is not None else None
 
 
-def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
-    """Write down what the answer means: for this mail, or for all of them."""
+def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
+    """Write down what the answer means; return whether it means that no mail may go now."""
     failure = Failure("Refused", error.reply, phase=error.phase, code=error.code)
     in_doubt = error.phase == "dot" and error.code is None
     meant: str = meaning(error)
@@ -243,7 +278,8 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
         claims.postpone(email, failure, in_doubt=in_doubt)
     refused = attempts.last_in_a_row(REFUSALS_IN_A_ROW) if meant in {"later", "never"} else []
     # Different recipients: one person who has a mail sent again and again says nothing about the server.
-    if len(outbox.recipients(refused)) == REFUSALS_IN_A_ROW:
+    is_refusing_all = len(outbox.recipients(refused)) == REFUSALS_IN_A_ROW
+    if is_refusing_all:
         reason = f"{len(refused)} recipients refused in a row, at last with: {attempts.redact(str(error))}"
         backlog.forgive(refused, Failure(outbox.SERVER_FAILURE, reason), delay=breaker.PROBE_SECONDS)
         breaker.trip(reason)
@@ -257,6 +293,7 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> None:
         smtp_code=error.code,
         error=attempts.redact(error.reply),
     )
+    return is_refusing_all or meant in {"server", "ours"}
 
 
 # What the recipient's server, or the content, may have a part in.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from flask import Flask, has_request_context, request
@@ -13,7 +15,8 @@ from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Index, MetaData, event, func, literal, select, text
+from sqlalchemy import Index, MetaData, Row, Table, Text, UpdateBase, event, func, select, text
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import DeclarativeBase, registry
 
@@ -61,10 +64,35 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
-def lock(key: str) -> None:
-    """Let nobody else hold this until the commit. On SQLite writers come one by one already."""
+def table(model: type[Base]) -> Table:
+    """Return a model's table: statements about it take no part in what the ORM keeps of its rows."""
+    return cast("Table", model.__table__)
+
+
+def lock(*keys: str) -> None:
+    """Let nobody else hold one of these until the commit. On SQLite writers come one by one already."""
     if db.engine.dialect.name == "postgresql":
-        db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(literal(key), 0))))
+        # In one order, whoever asks: else two that ask for the same ones deadlock.
+        key = func.unnest(array(sorted(keys), type_=Text)).column_valued("key")
+        db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
+
+
+def execute_together(statements: tuple[UpdateBase, ...], parameters: Mapping[str, Any]) -> Row[Any] | None:
+    """Execute statements of which none needs what another writes; return the first row of the first one.
+
+    On Postgres in one round trip. What they have in common is named by parameters, so that they are made once.
+    """
+    connection = db.session.connection()
+    if connection.dialect.name == "postgresql":
+        return connection.execute(_together(statements), parameters).first()
+    results = [connection.execute(statement, parameters) for statement in statements]
+    return results[0].first()
+
+
+@cache
+def _together(statements: tuple[UpdateBase, ...]) -> UpdateBase:
+    first, *others = statements
+    return first.add_cte(*(other.cte(f"other_{n}") for n, other in enumerate(others)))
 
 
 def init_app(app: Flask) -> None:

@@ -10,10 +10,10 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import clock, notices, operations, recovery, verification
+from webapp import clock, notices, operations, recovery, theme, verification
 from webapp.extensions import db
+from webapp.message import Message
 from webapp.outbox import OutgoingEmail
-from webapp.smtp import Message
 from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
@@ -43,6 +43,8 @@ OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
 
 CLASSES = re.compile(r'class="([^"]+)"')
+# In the stylesheets: what follows from the accent.
+COLOURS = re.compile(r"var\(--(\w+)\)")
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
 
 
@@ -54,7 +56,7 @@ def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
     secrets: dict[str, Any] = {}
-    if proof is not None and carries_link(email):
+    if proof is not None and link_purpose(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
     message = render(
         email.template or VERIFY_TEMPLATE,
@@ -68,9 +70,9 @@ def compose(email: OutgoingEmail) -> Message:
     return message
 
 
-def carries_link(email: OutgoingEmail) -> bool:
-    """Return whether the mail has the link that it was promised for, and no other answer."""
-    return email.template in LINK_TEMPLATES.values()
+def link_purpose(email: OutgoingEmail) -> str | None:
+    """Return what the mail's link is for, if it has the one that it was promised for, and is no other answer."""
+    return next((purpose for purpose, template in LINK_TEMPLATES.items() if template == email.template), None)
 
 
 def sample(template: str, locale: str = "en") -> Message:
@@ -98,6 +100,7 @@ def render(
             "where": where(facts or {}),
             "address": address,
             "lang": locale,
+            "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
             "reset_lives": lifetime(verification.lives("reset")),
@@ -137,16 +140,24 @@ def lifetime(seconds: int) -> str:
 class InlinedStyles(Extension):
     """Gives each class in a mail's templates its style from mail/inlined.css, for clients that know no stylesheet.
 
-    Done when Jinja reads a template, which it does once in a process: a mail costs nothing more.
+    Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
     """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002 - Jinja's
-        if name is None or not name.startswith("mail/") or not name.endswith(".html"):
+        if name is None or not name.startswith("mail/"):
+            return source
+        if name.endswith(".css"):
+            return _filled_in(source)
+        if not name.endswith(".html"):
             return source
         stylesheet = self.environment.loader.get_source(self.environment, "mail/inlined.css")[0]  # type: ignore[union-attr]
-        rules = {name: " ".join(style.split()) for name, style in RULES.findall(stylesheet)}
+        rules = {name: _filled_in(" ".join(style.split())) for name, style in RULES.findall(stylesheet)}
 
         def add_style(classes: re.Match[str]) -> str:
             return f'{classes[0]} style="{" ".join(rules[name] for name in classes[1].split())}"'
 
         return CLASSES.sub(add_style, source)
+
+
+def _filled_in(stylesheet: str) -> str:
+    return COLOURS.sub(r"{{ colours.\1 }}", stylesheet)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
+
 from flask import current_app
+from sqlalchemy.exc import IntegrityError
 
 from webapp import audit, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
+from webapp.verification import VerifyEmail
 
 # How often one signup may change its address, and how the verifications that this withdrew are marked.
 CHANGES = 3
@@ -20,9 +24,17 @@ class TooManyChanges(Exception):
 
 
 def sign_up(
-    *, username: str, full_name: str, address: Address, password_hash: str, locale: str
-) -> tuple[User, OutgoingEmail]:
+    *,
+    username: str,
+    full_name: str,
+    address: Address,
+    password_hash: str,
+    locale: str,
+    verification_id: uuid.UUID | None = None,
+) -> tuple[User, OutgoingEmail | None]:
     """Commit a pending user and its mail, together or not at all. Raises UsernameTaken.
+
+    A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
@@ -43,11 +55,14 @@ def sign_up(
         created_at=db_now(),
     )
     db.session.add(user)
-    email = _post_link(user, verification.begin(user, "signup"), after=delay())
+    proof = verification.begin(user, "signup", verification_id=verification_id)
+    try:
+        email = _post_link(user, proof, after=delay())
+    except IntegrityError:
+        db.session.rollback()
+        return db.session.get_one(VerifyEmail, verification_id).user, None
     audit.record("signed_up", user.id)
     db.session.commit()
-    if email is None:
-        raise AssertionError("a new verification cannot have a mail already")
     return user, email
 
 
@@ -76,6 +91,9 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
     if user.is_email_verified:
         db.session.rollback()
         raise verification.AlreadyVerified
+    if address.mailed == user.email:
+        # The form was sent twice, or the address was right: the link that is on its way stays good.
+        return resend(user)
     if verification.count_voided(user, CHANGED) >= CHANGES:
         db.session.rollback()
         raise TooManyChanges

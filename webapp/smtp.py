@@ -7,21 +7,19 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from email.charset import QP, Charset
-from email.mime.base import MIMEBase
-from email.mime.text import MIMEText
 from email.utils import parseaddr
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, NamedTuple, Self
 
 import flask_mail
 import structlog
 from flask import Flask
 
-from webapp.wire import Encrypted, Plain
+from webapp.message import Message
+from webapp.wire import Encrypted, Plain, Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -33,9 +31,14 @@ FRESH_SECONDS = 5
 # A worker that is told to stop waits this long for the answer to a mail that was handed over already.
 ANSWER_SECONDS = 5
 
-# Quoted-printable keeps lines short and 7-bit: relays that fold or strip leave them alone.
-SEVEN_BIT = Charset("utf-8")
-SEVEN_BIT.body_encoding = QP
+
+class Command(NamedTuple):
+    """What is said before a mail, and the answer that lets it go on; a copy may be refused."""
+
+    phase: Phase
+    line: str
+    expected: int = 250
+    is_copy: bool = False
 
 
 class SmtpError(Exception):
@@ -52,31 +55,6 @@ class SmtpError(Exception):
         super().__init__(f"{phase}: {reply}" if code is None else f"{phase}: {code} {reply}")
 
 
-class Message(flask_mail.Message):
-    """A mail with its alternatives on top, in lines that any relay passes unchanged."""
-
-    @cached_property
-    def content(self) -> bytes:
-        """The mail as it is sent, made once. Raises BadHeaderError, UnicodeError."""
-        if self.has_bad_headers():
-            raise flask_mail.BadHeaderError
-        return self.as_bytes()
-
-    def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
-        return MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset is taken too
-
-    def _message(self) -> MIMEBase:
-        mixed = super()._message()
-        if self.attachments or not self.alts:
-            return mixed
-        alternative = cast("MIMEBase", mixed.get_payload(0))
-        for name, value in mixed.items():
-            if name not in {"Content-Type", "MIME-Version"}:
-                alternative[name] = value
-        alternative.policy = mixed.policy
-        return alternative
-
-
 class Aborted(SmtpError):
     """The conversation was ended by us, before the final dot: nothing was sent."""
 
@@ -86,7 +64,7 @@ class Mail(flask_mail.Mail):
 
     def init_app(self, app: Flask) -> flask_mail._Mail:
         self.kept = threading.local()
-        self.busy: set[Connection] = set()
+        self.busy: Watchdog[Connection] = Watchdog()
         self.stopping = False
         self.state = state = super().init_app(app)
         # Flask-Mail sends nothing while testing; our tests have a real server.
@@ -115,7 +93,7 @@ class Mail(flask_mail.Mail):
     def stop(self) -> None:
         """Let every conversation end soon: before its final dot at once, after it in ANSWER_SECONDS."""
         self.stopping = True
-        for connection in list(self.busy):
+        for connection in list(self.busy.watched):
             connection.stop()
 
 
@@ -135,9 +113,7 @@ class Connection(flask_mail.Connection):
         self.is_past_dot = False
 
     def __enter__(self) -> Self:
-        # Timeouts of single reads add up without end against a server that drips.
         self.deadline = time.monotonic() + self.mail.timeout
-        self.watchdog = self._cut_after(self.mail.timeout)
         self.is_past_dot = False
         self.mail.busy.add(self)
         try:
@@ -195,27 +171,18 @@ class Connection(flask_mail.Connection):
         (Aborted). Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
         """
         content = smtplib._quote_periods(message.content)  # type: ignore[attr-defined]  # noqa: SLF001
-        sender = bare(envelope_from or message.sender)
+        commands = envelope(message, envelope_from or message.sender)
         try:
-            self._begin(sender)
+            self._begin(commands)
         except SmtpError as error:
             # A server may close what was idle: the mail has not begun, so a new connection costs it nothing.
-            if not self.num_emails or error.code not in {None, 421}:
+            if not self.num_emails or error.phase != "sender" or error.code not in {None, 421}:
                 raise
             self.close()
             self.configure_host()
-            self._begin(sender)
+            self._begin(commands)
         host = self.opened()
-        with step("recipient"):
-            for recipient in message.recipients:
-                accept(*host.rcpt(bare(recipient)))
-            for copy in [*message.cc, *message.bcc]:
-                code, reply = host.rcpt(bare(copy))
-                if code not in {250, 251}:
-                    log.warning("copy_refused", smtp_code=code, reply=reply.decode(errors="replace"))
         with step("data"):
-            host.putcmd("data")
-            accept(*host.getreply(), expected=354)
             host.send(content if content.endswith(b"\r\n") else content + b"\r\n")
         with self.lock:
             if self.mail.stopping or not may_finish():
@@ -233,17 +200,26 @@ class Connection(flask_mail.Connection):
             raise SmtpError("connect", None, "the connection was closed")
         return self.host
 
-    def _begin(self, sender: str) -> None:
-        with step("sender"):
-            accept(*self.opened().mail(sender))
+    def _begin(self, commands: Sequence[Command]) -> None:
+        """Say whom the mail is from and for: in one round trip, where the server lets us (RFC 2920)."""
+        host = self.opened()
+        for group in [commands] if host.has_extn("pipelining") else [[command] for command in commands]:
+            with step(group[0].phase):
+                host.send("".join(f"{command.line}\r\n" for command in group))
+            for command in group:
+                with step(command.phase):
+                    code, reply = host.getreply()
+                    if command.is_copy and code not in {250, 251}:
+                        log.warning("copy_refused", smtp_code=code, reply=reply.decode(errors="replace"))
+                    else:
+                        accept(code, reply, expected=command.expected)
 
     def stop(self) -> None:
         with self.lock:
-            past_dot = self.is_past_dot
-        if past_dot:
-            self._cut_after(ANSWER_SECONDS)
-        else:
-            self._cut()
+            if self.is_past_dot:
+                self.deadline = min(self.deadline, time.monotonic() + ANSWER_SECONDS)
+                return
+        self.cut()
 
     def close(self) -> None:
         """Forget the connection, politely where the server still listens."""
@@ -257,7 +233,6 @@ class Connection(flask_mail.Connection):
             host.close()
 
     def _leave(self, *, ended_well: bool) -> None:
-        self.watchdog.cancel()
         self.mail.busy.discard(self)
         self.last_used = time.monotonic()
         if not ended_well:
@@ -271,13 +246,8 @@ class Connection(flask_mail.Connection):
         except (OSError, smtplib.SMTPException):
             return False
 
-    def _cut_after(self, seconds: float) -> threading.Timer:
-        timer = threading.Timer(seconds, self._cut)
-        timer.daemon = True
-        timer.start()
-        return timer
-
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """End the conversation, from any thread: whoever waits for the server gets an error at once."""
         if self.host is not None:
             self.host.cut()
 
@@ -309,6 +279,20 @@ def accept(code: int, reply: bytes, expected: int = 250) -> None:
         raise smtplib.SMTPResponseException(code, reply)
 
 
+def envelope(message: Message, sender: str | tuple[str, str]) -> list[Command]:
+    """Return what is said before a mail. Raises UnicodeError, BadHeaderError."""
+    commands = [
+        Command("sender", f"mail FROM:<{bare(sender)}>"),
+        *(Command("recipient", f"rcpt TO:<{bare(recipient)}>") for recipient in message.recipients),
+        *(Command("recipient", f"rcpt TO:<{bare(copy)}>", is_copy=True) for copy in [*message.cc, *message.bcc]),
+        Command("data", "data", expected=354),
+    ]
+    if any("\r" in command.line or "\n" in command.line for command in commands):
+        raise flask_mail.BadHeaderError
+    return commands
+
+
+@lru_cache
 def bare(address: str | tuple[str, str]) -> str:
     """Return the address alone, its domain in ASCII."""
     return parseaddr(flask_mail.sanitize_address(address))[1]

@@ -19,11 +19,12 @@ log = structlog.get_logger(__name__)
 # Higher goes first in Huey.
 HINT_PRIORITY = 10
 
-# The relay looks for mails that are due for OVERDUE seconds: their hint was lost, or is late.
+# A mail that is due at once was hinted by whoever promised it: the relay does so when it waits for OVERDUE seconds.
+# All others it hints when they are due, since Huey looks at what it scheduled once a second.
 OVERDUE = 1.0
 HINT_AGAIN = 30.0
 LONGEST_SLEEP = 2.0
-SHORTEST_SLEEP = 0.2
+SHORTEST_SLEEP = 0.1
 
 # Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
 PRUNE_SECONDS = 3600.0
@@ -36,7 +37,10 @@ BATCH = 100
 # The name and the argument are what old messages hold: they never change.
 @huey.task(name="deliver_email", priority=HINT_PRIORITY)
 def deliver_email(email_id: str) -> None:
-    delivery.deliver(uuid.UUID(email_id))
+    hinted = uuid.UUID(email_id)
+    # A mail that was sent is never sent again.
+    if hinted not in delivery.sent_here:
+        delivery.deliver(hinted, limit=delivery.batch.size())
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:
@@ -120,7 +124,7 @@ class Relay:
 
 
 def sweep() -> float:
-    """See to it that each overdue mail is sent; return for how many seconds none will be overdue."""
+    """See to it that each due mail is sent; return for how many seconds none will be due."""
     if pause.is_paused():
         db.session.rollback()
         return LONGEST_SLEEP
@@ -140,7 +144,7 @@ def sweep() -> float:
         return SHORTEST_SLEEP
     next_due = backlog.seconds_to_next()
     db.session.rollback()
-    return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due + OVERDUE))
+    return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
 def hint() -> int:

@@ -51,6 +51,21 @@ def stylesheet(accent: str) -> str:
     return f":root{{{by_day}}}@media (prefers-color-scheme:dark){{:root{{{by_night}}}}}\n"
 
 
+def of_mails(accent: str) -> dict[str, str]:
+    """Return the accent, what is written on it, and its ground for a code: by day, and by night."""
+    light = parse(accent)
+    night = at_night(light)
+    colours = {
+        "accent": light,
+        "on_accent": WHITE,
+        "soft": _mix(light, WHITE, 0.9),
+        "night_accent": night,
+        "on_night_accent": BLACK,
+        "night_soft": _mix(night, NIGHT, 0.85),
+    }
+    return {name: _hex(colour) for name, colour in colours.items()}
+
+
 def at_night(colour: Colour) -> Colour:
     """Return the colour, mixed with as much white as it takes to be read on a dark ground."""
     steps = (_mix(colour, WHITE, step / 20) for step in range(21))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
-from sqlalchemy import ColumnElement, Index, String, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Index, ScalarSelect, String, Update, case, func, or_, select, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp import extensions, passwords
 from webapp.clock import db_now
-from webapp.extensions import Model, db, partial_index
+from webapp.extensions import Model, db, partial_index, table
 
 USERNAME_MAX = 64
 USERNAME_KEY_MAX = 256
@@ -81,6 +82,14 @@ class User(UserMixin, Model):
     @classmethod
     def _is_email_verified(cls) -> ColumnElement[bool]:
         return cls.email_verified_at.is_not(None)
+
+
+def speak(user: User, locale: str) -> None:
+    """Write to the user in this language from now on, and commit."""
+    # A transaction of its own: on SQLite one that began by reading may not write.
+    db.session.commit()
+    user.locale = locale
+    db.session.commit()
 
 
 class UserGone(Exception):
@@ -161,6 +170,12 @@ def find_by_address(email_key: str) -> User | None:
         )
         .limit(1)
     )
+
+
+def verified(email_keys: Sequence[str]) -> dict[str, User]:
+    """Return the accounts that have proved these addresses, by them."""
+    query = select(User).where(User.email_verified_at.is_not(None), User.email_key.in_(email_keys))
+    return {user.email_key: user for user in db.session.scalars(query)} if email_keys else {}
 
 
 def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:
@@ -249,10 +264,10 @@ def fill_in_keys(limit: int = 1000) -> int:
     return len(unfilled)
 
 
-def extend_purge(user: User) -> None:
-    """Give a pending user the full time again; users from before verification have no end."""
-    if user.purge_at is not None:
-        user.purge_at = db_now(PURGE_AFTER)
+def extended_purge(user_id: ScalarSelect[int]) -> Update:
+    """Return what gives a pending user the full time again; users from before verification have no end."""
+    purged = table(User)
+    return update(purged).where(User.id == user_id, User.purge_at.is_not(None)).values(purge_at=db_now(PURGE_AFTER))
 
 
 def hold(user: User) -> None:

@@ -7,16 +7,18 @@ import binascii
 import hashlib
 import hmac
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from flask import current_app
-from sqlalchemy import ForeignKey, Index, String, func, or_, select, update
+from sqlalchemy import ForeignKey, Index, String, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
 from webapp import audit, budget, outbox, users
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import Model, db, table
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
@@ -80,11 +82,16 @@ class VerifyEmail(Model):
 
 
 def begin(
-    user: User, purpose: str, *, becomes: users.Address | None = None, asked_by: str | None = None
+    user: User,
+    purpose: str,
+    *,
+    verification_id: uuid.UUID | None = None,
+    becomes: users.Address | None = None,
+    asked_by: str | None = None,
 ) -> VerifyEmail:
     """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
     verification = VerifyEmail(
-        id=uuid.uuid4(),
+        id=verification_id or uuid.uuid4(),
         user=user,
         email_key=becomes.key if becomes else user.email_key,
         email=becomes.mailed if becomes else None,
@@ -144,6 +151,13 @@ def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
         .order_by(VerifyEmail.created_at.desc())
         .limit(1)
     )
+
+
+def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
+    """Return these verifications and their users as they are now, by their ids."""
+    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).options(joinedload(VerifyEmail.user))
+    query = query.execution_options(populate_existing=True)
+    return {verification.id: verification for verification in db.session.scalars(query)} if ids else {}
 
 
 def count_voided(user: User, reason: str) -> int:
@@ -290,15 +304,22 @@ def own_again(verification_id: uuid.UUID) -> None:
     db.session.commit()
 
 
-def handed_off(verification_id: uuid.UUID) -> None:
-    """Start the link's and the code's time, as its mail was handed to the mail server."""
-    verification = db.session.get(VerifyEmail, verification_id)
-    if verification is None:
-        # Its user was purged while the mail was being sent.
-        return
-    verification.expires_at = db_now(lives(verification.purpose))
-    verification.code_expires_at = db_now(current_app.config["VERIFY_CODE_TTL"])
-    users.extend_purge(verification.user)
+# What starts the link's and the code's time, as its mail was handed to the mail server.
+HANDED_OFF = (
+    update(table(VerifyEmail))
+    .where(VerifyEmail.id == bindparam("proof"))
+    .values(expires_at=db_now(bindparam("link_lives")), code_expires_at=db_now(bindparam("code_lives"))),
+    users.extended_purge(select(VerifyEmail.user_id).where(VerifyEmail.id == bindparam("proof")).scalar_subquery()),
+)
+
+
+def hand_off(verification_id: uuid.UUID, purpose: str) -> dict[str, Any]:
+    """Return the parameters of HANDED_OFF."""
+    return {
+        "proof": verification_id,
+        "link_lives": lives(purpose),
+        "code_lives": current_app.config["VERIFY_CODE_TTL"],
+    }
 
 
 def lives(purpose: str) -> int:

@@ -8,9 +8,12 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 LINE_MAX = 8192
+
+# How often the connections in use are looked at.
+WATCH_SECONDS = 0.1
 
 
 class Plain(smtplib.SMTP):
@@ -75,6 +78,51 @@ class Plain(smtplib.SMTP):
 
 class Encrypted(smtplib.SMTP_SSL, Plain):
     """A conversation with TLS from the first byte on."""
+
+
+class Late(Protocol):
+    deadline: float
+
+    def cut(self) -> None: ...
+
+
+L = TypeVar("L", bound=Late)
+
+
+class Watchdog(Generic[L]):
+    """Cuts what is still in use when its deadline is over.
+
+    Timeouts of single reads add up without end against a server that drips.
+    """
+
+    def __init__(self) -> None:
+        self.watched: set[L] = set()
+        self.has_work = threading.Event()
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def add(self, used: L) -> None:
+        self.watched.add(used)
+        self.has_work.set()
+        with self.lock:
+            # Begun when it is needed, and again in a process that was forked off.
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                self.thread.start()
+
+    def discard(self, used: L) -> None:
+        self.watched.discard(used)
+
+    def _watch(self) -> None:
+        while True:
+            self.has_work.clear()
+            for used in list(self.watched):
+                if time.monotonic() >= used.deadline:
+                    used.cut()
+            if self.watched:
+                time.sleep(WATCH_SECONDS)
+            else:
+                self.has_work.wait()
 
 
 def look_up(host: str, port: int, seconds: float) -> list[Any]:

@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 from flask import current_app, request
-from flask_babel import gettext
+from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import MultiDict
@@ -17,6 +17,23 @@ from wtforms.validators import DataRequired, InputRequired, Length, ValidationEr
 from webapp import passwords, users
 
 
+class Words:
+    """What WTForms says by itself, in the languages that we speak: it speaks fewer."""
+
+    SAID = (
+        _("Not a valid choice."),
+        _("Not a valid date value."),
+        _("Not a valid integer value."),
+        _("Number must be between %(min)s and %(max)s."),
+    )
+
+    def gettext(self, text: str) -> str:
+        return str(gettext(text))
+
+    def ngettext(self, one: str, many: str, number: int) -> str:
+        return str(ngettext(one, many, number))
+
+
 class Form(FlaskForm):
     """A form that is shown again, with its status, when something is wrong with it."""
 
@@ -24,6 +41,9 @@ class Form(FlaskForm):
         def wrap_formdata(self, _form: FlaskForm, formdata: object) -> MultiDict[str, str] | None:
             """Read what a form sends, and neither JSON nor files; nothing when told so."""
             return request.form if request.method == "POST" and formdata is not None else None
+
+        def get_translations(self, _form: FlaskForm) -> Words:
+            return Words()
 
     @property
     def is_stale(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from flask import Flask, Response, current_app, request
 from flask_babel import get_locale
 
+from webapp import users
 from webapp.languages import LANGUAGES
+from webapp.users import User
 
 YEAR = 365 * 86400
 
@@ -23,6 +25,13 @@ def choose() -> str:
         if language in LANGUAGES:
             return str(language)
     return next(iter(LANGUAGES))
+
+
+def keep(user: User) -> None:
+    """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice."""
+    chosen = _chosen() or request.cookies.get(_cookie())
+    if chosen in LANGUAGES and chosen != user.locale:
+        users.speak(user, str(chosen))
 
 
 def _chosen() -> str | None:

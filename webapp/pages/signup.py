@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, url_for
+import hmac
+import json
+import secrets
+import uuid
+
+from flask import Blueprint, current_app, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from wtforms import EmailField, PasswordField
+from wtforms import EmailField, HiddenField, PasswordField
 from wtforms.validators import DataRequired
 
 from webapp import passwords, signup, tasks, users
@@ -25,6 +30,8 @@ class SignupForm(NameFields, Form):
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = new_password_field(_("Password"))
+    # Of this page alone, so that a form that is sent twice is one signup.
+    nonce = HiddenField()
 
     address: users.Address
 
@@ -37,7 +44,7 @@ class SignupForm(NameFields, Form):
 
 @blueprint.get("/signup")
 def show() -> str:
-    return _page(SignupForm())
+    return _page(SignupForm(nonce=secrets.token_urlsafe(16)))
 
 
 @blueprint.post("/signup")
@@ -54,14 +61,26 @@ def submit() -> ResponseReturnValue:
                 address=form.address,
                 password_hash=password_hash,
                 locale=str(get_locale()),
+                verification_id=_identify(form),
             )
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
         else:
-            tasks.deliver_later(email.id, delay=signup.delay())
+            if email is not None:
+                tasks.deliver_later(email.id, delay=signup.delay())
             waiting.remember(user)
             return redirect(url_for("waiting.show"), 303)
     return _page(form), form.status
+
+
+def _identify(form: SignupForm) -> uuid.UUID | None:
+    """Return what two submissions have in common that came from one page, in one browser, with the same content."""
+    if not form.nonce.data:
+        return None
+    parts = [session["csrf_token"], form.nonce.data, form.name, form.full_name.data, form.address.key]
+    # The password too, though with a key that is kept nowhere: who mends it after going back means another signup.
+    content = json.dumps([*parts, form.password.data]).encode()
+    return uuid.UUID(bytes=hmac.digest(current_app.config["SECRET_KEY"].encode(), content, "sha256")[:16], version=4)
 
 
 def _page(form: SignupForm) -> str:

@@ -14,7 +14,7 @@ from wtforms.validators import DataRequired, ValidationError
 
 from webapp import codes, signup, tasks, users, verification
 from webapp.extensions import db
-from webapp.pages import limits, mail_hosts
+from webapp.pages import language, limits, mail_hosts
 from webapp.pages import progress as progress_page
 from webapp.pages.forms import Form, code_field, strip, username_advice
 from webapp.pages.progress import Progress
@@ -87,6 +87,7 @@ def show() -> ResponseReturnValue:
         # Its row was purged: there is nothing to wait for.
         session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
+    language.keep(user)
     return _page(user)
 
 

@@ -9,20 +9,21 @@ for (const secret of document.querySelectorAll(".secret")) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "reveal";
-  button.textContent = secret.dataset.show;
-  button.setAttribute("aria-label", secret.dataset.label);
-  button.setAttribute("aria-pressed", "false");
   button.setAttribute("aria-controls", input.id);
   button.addEventListener("click", () => show(input.type === "password"));
   // A password must leave as one, or browsers keep it among the words they offer.
   input.form.addEventListener("submit", () => show(false));
   secret.classList.add("has-reveal");
   secret.append(button);
+  show(false);
 
   function show(isShown) {
     input.type = isShown ? "text" : "password";
-    button.textContent = isShown ? secret.dataset.hide : secret.dataset.show;
-    button.setAttribute("aria-pressed", String(isShown));
+    // What is heard begins with what is seen, so that it can be said to the browser.
+    const what = document.createElement("span");
+    what.className = "unseen";
+    what.textContent = ` ${secret.dataset.what}`;
+    button.replaceChildren(isShown ? secret.dataset.hide : secret.dataset.show, what);
   }
 }
 
@@ -96,18 +97,32 @@ for (const meter of document.querySelectorAll(".meter")) {
   }
 }
 
-/* Notice a mistyped domain. */
+/* Notice a mistyped domain: not while a pointer is down, or the button under it would move away before the click. */
+
+let isPressing = false;
+
+for (const [type, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  addEventListener(type, () => { isPressing = is; }, true);
+}
 
 for (const hint of document.querySelectorAll(".meant")) {
   const input = document.getElementById(hint.dataset.for);
   const domains = hint.dataset.domains.split(" ");
 
   input.addEventListener("change", () => {
+    if (isPressing) {
+      addEventListener("pointerup", () => setTimeout(notice), { once: true });
+    } else {
+      notice();
+    }
+  });
+
+  function notice() {
     const [, local, domain] = /^(.+)@(.+)$/.exec(input.value.trim().toLowerCase()) ?? [];
     const meant = domain && !domains.includes(domain) && !hint.dataset.real.split(" ").includes(domain)
       && domains.find((common) => isOneSlipAway(domain, common));
     hint.replaceChildren(...(meant ? [offer(`${input.value.trim().slice(0, local.length)}@${meant}`)] : []));
-  });
+  }
 
   function offer(address) {
     const button = document.createElement("button");

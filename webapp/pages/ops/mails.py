@@ -20,7 +20,7 @@ from webapp.extensions import db
 from webapp.figures import Filter
 from webapp.mails import TEMPLATES, sample
 from webapp.outbox import OutgoingEmail
-from webapp.pages.forms import OneLine, strip
+from webapp.pages.forms import OneLine, Words, strip
 from webapp.pages.ops.gate import blueprint
 from webapp.printing import plain
 
@@ -42,18 +42,26 @@ def _choices(names: Iterable[str]) -> list[SelectChoice]:
     return [SelectChoice("", _("any")), *(SelectChoice(name, name) for name in names)]
 
 
+def _short(length: int) -> Length:
+    return Length(max=length, message=_("Please use at most %(max)d characters."))
+
+
 class FilterForm(Form):
     """Which mails are meant; of no method but GET, so that it can be a link."""
 
+    class Meta:  # noqa: D106 - WTForms' name for a form's options
+        def get_translations(self, _form: Form) -> Words:
+            return Words()
+
     status = SelectField(_("State"), choices=_choices(figures.STATUSES))
     template = SelectField(_("Mail"), choices=_choices(TEMPLATES))
-    address = StringField(_("Address"), filters=[strip], validators=[Length(max=users.EMAIL_MAX), OneLine()])
+    address = StringField(_("Address"), filters=[strip], validators=[_short(users.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
     user = IntegerField(_("User number"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
     since = DateField(_("From (UTC)"), validators=[Optional()])
     until = DateField(_("To (UTC)"), validators=[Optional()])
     # Not typed: by links alone.
-    error = StringField(filters=[strip], validators=[Length(max=50), OneLine()])
+    error = StringField(filters=[strip], validators=[_short(50), OneLine()])
 
     def filter(self, **more: Any) -> Filter:
         return Filter(

@@ -1,0 +1,89 @@
+"""What is wrong with a page, as each of those sees it who look at pages in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from justhtml import JustHTML
+from playwright.sync_api import Page
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
+
+# Of a mail, what is around it is its reader's business.
+OF_MAILS = ("wcag2a", "wcag2aa")
+OF_COLOURS = ("color-contrast", "link-in-text-block")
+
+# CSS pixels. A phone of the smallest kind is also a desktop at 400 %, and the other one a desktop at 200 %.
+NARROW = {"width": 320, "height": 500}
+ZOOMED = {"width": 640, "height": 360}
+
+# Goes from one to the next as the tab key does, and notes what cannot be seen to have the focus or jumps back up.
+FOCUS = """() => {
+    const places = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]';
+    const unreached = ":disabled, .skip, details:not([open]) > :not(summary) *";
+    const reached = [...document.querySelectorAll(places)].filter((element) =>
+        !element.matches(unreached) && element.checkVisibility());
+    const wrong = [];
+    let last;
+    for (const element of reached) {
+        element.focus({preventScroll: true});
+        const rings = [null, "::after"].map((part) => getComputedStyle(element, part));
+        if (document.activeElement !== element) {
+            wrong.push(`takes no focus: ${element.outerHTML}`);
+        } else if (!rings.some(({outlineStyle, outlineWidth}) => outlineStyle === "solid" && outlineWidth === "3px")) {
+            wrong.push(`focus is not seen: ${element.outerHTML}`);
+        }
+        const place = element.getBoundingClientRect();
+        if (last && place.bottom <= last.top) {
+            wrong.push(`comes too late: ${element.outerHTML}`);
+        }
+        last = place;
+    }
+    document.activeElement.blur();
+    return document.querySelector("main :is(a[href], button)") ? wrong : [...wrong, "a dead end"];
+}"""
+
+
+def axe(page: Page, *only: str) -> Iterator[str]:
+    """Yield what axe finds; `only` are the rules to ask, or else their tags, instead of all."""
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(AXE)
+    # Our frames hold mails, which no script may enter.
+    options: dict[str, Any] = {"iframes": False, "resultTypes": ["violations"]} | ({"runOnly": only} if only else {})
+    for violation in page.evaluate("(options) => axe.run(options).then((found) => found.violations)", options):
+        for node in violation["nodes"]:
+            yield f"{violation['id']}: {node['html'][:200]} {node['failureSummary']}"
+
+
+def width(page: Page) -> Iterator[str]:
+    """Yield in which windows one has to scroll sideways."""
+    size = page.viewport_size
+    assert size
+    for window in (NARROW, ZOOMED):
+        page.set_viewport_size(window)  # type: ignore[arg-type]
+        needed = page.evaluate("document.documentElement.scrollWidth")
+        if needed > window["width"]:
+            yield f"{needed} pixels wide in a window of {window['width']}"
+    page.set_viewport_size(size)
+
+
+def keyboard(page: Page) -> Iterator[str]:
+    """Yield where the tab key does not lead, and whether there is no way on."""
+    # From here on the focus is the keyboard's, which is shown.
+    page.keyboard.press("Tab")
+    yield from page.evaluate(FOCUS)
+
+
+def markup(source: str) -> Iterator[str]:
+    """Yield what a validator finds, and ids that are there twice or not at all."""
+    document: Any = JustHTML(source, collect_errors=True)
+    yield from (f"invalid: {error}" for error in document.errors)
+    ids = [element.attrs["id"] for element in document.query("[id]")]
+    yield from (f"twice: {name}" for name in sorted({name for name in ids if ids.count(name) > 1}))
+    for attribute in ("for", "aria-describedby", "aria-controls", "aria-labelledby"):
+        for element in document.query(f"[{attribute}]"):
+            yield from (
+                f"{attribute} of nothing: {name}" for name in element.attrs[attribute].split() if name not in ids
+            )

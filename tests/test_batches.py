@@ -1,0 +1,162 @@
+"""Mails that a worker takes together: each with its own answer, and none lost or sent twice by being with others."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import datetime
+
+import pytest
+from flask import Flask
+from sqlalchemy import event
+
+from tests.factories import attempts, change, claim, get, make_signup
+from tests.smtp_server import Connection, Server
+from webapp import claims, delivery, tasks
+from webapp.batches import Batch
+from webapp.clock import db_now
+from webapp.delivery import DeliveryFailed
+from webapp.extensions import db, mail
+
+
+def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
+    return [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(count)]
+
+
+def deliver(app: Flask, email_id: uuid.UUID, limit: int = 10) -> None:
+    with app.app_context():
+        delivery.deliver(email_id, limit=limit)
+
+
+def test_a_hint_sends_others_that_are_due_over_one_connection(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 5)
+    late = make_signup(app, username="ann", address="ann@example.com", due=False)
+    deliver(app, ids[3])
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+    assert get(app, late).status == "queued"
+    assert [len(attempts(app, email_id)) for email_id in ids] == [1] * 5
+    assert smtp.connections == 1
+    # The one that was hinted goes first, and then by the order of being due.
+    assert [mail.recipients[0] for mail in smtp.mails] == [f"mick{n}@example.com" for n in (3, 0, 1, 2, 4)]
+
+
+def test_each_is_settled_before_the_next_is_handed_over(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    unsettled: list[int] = []
+
+    def look(_connection: Connection) -> None:
+        unsettled.append(sum(get(app, email_id).status == "sending" for email_id in ids))
+
+    smtp.actions["dot"] = look
+    deliver(app, ids[0])
+    assert unsettled == [4, 3, 2, 1]
+
+
+def test_a_refused_mail_ends_alone(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    smtp.actions["RCPT"] = lambda connection: (
+        "550 no such user" if connection.recipients[-1].startswith("mick1@") else None
+    )
+    deliver(app, ids[0])
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "dead", "sent", "sent"]
+
+
+def test_trouble_with_the_server_gives_the_rest_back_untried(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    smtp.actions["MAIL"] = lambda _connection: "451 4.7.0 too busy" if smtp.mails else None
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [row.status for row in rows] == ["sent", "queued", "queued", "queued"]
+    assert [len(attempts(app, email_id)) for email_id in ids] == [1, 1, 0, 0]
+    assert [(row.attempts, row.lease_token) for row in rows[1:]] == [(0, None)] * 3
+
+
+def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = make_signups(app, 3)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(delivery, "_send", fail)
+    with pytest.raises(RuntimeError):
+        deliver(app, ids[0])
+    # But for the one in hand, whose lease says who may have it.
+    assert [get(app, email_id).status for email_id in ids] == ["sending", "queued", "queued"]
+
+
+def test_a_worker_that_is_told_to_stop_gives_the_rest_back(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 3)
+
+    def stop(_connection: Connection) -> None:
+        mail.stop()
+
+    smtp.actions["answer"] = stop
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.attempts, row.lease_token) for row in rows] == [
+        ("sent", 1, None),
+        ("queued", 0, None),
+        ("queued", 0, None),
+    ]
+
+
+def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = make_signups(app, 3)
+    leases: list[datetime] = []
+    # A send may take its whole time only when that much of the lease is left: a moment later it is not.
+    monkeypatch.setattr(claims, "LEASE_MARGIN", delivery.FINISH_MARGIN + 0.01)
+
+    def look(_connection: Connection) -> None:
+        leases.extend(filter(None, [get(app, ids[2]).lease_until]))
+        time.sleep(0.02)
+
+    smtp.actions["RCPT"] = look
+    deliver(app, ids[0])
+    assert leases == sorted(set(leases))
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def test_a_mail_that_outlived_a_worker_goes_alone(app: Flask) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], lease_expiries=1)
+    assert [email.id for email in claim(app, limit=10, email_id=ids[1])] == [ids[1]]
+    assert [email.id for email in claim(app, limit=10)] == [ids[0], ids[2], ids[3]]
+
+
+def test_a_hint_for_a_mail_that_is_not_due_takes_no_other(app: Flask) -> None:
+    (first, _second) = make_signups(app, 2)
+    change(app, first, next_attempt_at=db_now(60))
+    assert claim(app, limit=10, email_id=first) == []
+
+
+def test_a_hint_for_a_mail_that_was_sent_here_costs_no_query(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    deliver(app, email_id)
+    asked: list[str] = []
+    with app.app_context():
+        event.listen(db.engine, "before_cursor_execute", lambda *details: asked.append(details[2]))
+        tasks.deliver_email.call_local(str(email_id))
+    assert asked == []
+    assert len(smtp.mails) == 1
+
+
+def test_the_failure_of_another_is_not_the_hinted_mails(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 2)
+    smtp.actions["RCPT"] = lambda connection: (
+        "550 no such user" if connection.recipients[-1].startswith("mick1@") else None
+    )
+    deliver(app, ids[0])
+    third = make_signup(app, username="mick10", address="mick1@example.org")
+    with pytest.raises(DeliveryFailed):
+        deliver(app, third)
+
+
+def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
+    batch = Batch()
+    assert batch.size() == 1
+    batch.note(1, 0.01)
+    assert batch.size() == 10
+    batch.note(10, 1.0)
+    assert batch.size() == 5
+    batch.note(1, 20.0)
+    assert batch.size() == 1

@@ -1,0 +1,44 @@
+"""What a process remembers from mail to mail: how fast they went, and which ones."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+
+# A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
+# a price, which more mails share.
+BATCH_SECONDS = 0.5
+BATCH_MAX = 10
+
+
+class Batch:
+    """How many mails a worker takes at once: what it sends in BATCH_SECONDS, as fast as the last ones went."""
+
+    def __init__(self) -> None:
+        self.seconds_each = BATCH_SECONDS
+
+    def note(self, mails_sent: int, seconds: float) -> None:
+        if mails_sent:
+            self.seconds_each = max(0.001, seconds / mails_sent)
+
+    def size(self) -> int:
+        return min(BATCH_MAX, int(BATCH_SECONDS / self.seconds_each) or 1)
+
+
+class Recent:
+    """The last ids that were added, so many of them."""
+
+    def __init__(self, size: int) -> None:
+        self.ids: OrderedDict[uuid.UUID, None] = OrderedDict()
+        self.size = size
+        self.lock = threading.Lock()
+
+    def add(self, email_id: uuid.UUID) -> None:
+        with self.lock:
+            self.ids[email_id] = None
+            if len(self.ids) > self.size:
+                self.ids.popitem(last=False)
+
+    def __contains__(self, email_id: uuid.UUID) -> bool:
+        return email_id in self.ids
