@@ -13,6 +13,7 @@ from pathlib import Path
 
 import flask_migrate
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 from playwright.sync_api import Browser
@@ -24,7 +25,7 @@ from tests.processes import free_port
 from tests.servers import Postgres, Valkey, name_of
 from tests.smtp_server import Server
 from tests.visitor import Visitor
-from webapp import create_app, delivery
+from webapp import create_app, delivery, passwords
 from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.delivery import DeliveryFailed
@@ -206,6 +207,25 @@ def another_visitor(app: Flask) -> Visitor:
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2, real and quick."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "hasher", lambda: hasher)
+
+
+@pytest.fixture
+def member(visitor: Visitor, send_due: Callable[[], None], smtp: Server) -> Visitor:
+    """A visitor who is signed in to a verified account; the mailbox is empty again."""
+    visitor.sign_up()
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    assert visitor.path == "/account"
+    smtp.mails.clear()
+    return visitor
 
 
 @pytest.fixture

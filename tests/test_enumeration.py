@@ -263,6 +263,37 @@ def test_changing_to_an_address_tells_it_from_no_other(probes: list[Probe]) -> N
     only([probe.open("/signup/sent") for probe in probes])
 
 
+def test_an_account_that_changes_to_an_address_tells_it_from_no_other(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server
+) -> None:
+    for probe in probes:
+        probe.sign_up(email=f"{probe.username}@example.com")
+        send_due()
+        probe.visitor.open(smtp.mails[-1].link)
+        probe.visitor.submit("/verify")
+    seen = only([ask_for(probe) for probe in probes])
+    assert seen.status == 303
+    assert (seen.hashes, seen.verifications) == (0, 1)
+
+    def story() -> None:
+        only([probe.open("/account/email") for probe in probes])
+        only([probe.submit("/account/email/code", on="/account/email", code="1234567") for probe in probes])
+
+    story()
+    send_due()
+    story()
+    owners_verify(app, send_due, smtp)
+    for act in ("code", "resend", "cancel"):
+        only_shown([probe.submit(f"/account/email/{act}", on="/account/email", code="1234567") for probe in probes])
+        send_due()
+        only_shown([probe.open("/account/email") for probe in probes])
+    only([ask_for(probe, password=WRONG_PASSWORD) for probe in probes])
+
+
+def ask_for(probe: Probe, password: str = PASSWORD) -> Seen:
+    return probe.submit("/account/email", on="/account/email", email=probe.address, password=password)
+
+
 def test_a_wrong_code_tells_no_address_from_another(probes: list[Probe], send_due: Send) -> None:
     for probe in probes:
         probe.sign_up()
@@ -301,6 +332,41 @@ def test_each_sign_in_checks_two_passwords(probes: list[Probe]) -> None:
     ]
     assert {answer.verifications for answer in answers} == {2}
     assert {answer.status for answer in answers} == {303, 422}
+
+
+def test_a_forgotten_password_tells_no_address_from_another(probes: list[Probe], send_due: Send, smtp: Server) -> None:
+    for _ in range(3):
+        seen = only([probe.submit("/forgot", on="/forgot", email=probe.address) for probe in probes])
+        assert seen.status == 303
+        assert any(statement.startswith("INSERT INTO outgoing_emails") for statement in seen.statements)
+        assert not any("FROM users" in statement for statement in seen.statements)
+        assert (seen.hashes, seen.verifications) == (0, 0)
+        seen = only([probe.open("/forgot/sent") for probe in probes])
+        assert seen.statements == []
+        send_due()
+    assert {mail.recipients[0] for mail in smtp.mails} == {KINDS["pending"], KINDS["verified"]}
+
+
+def test_forgetting_too_often_tells_no_address_from_another(probes: list[Probe], app: Flask) -> None:
+    app.config["RATELIMIT_RESET"] = parse_many("2/hour")
+    for probe in probes[1:]:
+        probe.submit("/forgot", on="/forgot", email=probe.address)
+    seen = only([probe.submit("/forgot", on="/forgot", email=probe.address) for probe in probes])
+    assert seen.status == 429
+
+
+def test_the_story_stays_the_same_when_somebody_forgets_the_password_meanwhile(
+    probes: list[Probe], send_due: Send, smtp: Server
+) -> None:
+    for probe in probes:
+        probe.sign_up()
+    send_due()
+    smtp.actions["RCPT"] = "550 no such user"
+    for probe in probes:
+        probe.submit("/forgot", on="/forgot", email=probe.address)
+        only_shown([probe.open("/signup/sent") for probe in probes])
+    send_due()
+    assert "Sent " in only_shown([probe.open("/signup/sent") for probe in probes])[1]
 
 
 def test_the_waiting_page_tells_the_same_story_of_every_address(probes: list[Probe], send_due: Send) -> None:

@@ -19,15 +19,18 @@ def test_no_form_of_any_page_does_anything_without_its_csrf_token(app: Flask) ->
     posts = rules(app, "POST")
     assert "/signup" in posts
     assert "/verify" in posts
+    assert "/reset" in posts
     for path in posts:
         # Fresh, so that the page has no token, session or link to go by.
         page = Visitor("http://signup.example", app).http.post(path, data={}, follow_redirects=False)
         assert page.status_code in {303, 400, 403, 404}, path
         if page.status_code == 303:
-            assert page.headers["location"] in {"/", "/signup"}, path
+            assert page.headers["location"] in {"/", "/signup", "/login"}, path
 
 
-@pytest.mark.parametrize("path", ["/", "/signup", "/login", "/verify", "/nowhere", "/verify/garbage"])
+@pytest.mark.parametrize(
+    "path", ["/", "/signup", "/login", "/forgot", "/verify", "/nowhere", "/verify/garbage", "/reset/garbage"]
+)
 def test_every_page_has_its_headers(visitor: Visitor, path: str) -> None:
     headers = visitor.open(path).headers
     assert "default-src 'none'" in headers["content-security-policy"]
@@ -50,7 +53,7 @@ def test_with_a_public_url_of_https_browsers_are_told_to_stay_there(environ: dic
 
 def test_no_page_loads_anything_from_elsewhere_or_runs_inline_code(visitor: Visitor) -> None:
     visitor.sign_up()
-    for path in ("/", "/signup", "/login", "/signup/sent", "/nowhere"):
+    for path in ("/", "/signup", "/login", "/forgot", "/signup/sent", "/nowhere"):
         page = visitor.open(path).text
         scripts = re.findall(r"<script[^>]*>.*?</script>", page, re.DOTALL)
         assert all(re.fullmatch(r'<script src="/static/[^"]+" defer></script>', script) for script in scripts)

@@ -156,6 +156,7 @@ def assert_all_thai(page: Visitor) -> None:
     """Fail when a word of English is left, but for what has no other name."""
     # The language switch names each language by its own name; the rest is the test's own, or an example.
     own = r"English|mick19|mick@example\.com|m•+@example\.com|name@example\.com|Acme|HTML|UTC|Mick Example"
+    own += r"|new@example\.com|n•+@example\.com|JSON"
     words = re.sub(own, "", f"{page.text} {' '.join(attributes(page.page.text))}")
     assert re.findall("[\u0e00-\u0e7f]{2,}", words), page.path
     assert re.findall(r"[A-Za-z]{2,}", words) == [], page.path
@@ -187,6 +188,41 @@ def test_all_of_a_signup_is_in_thai(thai: Visitor, send_due: Send, smtp: Server)
     assert_all_thai(thai)
     thai.open(mail.link)
     assert_all_thai(thai)
+
+
+@pytest.mark.usefixtures("cheap_passwords")
+def test_all_of_an_account_is_in_thai(thai: Visitor, send_due: Send, smtp: Server) -> None:
+    thai.sign_up()
+    send_due()
+    thai.open(smtp.mails[0].link)
+    thai.submit("/verify")
+    assert_all_thai_at(thai, *(f"/account{path}" for path in ("", "/profile", "/sessions", "/export", "/delete")))
+    thai.submit("/account/delete", password="not the password")
+    assert_all_thai(thai)
+    thai.open("/account/email")
+    assert_all_thai(thai)
+    for address, password in (("@", ""), ("mick@example.com", "x"), ("new@example.com", "x")):
+        thai.submit("/account/email", email=address, password=password)
+        assert_all_thai(thai)
+    thai.submit("/account/email", email="new@example.com", password=PASSWORD)
+    assert_all_thai(thai)
+    send_due()
+    thai.open("/account/email")
+    assert_all_thai(thai)
+    link = smtp.mails[-1].link
+    thai.open(link)
+    assert_all_thai(thai)
+    thai.submit("/account/email/confirm")
+    assert_all_thai(thai)
+    send_due()
+    assert_all_thai_at(thai, link, "/account/email/confirm/x", smtp.mails[-1].link, "/account/email/revoke/x")
+    thai.open(smtp.mails[-1].link)
+    thai.submit("/account/email/revoke")
+    assert_all_thai(thai)
+    assert [mail.message["Subject"] for mail in smtp.mails[1:]] == [
+        "ยืนยันอีเมลใหม่ของคุณสำหรับ Acme",
+        "อีเมลของบัญชีถูกเปลี่ยนที่ Acme",
+    ]
 
 
 def test_all_that_a_form_can_say_is_in_thai(thai: Visitor) -> None:

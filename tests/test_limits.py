@@ -8,6 +8,7 @@ from ipaddress import IPv6Address
 
 import pytest
 from flask import Flask
+from limits import parse_many
 from redis import Redis
 from sqlalchemy import func, select
 
@@ -28,7 +29,7 @@ WRONG = "staple battery horse"
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
     """As a fresh installation has them, but for a shorter way to reach the first."""
-    return {**environ, "RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "3/hour"}
+    return {**environ, "RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "3/hour", "RATELIMIT_RESET": "2/hour"}
 
 
 @pytest.fixture
@@ -121,6 +122,16 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(
         visitor.http.headers["X-Forwarded-For"] = f"198.51.100.{number}"
         visitor.sign_up(username=f"mick{number}", email=f"mick{number}@example.com")
     assert visitor.page.status_code == status
+
+
+def test_a_forgotten_password_has_a_limit_of_its_own(app: Flask) -> None:
+    visitor = sign_up(app, 1)
+    for address, status in (("mick1@example.com", 200), ("nobody@example.com", 200), ("mick1@example.com", 429)):
+        visitor.open("/forgot")
+        visitor.submit("/forgot", email=address)
+        assert visitor.page.status_code == status
+    assert 3590 <= int(visitor.page.headers["retry-after"]) <= 3600
+    assert sign_up(app, 2).path == "/signup/sent"
 
 
 def test_a_changed_address_counts_as_a_signup(app: Flask) -> None:
@@ -219,3 +230,15 @@ def test_one_switch_turns_all_limits_off(another_app: Callable[..., Flask]) -> N
     for number in range(5):
         assert sign_up(app, number).path == "/signup/sent"
     assert app.config["MAIL_LIMIT_PER_ADDRESS"] == app.config["MAIL_LIMIT_TOTAL"] == []
+
+
+def test_wrong_passwords_of_who_is_signed_in_count_with_those_of_sign_in(app: Flask, member: Visitor) -> None:
+    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("2/hour")
+    for password, status in ((WRONG, 422), (WRONG, 422), (PASSWORD, 429)):
+        member.open("/account/email")
+        member.submit("/account/email", email="new@example.com", password=password)
+        assert member.page.status_code == status
+    assert sign_in(come(app), "mick@example.com", PASSWORD) == 429
+    member.open("/account/delete")
+    member.submit("/account/delete", password=PASSWORD)
+    assert member.page.status_code == 429

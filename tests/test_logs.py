@@ -18,8 +18,10 @@ from tests.factories import get, only_user
 from tests.processes import consumer
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
+from webapp import verification
 from webapp.logs import ADDRESSES, TOKENS, leave_out
 
+CONFIRM, PUT_BACK = (f"{verification.PATHS[purpose]}/" for purpose in ("change", "revoke"))
 TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
 
 
@@ -27,6 +29,9 @@ TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
     ("line", "kept"),
     [
         (f"Exception on /verify/{TOKEN} [GET]", "Exception on /verify/<token> [GET]"),
+        (f"Exception on /reset/{TOKEN} [GET]", "Exception on /reset/<token> [GET]"),
+        (f"Exception on {CONFIRM}{TOKEN} [GET]", f"Exception on {CONFIRM}<token> [GET]"),
+        (f"Exception on {PUT_BACK}{TOKEN} [GET]", f"Exception on {PUT_BACK}<token> [GET]"),
         (f"Invalid HTTP request line: 'GET /verify/{TOKEN}'", "Invalid HTTP request line: 'GET /verify/<token>'"),
         ("DETAIL: Key (email)=(dup@example.com) already exists.", "DETAIL: Key (email)=(<address>) already exists."),
         ("to <mick@example.com> and 'ann@example.com'", "to <<address>> and '<address>'"),
@@ -42,7 +47,12 @@ def test_a_link_that_ends_in_an_error_leaves_no_token_in_the_log(process_environ
     environ = process_environ | {"LOG_FORMAT": log_format}
     with website_and_log(environ) as (url, web):
         port = int(url.rpartition(":")[2])
-        for path in (f"/verify/{TOKEN}", f"/verify/{TOKEN}\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        for path in (
+            f"/verify/{TOKEN}",
+            f"/verify/{TOKEN}\N{LATIN SMALL LETTER E WITH ACUTE}",
+            f"/reset/{TOKEN}",
+            f"{CONFIRM}{TOKEN}",
+        ):
             with socket.create_connection(("localhost", port)) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1"))
                 assert connection.recv(100).startswith(b"HTTP/1.1 4")

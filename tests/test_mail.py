@@ -14,37 +14,112 @@ from html.parser import HTMLParser
 import pytest
 from flask import Flask
 
+from tests.conftest import Embedded
 from tests.smtp_server import Mail, Server
-from tests.visitor import Visitor
+from tests.visitor import PASSWORD, Visitor
 from webapp import mails, theme
 
 Send = Callable[[], None]
 
 ADDRESS = "mick@example.com"
 
+# What a mail looks like does not depend on the database behind it.
+pytestmark = [
+    pytest.mark.usefixtures("cheap_passwords"),
+    pytest.mark.parametrize("backend", [Embedded.name], indirect=True),
+]
+
 
 @pytest.fixture
-def verify_mail(app: Flask, visitor: Visitor, send_due: Send, smtp: Server) -> Mail:
+def arrive(
+    app: Flask, visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
+) -> Callable[[str], Mail]:
+    """Go as far as to the mail of this kind, and return it."""
     app.config["MAIL_REPLY_TO"] = "help@acme.example"
-    visitor.sign_up(full_name="Mick Example")
-    send_due()
-    (mail,) = smtp.mails
-    return mail
+
+    def verify() -> None:
+        visitor.sign_up(full_name="Mick Example")
+
+    def exists() -> None:
+        visitor.open(smtp.mails[-1].link)
+        visitor.submit("/verify")
+        another_visitor.sign_up(username="rival", full_name="Rival Example")
+
+    def reset() -> None:
+        another_visitor.open("/forgot")
+        another_visitor.submit("/forgot", email=ADDRESS)
+
+    def changed() -> None:
+        another_visitor.open(smtp.mails[-1].link)
+        another_visitor.submit("/reset", password="another horse battery")
+
+    def arrive(kind: str) -> Mail:
+        for step in (verify, exists, reset, changed):
+            step()
+            send_due()
+            if step.__name__ == kind:
+                break
+        return smtp.mails[-1]
+
+    return arrive
 
 
 @pytest.fixture
-def exists_mail(verify_mail: Mail, visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server) -> Mail:
-    visitor.open(verify_mail.link)
-    visitor.submit("/verify")
-    another_visitor.sign_up(username="rival", full_name="Rival Example")
-    send_due()
-    return smtp.mails[-1]
+def notice(app: Flask, visitor: Visitor, send_due: Send, smtp: Server) -> Callable[[str], Mail]:
+    """Change the account in this way, and return the mail that its address gets for it."""
+    app.config["MAIL_REPLY_TO"] = "help@acme.example"
+
+    def sign_up(address: str) -> None:
+        visitor.sign_up(email=address, full_name="Mick Example")
+        send_due()
+        visitor.open(smtp.mails[-1].link)
+        visitor.submit("/verify")
+
+    def act(page: str, **fields: str) -> None:
+        visitor.open(page)
+        visitor.submit(page, **fields)  # type: ignore[arg-type]
+        send_due()
+
+    def notice(kind: str) -> Mail:
+        first, second = ("other@example.com", ADDRESS) if kind == "new address" else (ADDRESS, "other@example.com")
+        sign_up(first)
+        if kind == "new username":
+            act("/account/profile", username="rival", full_name="Rival")
+        elif kind == "deleted":
+            act("/account/delete", password=PASSWORD)
+        else:
+            act("/account/email", email=second, password=PASSWORD)
+        if kind == "former address":
+            visitor.open(smtp.mails[-1].link)
+            visitor.submit("/account/email/confirm")
+            send_due()
+        return smtp.mails[-1]
+
+    return notice
 
 
-@pytest.fixture(params=["verify", "exists"])
-def mail(request: pytest.FixtureRequest, verify_mail: Mail, exists_mail: Mail) -> Mail:
+OF_ACCOUNTS = ("new address", "former address", "new username", "deleted")
+
+
+@pytest.fixture(params=["verify", "exists", "reset", "changed", *OF_ACCOUNTS])
+def mail(request: pytest.FixtureRequest, arrive: Callable[[str], Mail], notice: Callable[[str], Mail]) -> Mail:
     """Each of the mails."""
-    return verify_mail if request.param == "verify" else exists_mail
+    return notice(request.param) if request.param in OF_ACCOUNTS else arrive(request.param)
+
+
+@pytest.fixture
+def verify_mail(arrive: Callable[[str], Mail]) -> Mail:
+    return arrive("verify")
+
+
+@pytest.fixture
+def exists_mail(arrive: Callable[[str], Mail]) -> Mail:
+    return arrive("exists")
+
+
+@pytest.fixture
+def reset_mail(arrive: Callable[[str], Mail]) -> Mail:
+    return arrive("reset")
 
 
 def test_the_alternatives_are_on_top_text_first(mail: Mail) -> None:
@@ -84,9 +159,21 @@ def test_the_verify_mail_has_the_code_where_an_inbox_shows_it_first(verify_mail:
     assert shown(verify_mail.html, hidden=True).startswith(f"Your code is {code}.")
 
 
-def test_who_has_an_account_is_led_to_signing_in_and_gets_neither_link_nor_code(exists_mail: Mail) -> None:
-    assert exists_mail.link == "http://signup.example/login"
-    assert re.findall(r'href="([^"]+)"', exists_mail.html) == [exists_mail.link, exists_mail.link]
+def test_the_reset_mail_has_one_link_which_the_html_shows_as_a_button_and_in_full(reset_mail: Mail) -> None:
+    assert reset_mail.link.startswith("http://signup.example/reset/")
+    assert re.findall(r'href="([^"]+)"', reset_mail.html) == [reset_mail.link, reset_mail.link]
+    assert re.search(
+        rf'<a class="button" style="[^"]+" href="{reset_mail.link}">Set a new password</a>', reset_mail.html
+    )
+    assert not re.search(r"\d{3} ?\d{3}", reset_mail.text.replace(reset_mail.link, ""))
+
+
+def test_who_has_an_account_is_led_to_signing_in_or_to_another_password_and_gets_neither_link_nor_code(
+    exists_mail: Mail,
+) -> None:
+    login, forgot = "http://signup.example/login", "http://signup.example/forgot"
+    assert re.findall(r"http\S+", exists_mail.text) == [login, forgot]
+    assert re.findall(r'href="([^"]+)"', exists_mail.html) == [login, login, forgot]
     for part in (exists_mail.text, shown(exists_mail.html)):
         assert "/verify" not in part
         assert not re.search(r"\d{3} ?\d{3}", part)
@@ -101,7 +188,7 @@ def test_nothing_that_the_person_typed_but_the_address_is_in_it(mail: Mail) -> N
 def test_text_and_html_say_the_same(mail: Mail) -> None:
     # But for how to follow the link, which the text shows in full and the HTML as a button besides.
     html = shown(re.sub(r'<p class="action".*?</p>', "", mail.html))
-    html = html.replace("Press the button, or", "Open this link, or")
+    html = html.replace("Press the button", "Open this link")
     html = html.replace("If the button does nothing, copy this into your browser:", "")
     for line in filter(None, mail.text.splitlines()):
         assert line in html

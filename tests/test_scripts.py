@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from babel.dates import format_date
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from sqlalchemy import func, select
 
 from tests.browsers import needs_chromium, served
@@ -18,7 +20,7 @@ from tests.factories import travel
 from tests.processes import free_port
 from tests.smtp_server import Server
 from tests.test_codes import code_in
-from tests.visitor import PASSWORD
+from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
 from webapp.extensions import db, mail
 from webapp.pages.mail_hosts import suggestion
@@ -30,6 +32,8 @@ NOTE_SHIFTS = """
     const note = (list) => shifts.push(...list.getEntries().filter((shift) => !shift.hadRecentInput));
     new PerformanceObserver(note).observe({type: "layout-shift", buffered: true});
 """
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
 
 Send = Callable[[], None]
 
@@ -368,3 +372,92 @@ def test_who_wants_less_motion_gets_none(page: Page) -> None:
     assert page.evaluate("document.getAnimations().length") == 0
     page.emulate_media(reduced_motion="no-preference")
     assert page.evaluate("document.getAnimations().length") == 1
+
+
+# The life of an account.
+
+
+def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
+    browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    # Axe is a script: it looks at copies.
+    glass = page
+    glass.set_viewport_size({"width": 375, "height": 667})
+    glass.goto("/")
+    elsewhere = Visitor(app.config["PUBLIC_URL"], app)
+    elsewhere.sign_up()
+    send_due()
+    elsewhere.open(smtp.mails[0].link)
+    elsewhere.submit("/verify")
+    with browser.new_context(
+        base_url=app.config["PUBLIC_URL"],
+        java_script_enabled=False,
+        viewport={"width": 375, "height": 667},
+        locale="th-TH",
+    ) as phone:
+        page = phone.new_page()
+        page.set_default_timeout(10_000)
+        page.goto("/login")
+        type_into(page, "ชื่อผู้ใช้หรืออีเมล", "mick19")
+        type_into(page, "รหัสผ่าน", PASSWORD, enter=True)
+        press(page, "link", "ชื่อ mick19")
+        type_into(page, "ชื่อ-นามสกุล", "Mick Example", enter=True)
+        expect(page.get_by_role("status")).to_have_text("บันทึกแล้ว")
+        press(page, "link", "อีเมล mick@example.com")
+        type_into(page, "อีเมลใหม่", "new@example.com")
+        type_into(page, "รหัสผ่าน", PASSWORD, enter=True)
+        expect(page.get_by_text("new@example.com")).to_be_visible()
+        look_closely(page, glass)
+        send_due()
+        page.goto(smtp.to("new@example.com")[-1].link)
+        expect(page.get_by_text("n••@example.com")).to_be_visible()
+        press(page, "button", "ยืนยัน")
+        expect(page.get_by_role("status")).to_contain_text("เปลี่ยนอีเมลของคุณแล้ว")
+        look_closely(page, glass)
+        press(page, "link", "อุปกรณ์ ")
+        expect(page.get_by_text("อุปกรณ์นี้")).to_be_visible()
+        press(page, "button", "ออกจากระบบบนอุปกรณ์อื่นทั้งหมด")
+        expect(page.get_by_role("listitem").filter(has_text="127.0.0.1")).to_have_count(1)
+        look_closely(page, glass)
+        elsewhere.open("/account")
+        assert elsewhere.path == "/login"
+        press(page, "link", "บัญชีของคุณ")
+        press(page, "link", "ข้อมูลของคุณ")
+        with page.expect_download() as download:
+            press(page, "button", "ดาวน์โหลดเป็น JSON")
+        assert "new@example.com" in download.value.path().read_text("utf-8")
+        press(page, "link", "บัญชีของคุณ")
+        press(page, "link", "ลบบัญชี")
+        type_into(page, "รหัสผ่าน", PASSWORD, enter=True)
+        expect(page.get_by_role("status")).to_contain_text("ลบบัญชีของคุณแล้ว")
+        look_closely(page, glass)
+
+
+def press(page: Page, role: Literal["link", "button"], name: str) -> None:
+    """Go there by the keyboard, and press it."""
+    tab_to(page, page.get_by_role(role, name=name).first)
+    page.keyboard.press("Enter")
+
+
+def type_into(page: Page, label: str, text: str, *, enter: bool = False) -> None:
+    tab_to(page, page.get_by_label(label).first)
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(text)
+    if enter:
+        page.keyboard.press("Enter")
+
+
+def tab_to(page: Page, target: Locator) -> None:
+    for _ in range(30):
+        if target.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"the keyboard does not reach {target}")
+
+
+def look_closely(page: Page, glass: Page) -> None:
+    """Fail when the page is wider than the phone, or axe finds something on it."""
+    glass.set_content(page.content())
+    assert glass.evaluate("document.documentElement.scrollWidth") <= 375
+    glass.evaluate(AXE)
+    assert glass.evaluate("axe.run()")["violations"] == []

@@ -15,7 +15,7 @@ from webapp.clock import db_now
 from webapp.config import load
 from webapp.extensions import db
 from webapp.pages import waiting
-from webapp.pages.verify import mask
+from webapp.pages.links import mask
 from webapp.users import User
 from webapp.verification import VerifyEmail
 

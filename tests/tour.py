@@ -130,6 +130,52 @@ class Tour:
         self.open(link, "already verified")
         self.open("/signup", "signup: signed in")
         self.open("/verify/garbage", "invalid link")
+        self.account()
+        self.forgotten()
+
+    def account(self) -> None:
+        for path in ("/account/sessions", "/account/export"):
+            self.open(path)
+        self.page.goto("/account/profile")
+        self.fill(username="not@name")
+        self.press("/account/profile", "profile with errors")
+        self.open("/account/email")
+        self.press("/account/email", "address with errors")
+        self.fill(email="new@example.com", password=PASSWORD)
+        self.press("/account/email", "address: on its way")
+        self.fill(code="1")
+        self.press("/account/email/code", "address: wrong code")
+        self.send_due()
+        link = self.smtp.mails[-1].link
+        self.open(link, "address: confirm")
+        self.press("/account/email/confirm", "account: address changed")
+        self.open(link, "address: used link")
+        self.open("/account/email/confirm/garbage", "address: invalid link")
+        self.page.goto("/account/delete")
+        self.press("/account/delete", "delete with errors")
+        self.send_due()
+        link = self.smtp.mails[-1].link
+        self.open(link, "put back")
+        self.press("/account/email/revoke", "put back: done")
+        self.open(link, "put back: used link")
+        self.open("/account/email/revoke/garbage", "put back: invalid link")
+
+    def forgotten(self) -> None:
+        self.open("/forgot")
+        self.press("/forgot", "forgot with errors")
+        self.fill(email="mick@gmail.com")
+        self.press("/forgot", "forgot: sent")
+        self.send_due()
+        self.open(self.smtp.to("mick@gmail.com")[-1].link, "reset")
+        self.fill(password="password")
+        self.press("/reset", "reset: weak password")
+        self.fill(password=PASSWORD)
+        self.press("/reset", "login, with a new password")
+        self.fill(identifier="mick@gmail.com", password=PASSWORD)
+        self.press("/login", "account")
+        self.open("/account/password")
+        self.press("/account/password", "password with errors")
+        self.open("/reset/garbage", "reset: invalid link")
 
     def mailbox(self) -> None:
         """What is in the development mailbox is what was sent until now."""

@@ -14,6 +14,9 @@ from webapp.extensions import Model, db
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
 
+# What its browser says of itself.
+asked_with: ContextVar[str] = ContextVar("asked_with", default="")
+
 # The operator who acts now: a user's number, or whose command it is.
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
 
@@ -23,9 +26,10 @@ DETAIL_MAX = 300
 class AuditEvent(Model):
     """One thing that somebody did: `user_id` is whom it is about, `actor` the operator who did it.
 
-    `action` of people: signed_up, address_changed, disowned, owned_again, verified, signed_in, signed_out,
-    sign_in_failed; of operators: mail_retried, mail_canceled, mail_tested, paused, resumed, pruned, user_created,
-    role_changed.
+    `action` of people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
+    others_signed_out, sign_in_failed, address_asked, address_called_off, address_changed, address_put_back, renamed,
+    exported, account_deleted, reset_asked, password_reset, password_changed; of operators: mail_retried,
+    mail_canceled, mail_tested, paused, resumed, pruned, user_created, role_changed.
     """
 
     __tablename__ = "audit_events"

@@ -51,14 +51,7 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
     """
     # One guess at a time for an address: else a hundred at once would all be the first.
     users.lock(user.email_key, user.username_key)
-    if _are_used_up(user):
-        db.session.rollback()
-        raise TooManyTries
-    proof = verification.current_for(user)
-    if proof is None or not _matches(proof, typed):
-        db.session.add(CodeTry(user_id=user.id, email_key=user.email_key, tried_at=db_now()))
-        db.session.commit()
-        raise CodeWrong
+    proof = judge(user, user.email_key, verification.current_for(user), typed)
     try:
         return verification.confirm(proof.id, username=username)
     except AlreadyVerified:
@@ -67,12 +60,29 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
         raise CodeWrong from error
 
 
-def _are_used_up(user: User) -> bool:
-    of_signup = select(func.count()).where(CodeTry.user_id == user.id).scalar_subquery()
+def judge(user: User, email_key: str, proof: VerifyEmail | None, typed: str) -> VerifyEmail:
+    """Return the proof whose code this is; a wrong one is counted for the address, which the caller has locked.
+
+    Raises CodeWrong or TooManyTries, and commits then.
+    """
+    if _are_used_up(user, email_key):
+        db.session.rollback()
+        raise TooManyTries
+    if proof is None or not _matches(proof, typed):
+        db.session.add(CodeTry(user_id=user.id, email_key=email_key, tried_at=db_now()))
+        db.session.commit()
+        raise CodeWrong
+    return proof
+
+
+def _are_used_up(user: User, email_key: str) -> bool:
+    of_user = CodeTry.user_id == user.id
+    # A signup has its tries for all its life, an account for a day: it is one for years.
+    if user.is_email_verified:
+        of_user &= CodeTry.tried_at > db_now(-DAY)
+    of_signup = select(func.count()).where(of_user).scalar_subquery()
     of_address = (
-        select(func.count())
-        .where(CodeTry.email_key == user.email_key, CodeTry.tried_at > db_now(-DAY))
-        .scalar_subquery()
+        select(func.count()).where(CodeTry.email_key == email_key, CodeTry.tried_at > db_now(-DAY)).scalar_subquery()
     )
     signups, addresses = db.session.execute(select(of_signup, of_address)).one()
     return bool(signups >= TRIES_OF_A_SIGNUP or addresses >= TRIES_OF_AN_ADDRESS)

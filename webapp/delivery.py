@@ -20,9 +20,9 @@ from webapp import (
     budget,
     claims,
     mails,
-    operations,
     outbox,
     pace,
+    recovery,
     totals,
     users,
     verification,
@@ -32,7 +32,7 @@ from webapp.attempts import Failure
 from webapp.batches import Batch, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
-from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, VERIFY_TEMPLATE
+from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
@@ -161,6 +161,9 @@ def _choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
 
     Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
     """
+    for email in claimed:
+        if email.template == recovery.TEMPLATE and email.user_id is None:
+            recovery.find_owner(email)
     proofs = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
     owners = users.verified([proof.email_key for proof in proofs.values()])
     chosen = {email.id: proofs[email.verify_email_id] for email in claimed if email.verify_email_id in proofs}
@@ -174,7 +177,7 @@ def _choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
         owner = owners.get(proof.email_key)
         if owner is None:
             # The person may have chosen another language since.
-            email.template, email.locale = VERIFY_TEMPLATE, proof.user.locale
+            email.template, email.locale = LINK_TEMPLATES[proof.purpose], proof.user.locale
         else:
             email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
             # An existing account is written to at its own spelling only.
@@ -240,8 +243,10 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     """
     while True:
         try:
-            if email.template == VERIFY_TEMPLATE and email.verify_email_id:
-                claims.settle(email, reply, verification.HANDED_OFF, **verification.hand_off(email.verify_email_id))
+            purpose = mails.link_purpose(email)
+            if email.verify_email_id and purpose:
+                hand_off = verification.hand_off(email.verify_email_id, purpose)
+                claims.settle(email, reply, verification.HANDED_OFF, **hand_off)
             else:
                 claims.settle(email, reply)
             db.session.commit()
@@ -256,9 +261,11 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
 def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
     """Return why nobody needs this mail any more, if so."""
-    if email.user_id is None and email.template != operations.TEST_TEMPLATE:
-        return "its user is gone"
-    if email.template != VERIFY_TEMPLATE or email.verify_email_id is None:
+    if email.user_id is None and email.template not in OWNERLESS:
+        return "nobody has this address" if email.template == recovery.TEMPLATE else "its user is gone"
+    if email.to_address == outbox.FORGOTTEN:
+        return "its address is forgotten"
+    if mails.link_purpose(email) is None:
         return None
     if proof is None:
         return "its user is gone"

@@ -16,7 +16,7 @@ from structlog.typing import Processor
 
 # Raw tokens and addresses are in no log, whoever writes the line: gunicorn quotes a request that it cannot
 # parse, Postgres the row that broke a rule.
-TOKENS = (re.compile(r"(/(?:verify|reset)/)[^\s'\"]+"), r"\1<token>")
+TOKENS = (re.compile(r"(/(?:verify|reset|account/email/confirm|account/email/revoke)/)[^\s'\"]+"), r"\1<token>")
 ADDRESSES = (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
 
 SHARED: list[Any] = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Flask, current_app, render_template
-from flask_babel import force_locale, format_timedelta
+from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
 
-from webapp import operations, theme, verification
+from webapp import clock, notices, operations, recovery, theme, verification
 from webapp.extensions import db
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
@@ -18,7 +18,29 @@ from webapp.verification import VerifyEmail
 
 VERIFY_TEMPLATE = "verify_email"
 ACCOUNT_EXISTS_TEMPLATE = "account_exists"
-TEMPLATES = (VERIFY_TEMPLATE, ACCOUNT_EXISTS_TEMPLATE, operations.TEST_TEMPLATE)
+CHANGE_TEMPLATE = "change_email"
+TEMPLATES = (
+    VERIFY_TEMPLATE,
+    ACCOUNT_EXISTS_TEMPLATE,
+    CHANGE_TEMPLATE,
+    recovery.TEMPLATE,
+    *notices.TEMPLATES,
+    operations.TEST_TEMPLATE,
+)
+
+# What carries a link of each purpose.
+LINK_TEMPLATES = {
+    "signup": VERIFY_TEMPLATE,
+    "change": CHANGE_TEMPLATE,
+    "revoke": notices.ADDRESS_CHANGED,
+    "reset": recovery.TEMPLATE,
+}
+
+# What is sent even when it is nobody's.
+OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
+
+# What a notice may say of where it was done, beside the facts of its own.
+SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
 
 CLASSES = re.compile(r'class="([^"]+)"')
 # In the stylesheets: what follows from the accent.
@@ -33,29 +55,56 @@ def init_app(app: Flask) -> None:
 def compose(email: OutgoingEmail) -> Message:
     """Build the mail: the same at every call."""
     proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
-    secrets = {}
-    if proof is not None and email.template == VERIFY_TEMPLATE:
+    secrets: dict[str, Any] = {}
+    if proof is not None and link_purpose(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
-    message = render(email.template or VERIFY_TEMPLATE, email.locale or "en", email.to_address, **secrets)
+    message = render(
+        email.template or VERIFY_TEMPLATE,
+        email.locale or "en",
+        email.to_address,
+        at=email.created_at,
+        facts=email.facts or {},
+        **secrets,
+    )
     message.msgId = email.message_id
     return message
 
 
+def link_purpose(email: OutgoingEmail) -> str | None:
+    """Return what the mail's link is for, if it has the one that it was promised for, and is no other answer."""
+    return next((purpose for purpose, template in LINK_TEMPLATES.items() if template == email.template), None)
+
+
 def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
-    link = f"{current_app.config['PUBLIC_URL']}/verify/{'sample' * 7}"
-    return render(template, locale, "somebody@example.com", code=spaced("123456"), link=link)
+    purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
+    link = f"{current_app.config['PUBLIC_URL']}{verification.PATHS[purpose]}/{'sample' * 7}"
+    secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
+    return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
 
-def render(template: str, locale: str, address: str, **context: Any) -> Message:
-    """Return the mail of this folder of templates, for this address."""
+def render(
+    template: str,
+    locale: str,
+    address: str,
+    *,
+    at: datetime | None = None,
+    facts: dict[str, str] | None = None,
+    **secrets: str,
+) -> Message:
+    """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
     with force_locale(locale):
-        context |= {
+        context: dict[str, Any] = secrets | {
+            "facts": facts or {},
+            "when": format_datetime(at or clock.now(), "d MMMM y, HH:mm 'UTC'", rebase=False),
+            "where": where(facts or {}),
             "address": address,
             "lang": locale,
             "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
+            "reset_lives": lifetime(verification.lives("reset")),
+            "undo_lives": lifetime(verification.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
@@ -67,6 +116,16 @@ def render(template: str, locale: str, address: str, **context: Any) -> Message:
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )
+
+
+def where(facts: dict[str, str]) -> str:
+    """Return in words from where a person acted, as far as it is known."""
+    browser, system, network = (facts.get(name) for name in ("browser", "system", "network_address"))
+    if browser and system:
+        device = gettext("%(browser)s on %(system)s", browser=browser, system=system)
+    else:
+        device = browser or system or gettext("an unknown browser")
+    return str(gettext("%(device)s at %(address)s", device=device, address=network) if network else device)
 
 
 def spaced(code: str) -> str:

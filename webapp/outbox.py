@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from flask import current_app
 from sqlalchemy import (
+    JSON,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 # The class of error that was not the mail's fault.
 SERVER_FAILURE = "MailServer"
+
+# Stands for an address that is forgotten: no mail can be sent there.
+FORGOTTEN = "forgotten"
 
 # The smaller goes first.
 VERIFICATION_PRIORITY = 0
@@ -90,6 +94,8 @@ class OutgoingEmail(Model):
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))
+    # What a notice says besides: never a secret.
+    facts: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     # Mails that are limited together: those of one kind to one address.
     budget: Mapped[str | None] = mapped_column(String(280))
     priority: Mapped[int] = mapped_column(server_default="0")
@@ -126,6 +132,7 @@ def post(
     verify_email_id: uuid.UUID | None = None,
     template: str | None = None,
     locale: str | None = None,
+    facts: dict[str, str] | None = None,
     priority: int = NOTICE_PRIORITY,
     delay: float = 0,
     expires_in: float | None = None,
@@ -145,6 +152,7 @@ def post(
         template=template,
         locale=locale,
         to_address=to_address,
+        facts=facts,
         budget=budget,
         priority=priority,
         status="queued",
@@ -183,10 +191,30 @@ def cancel(verify_email_id: uuid.UUID, reason: str) -> set[str]:
     return {budget for budget in budgets if budget is not None}
 
 
-def latest_for(user_id: int) -> OutgoingEmail | None:
-    """Return the newest mail promised to this user."""
+def cancel_waiting(budget: str, reason: str) -> None:
+    """Cancel the mails of one kind to one address that wait; what is being claimed or sent goes on."""
+    waiting = (
+        select(OutgoingEmail.id)
+        .where(OutgoingEmail.budget == budget, OutgoingEmail.status == "queued")
+        # Its worker may wait for rows that the caller has locked.
+        .with_for_update(skip_locked=True)
+        .cte("waiting")
+    )
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(select(waiting.c.id)))
+        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error=reason),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this link."""
     return db.session.scalar(
-        select(OutgoingEmail).where(OutgoingEmail.user_id == user_id).order_by(OutgoingEmail.created_at.desc()).limit(1)
+        select(OutgoingEmail)
+        .where(OutgoingEmail.verify_email_id == verify_email_id)
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
     )
 
 

@@ -8,20 +8,22 @@ from typing import Any
 
 import structlog
 from flask import current_app
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
-from webapp import totals
+from webapp import operations, totals
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.codes import CodeTry
 from webapp.extensions import Model, db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox import FORGOTTEN, OutgoingEmail
 from webapp.sessions import UserSession
 from webapp.users import User
+from webapp.verification import VerifyEmail
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
+
 DAY = 86400.0
 
 
@@ -32,19 +34,22 @@ class Kind:
     model: type[Model]
     which: Callable[[], list[ColumnElement[bool]]]
     before: Callable[[Sequence[Any]], None] = lambda _ids: None
+    # What is forgotten of a row; without it, the row itself.
+    values: dict[str, Any] | None = None
 
     def count(self) -> int:
         return db.session.scalar(select(func.count()).select_from(self.model).where(*self.which())) or 0
 
     def forget(self) -> int:
-        """Delete one batch, and commit; return how many rows."""
+        """Forget one batch, and commit; return how many rows."""
         table = self.model.__table__
         # Others who prune, confirm or revive just now keep theirs.
         old = select(table.c.id).where(*self.which()).limit(BATCH).with_for_update(skip_locked=True)
         ids = db.session.scalars(old).all()
         if ids:
             self.before(ids)
-            db.session.execute(delete(self.model).where(table.c.id.in_(ids)))
+            forget = delete(self.model) if self.values is None else update(self.model).values(self.values)
+            db.session.execute(forget.where(table.c.id.in_(ids)), execution_options={"synchronize_session": False})
         db.session.commit()
         return len(ids)
 
@@ -103,7 +108,30 @@ def _sessions() -> list[ColumnElement[bool]]:
 
 
 def _code_tries() -> list[ColumnElement[bool]]:
-    return [CodeTry.tried_at < _long_ago()]
+    # They count for a day, and after that for the user that they are of.
+    is_nobodys = CodeTry.user_id.is_(None) & (CodeTry.tried_at < db_now(-DAY))
+    return [or_(CodeTry.tried_at < _long_ago(), is_nobodys)]
+
+
+def _links() -> list[ColumnElement[bool]]:
+    """Links that changed an account, or might have; that of a signup stays with it.
+
+    None that a mail still names: without it nobody could tell any more what the mail was about.
+    """
+    is_named = exists().where(OutgoingEmail.verify_email_id == VerifyEmail.id)
+    return [VerifyEmail.purpose != "signup", VerifyEmail.created_at < _long_ago(), ~is_named]
+
+
+def _addresses() -> list[ColumnElement[bool]]:
+    """Finished mails whose user is gone, once their address's limit no longer counts them: they keep no address."""
+    limits = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
+    counted = max([DAY, *(limit.get_expiry() for limit in limits)])
+    return [
+        OutgoingEmail.user_id.is_(None),
+        OutgoingEmail.to_address != FORGOTTEN,
+        or_(OutgoingEmail.template.is_(None), OutgoingEmail.template != operations.TEST_TEMPLATE),
+        OutgoingEmail.finished_at < db_now(-counted),
+    ]
 
 
 def _cancel_mails_of(user_ids: Sequence[Any]) -> None:
@@ -131,4 +159,6 @@ KINDS = {
     "audit_events": Kind(AuditEvent, _events),
     "sessions": Kind(UserSession, _sessions),
     "code_tries": Kind(CodeTry, _code_tries),
+    "links": Kind(VerifyEmail, _links),
+    "addresses": Kind(OutgoingEmail, _addresses, values={"to_address": FORGOTTEN, "budget": None, "facts": None}),
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp import audit
+from webapp import audit, devices
 from webapp.clock import db_now
 from webapp.extensions import Model, db
 from webapp.users import User
@@ -20,6 +21,10 @@ LONGEST_SECONDS = 90 * 86400.0
 
 # Writing down each request would cost a write each; idle time is counted in weeks.
 SEEN_SECONDS = 3600.0
+
+
+class PasswordChanged(Exception):
+    """The password that opened the session is the account's no more."""
 
 
 class UserSession(Model):
@@ -34,14 +39,33 @@ class UserSession(Model):
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    # As the browser called itself, and the network address that it was seen at last; of old ones neither is known.
+    browser: Mapped[str | None] = mapped_column(String(30))
+    system: Mapped[str | None] = mapped_column(String(30))
+    address: Mapped[str | None] = mapped_column(String(45))
 
     user: Mapped[User] = relationship(lazy="joined", innerjoin=True)
 
 
 def begin(user: User) -> str:
-    """Sign the user in, and commit; return the token that its browser keeps."""
+    """Sign the user in, and commit; return the token that its browser keeps. Raises PasswordChanged."""
+    # It ends all sessions, and this one might begin between that and the check of the former password.
+    kept = db.session.scalar(select(User.password_hash).where(User.id == user.id).with_for_update(read=True))
+    if kept != user.password_hash:
+        db.session.rollback()
+        raise PasswordChanged
     token = secrets.token_urlsafe(32)
-    db.session.add(UserSession(token_hash=_hashed(token), user_id=user.id, created_at=db_now(), seen_at=db_now()))
+    db.session.add(
+        UserSession(
+            token_hash=hashed(token),
+            user_id=user.id,
+            created_at=db_now(),
+            seen_at=db_now(),
+            browser=devices.browser(audit.asked_with.get()),
+            system=devices.system(audit.asked_with.get()),
+            address=audit.asked_from.get(),
+        )
+    )
     audit.record("signed_in", user.id)
     db.session.commit()
     return token
@@ -57,8 +81,8 @@ def touch(token: str) -> None:
     """Note that the session is used, once in a while. The caller commits."""
     db.session.execute(
         update(UserSession)
-        .where(UserSession.token_hash == _hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
-        .values(seen_at=db_now())
+        .where(UserSession.token_hash == hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
+        .values(seen_at=db_now(), address=audit.asked_from.get())
     )
 
 
@@ -66,12 +90,39 @@ def end(token: str) -> None:
     """Sign out this browser, and commit."""
     if found := _find(token):
         audit.record("signed_out", found.user_id)
-    _revoke(UserSession.token_hash == _hashed(token))
+    _revoke(UserSession.token_hash == hashed(token))
+    db.session.commit()
 
 
 def end_all(user: User) -> None:
     """Sign out every browser of this user, and commit."""
+    revoke_all(user)
+    db.session.commit()
+
+
+def revoke_all(user: User) -> None:
+    """Sign out every browser of this user. The caller commits."""
     _revoke(UserSession.user_id == user.id)
+
+
+def end_others(user: User, token: str) -> None:
+    """Sign out every browser of this user but the one that has this token, and commit."""
+    if _revoke(UserSession.user_id == user.id, UserSession.token_hash != hashed(token)):
+        audit.record("others_signed_out", user.id)
+    db.session.commit()
+
+
+def end_one(user: User, session_id: int) -> None:
+    """Sign out one browser of this user, and commit; nobody else's."""
+    if _revoke(UserSession.user_id == user.id, UserSession.id == session_id):
+        audit.record("other_signed_out", user.id)
+    db.session.commit()
+
+
+def of(user: User) -> Sequence[UserSession]:
+    """Return where this user is signed in, the last seen first."""
+    query = select(UserSession).where(UserSession.user_id == user.id, *_alive())
+    return db.session.scalars(query.order_by(UserSession.seen_at.desc(), UserSession.id.desc())).all()
 
 
 def refuse() -> None:
@@ -81,20 +132,29 @@ def refuse() -> None:
 
 
 def _find(token: str) -> UserSession | None:
-    return db.session.scalar(
-        select(UserSession).where(
-            UserSession.token_hash == _hashed(token),
-            UserSession.revoked_at.is_(None),
-            UserSession.seen_at > db_now(-IDLE_SECONDS),
-            UserSession.created_at > db_now(-LONGEST_SECONDS),
-        )
+    return db.session.scalar(select(UserSession).where(UserSession.token_hash == hashed(token), *_alive()))
+
+
+def _alive() -> list[ColumnElement[bool]]:
+    return [
+        UserSession.revoked_at.is_(None),
+        UserSession.seen_at > db_now(-IDLE_SECONDS),
+        UserSession.created_at > db_now(-LONGEST_SECONDS),
+    ]
+
+
+def _revoke(*which: ColumnElement[bool]) -> int:
+    """End these sessions, and return how many there were. The caller commits."""
+    ended = db.session.scalars(
+        update(UserSession)
+        .where(*which, UserSession.revoked_at.is_(None))
+        .values(revoked_at=db_now())
+        .returning(UserSession.id),
+        execution_options={"synchronize_session": False},
     )
+    return len(ended.all())
 
 
-def _revoke(which: ColumnElement[bool]) -> None:
-    db.session.execute(update(UserSession).where(which, UserSession.revoked_at.is_(None)).values(revoked_at=db_now()))
-    db.session.commit()
-
-
-def _hashed(token: str) -> str:
+def hashed(token: str) -> str:
+    """Return what is kept of a session's token."""
     return hashlib.sha256(token.encode()).hexdigest()

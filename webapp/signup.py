@@ -7,7 +7,7 @@ import uuid
 from flask import current_app
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, outbox, users, verification
+from webapp import audit, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -55,9 +55,9 @@ def sign_up(
         created_at=db_now(),
     )
     db.session.add(user)
-    proof = verification.begin(user, "signup", verification_id)
+    proof = verification.begin(user, "signup", verification_id=verification_id)
     try:
-        email = _post_link(user, proof, delay=delay())
+        email = _post_link(user, proof, after=delay())
     except IntegrityError:
         db.session.rollback()
         return db.session.get_one(VerifyEmail, verification_id).user, None
@@ -77,7 +77,7 @@ def resend(user: User) -> OutgoingEmail | None:
     The link stays the same. Who signed up before verification existed gets a first one.
     """
     current = verification.current_for(user) or verification.begin(user, "signup")
-    email = _post_link(user, current, delay=0)
+    email = _post_link(user, current)
     db.session.commit()
     return email
 
@@ -100,22 +100,12 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
     if former := verification.current_for(user):
         verification.void(former, CHANGED)
     user.email, user.email_key = address.mailed, address.key
-    email = _post_link(user, verification.begin(user, "signup"), delay=0)
+    email = _post_link(user, verification.begin(user, "signup"))
     audit.record("address_changed", user.id)
     db.session.commit()
     return email
 
 
-def _post_link(user: User, proof: VerifyEmail, *, delay: float) -> OutgoingEmail | None:
-    db.session.flush()
-    return outbox.post(
-        to_address=user.email,
-        user_id=user.id,
-        verify_email_id=proof.id,
-        dedupe_key=f"verify:{proof.id}",
-        budget=f"{proof.purpose}:{proof.email_key}",
-        locale=user.locale,
-        priority=outbox.VERIFICATION_PRIORITY,
-        delay=delay,
-        expires_in=users.PURGE_AFTER if user.purge_at is not None else None,
-    )
+def _post_link(user: User, proof: verification.VerifyEmail, *, after: float = 0) -> OutgoingEmail | None:
+    expires_in = users.PURGE_AFTER if user.purge_at is not None else None
+    return verification.post_link(proof, to_address=user.email, delay=after, expires_in=expires_in)

@@ -10,6 +10,7 @@ from datetime import datetime
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
 from sqlalchemy import ColumnElement, Index, ScalarSelect, String, Update, case, func, or_, select, update
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -91,6 +92,10 @@ def speak(user: User, locale: str) -> None:
     db.session.commit()
 
 
+class UserGone(Exception):
+    """The account was deleted meanwhile."""
+
+
 class UsernameTaken(Exception):
     """Somebody else holds this username."""
 
@@ -151,6 +156,20 @@ def username_key(username: str) -> str:
 def find_verified(*, email_key: str) -> User | None:
     """Return the account that has proved this address."""
     return db.session.scalar(select(User).where(User.email_verified_at.is_not(None), User.email_key == email_key))
+
+
+def find_by_address(email_key: str) -> User | None:
+    """Return who has this address: the account that proved it, else from before verification, else the newest."""
+    return db.session.scalar(
+        select(User)
+        .where(User.email_key == email_key)
+        .order_by(
+            case((User.email_verified_at.is_not(None), 0), else_=1),
+            case((User.purge_at.is_(None), 0), else_=1),
+            User.id.desc(),
+        )
+        .limit(1)
+    )
 
 
 def verified(email_keys: Sequence[str]) -> dict[str, User]:
@@ -249,6 +268,15 @@ def extended_purge(user_id: ScalarSelect[int]) -> Update:
     """Return what gives a pending user the full time again; users from before verification have no end."""
     purged = table(User)
     return update(purged).where(User.id == user_id, User.purge_at.is_not(None)).values(purge_at=db_now(PURGE_AFTER))
+
+
+def hold(user: User) -> None:
+    """Read the user anew, and let nobody else change it until the commit. Raises UserGone."""
+    try:
+        db.session.refresh(user, with_for_update=True)
+    except InvalidRequestError as error:
+        db.session.rollback()
+        raise UserGone from error
 
 
 def lock(email_key: str, username_key: str) -> None:

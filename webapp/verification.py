@@ -19,7 +19,20 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 from webapp import audit, budget, outbox, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db, table
+from webapp.outbox import OutgoingEmail
 from webapp.users import User
+
+# What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
+# back the address that an account had, or lets its owner set another password.
+PATHS = {
+    "signup": "/verify",
+    "change": "/account/email/confirm",
+    "revoke": "/account/email/revoke",
+    "reset": "/reset",
+}
+
+# How long a changed address can be put back, from the hand-off of the mail that says so.
+REVOKE_SECONDS = 86400
 
 DISOWNED = "disowned by its recipient"
 OUTRUN = "address verified by another signup"
@@ -52,6 +65,9 @@ class VerifyEmail(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     email_key: Mapped[str] = mapped_column(String(users.EMAIL_MAX))
+    # What the account's address becomes, and the session (as a hash) that asked; a signup's link has neither.
+    email: Mapped[str | None] = mapped_column(String(users.EMAIL_MAX))
+    asked_by: Mapped[str | None] = mapped_column(String(64))
     purpose: Mapped[str] = mapped_column(String(10))
     key_id: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
@@ -65,12 +81,21 @@ class VerifyEmail(Model):
     user: Mapped[User] = relationship()
 
 
-def begin(user: User, purpose: str, verification_id: uuid.UUID | None = None) -> VerifyEmail:
-    """Add a verification of the user's address, as part of the caller's transaction."""
+def begin(
+    user: User,
+    purpose: str,
+    *,
+    verification_id: uuid.UUID | None = None,
+    becomes: users.Address | None = None,
+    asked_by: str | None = None,
+) -> VerifyEmail:
+    """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
     verification = VerifyEmail(
         id=verification_id or uuid.uuid4(),
         user=user,
-        email_key=user.email_key,
+        email_key=becomes.key if becomes else user.email_key,
+        email=becomes.mailed if becomes else None,
+        asked_by=asked_by,
         purpose=purpose,
         key_id=next(iter(_keys())),
         created_at=db_now(),
@@ -79,12 +104,46 @@ def begin(user: User, purpose: str, verification_id: uuid.UUID | None = None) ->
     return verification
 
 
-def current_for(user: User) -> VerifyEmail | None:
+def post_link(
+    verification: VerifyEmail,
+    *,
+    to_address: str,
+    delay: float = 0,
+    expires_in: float | None = None,
+) -> OutgoingEmail | None:
+    """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
+    db.session.flush()
+    return outbox.post(
+        to_address=to_address,
+        user_id=verification.user_id,
+        verify_email_id=verification.id,
+        dedupe_key=f"verify:{verification.id}",
+        budget=f"{verification.purpose}:{verification.email_key}",
+        locale=verification.user.locale,
+        priority=outbox.VERIFICATION_PRIORITY,
+        delay=delay,
+        expires_in=expires_in,
+    )
+
+
+def latest_mail(user: User) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this signup: no other is for its browser to know of."""
+    return db.session.scalar(
+        select(OutgoingEmail)
+        .join(VerifyEmail, VerifyEmail.id == OutgoingEmail.verify_email_id)
+        .where(OutgoingEmail.user_id == user.id, VerifyEmail.purpose == "signup")
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
     """Return the user's newest verification, but for those that were withdrawn on the user's side."""
     return db.session.scalar(
         select(VerifyEmail)
         .where(
             VerifyEmail.user_id == user.id,
+            VerifyEmail.purpose == purpose,
             # One that the owner outran stays the current one, though it is void: else what its browser
             # can do, and what we do for it, would tell that the owner verified.
             or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
@@ -113,7 +172,7 @@ def ensure_key(verification: VerifyEmail) -> None:
 
 
 def link(verification: VerifyEmail) -> str:
-    return f"{current_app.config['PUBLIC_URL']}/verify/{token(verification)}"
+    return f"{current_app.config['PUBLIC_URL']}{PATHS[verification.purpose]}/{token(verification)}"
 
 
 def token(verification: VerifyEmail) -> str:
@@ -127,8 +186,8 @@ def code(verification: VerifyEmail) -> str:
     return f"{int.from_bytes(_mac(verification, 'code')[:8], 'big') % 1_000_000:06}"
 
 
-def find(token_text: str) -> VerifyEmail:
-    """Return what a link is for, without judging its state. Raises LinkInvalid."""
+def find(token_text: str, purpose: str = "signup") -> VerifyEmail:
+    """Return what a link of this purpose is for, without judging its state. Raises LinkInvalid."""
     try:
         raw = base64.urlsafe_b64decode(token_text.encode("ascii") + b"=")
     except (binascii.Error, UnicodeEncodeError) as error:
@@ -136,7 +195,7 @@ def find(token_text: str) -> VerifyEmail:
     if len(raw) != TOKEN_BYTES:
         raise LinkInvalid
     verification = db.session.get(VerifyEmail, uuid.UUID(bytes=raw[:16]))
-    if verification is None or verification.key_id not in _keys():
+    if verification is None or verification.purpose != purpose or verification.key_id not in _keys():
         raise LinkInvalid
     # Compared as text, since several texts decode to the same bytes.
     if not hmac.compare_digest(token(verification), token_text):
@@ -162,14 +221,27 @@ def confirm(
     username: str | None = None,
     password_hash: str | None = None,
 ) -> User:
-    """Make the user verified and commit; of rivals for one address, the first wins.
+    """Make the user verified, and commit. As prove()."""
+    verification = db.session.get_one(VerifyEmail, verification_id)
+    user = prove(verification, holder=holder, username=username, password_hash=password_hash)
+    commit()
+    return user
+
+
+def prove(
+    verification: VerifyEmail,
+    *,
+    holder: User | None = None,
+    username: str | None = None,
+    password_hash: str | None = None,
+) -> User:
+    """Make the user verified, as part of the caller's transaction; of rivals for one address, the first wins.
 
     `holder` is the pending user of the browser that has the link: a link proves its address, whichever
     signup of that address it was sent for.
     `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
     Raises AlreadyVerified, LinkInvalid, LinkExpired or UsernameTaken.
     """
-    verification = db.session.get_one(VerifyEmail, verification_id)
     user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
     users.lock(user.email_key, users.username_key(name))
@@ -187,19 +259,23 @@ def confirm(
     if password_hash is not None:
         user.password_hash = password_hash
     user.username, user.username_key = name, users.username_key(name)
-    if user is not verification.user and (own := current_for(user)):
+    if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
         outbox.cancel(own.id, "verified meanwhile")
     audit.record("verified", user.id)
     void_rivals(verification.email_key, but=verification)
     outbox.cancel(verification.id, "verified meanwhile")
+    return user
+
+
+def commit() -> None:
+    """Commit what a link proved. Raises LinkInvalid."""
     try:
         db.session.commit()
     except IntegrityError as error:
         # Who verified this address by another signup owns it; this link is void with that.
         db.session.rollback()
         raise LinkInvalid from error
-    return user
 
 
 def void(verification: VerifyEmail, reason: str) -> None:
@@ -237,13 +313,20 @@ HANDED_OFF = (
 )
 
 
-def hand_off(verification_id: uuid.UUID) -> dict[str, Any]:
+def hand_off(verification_id: uuid.UUID, purpose: str) -> dict[str, Any]:
     """Return the parameters of HANDED_OFF."""
     return {
         "proof": verification_id,
-        "link_lives": current_app.config["VERIFY_EMAIL_TTL"],
+        "link_lives": lives(purpose),
         "code_lives": current_app.config["VERIFY_CODE_TTL"],
     }
+
+
+def lives(purpose: str) -> int:
+    """Return how many seconds a link works, from its hand-off."""
+    if purpose == "revoke":
+        return REVOKE_SECONDS
+    return int(current_app.config["RESET_EMAIL_TTL" if purpose == "reset" else "VERIFY_EMAIL_TTL"])
 
 
 def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:

@@ -7,9 +7,14 @@ from flask import Flask, Response, abort, current_app, request
 from webapp import audit
 from webapp.pages import (
     account,
+    address,
     advice,
     assets,
+    confirm_address,
+    deletion,
     errors,
+    export,
+    forgot,
     health,
     home,
     language,
@@ -17,6 +22,11 @@ from webapp.pages import (
     mailbox,
     metrics,
     ops,
+    password,
+    profile,
+    put_back,
+    reset,
+    sessions,
     signed_in,
     signup,
     verify,
@@ -33,7 +43,8 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    for page in (health, metrics, home, signup, waiting, verify, login, account, ops):
+    of_account = (account, password, profile, address, confirm_address, put_back, sessions, export, deletion)
+    for page in (health, metrics, home, signup, waiting, verify, login, forgot, reset, *of_account, ops):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
@@ -51,6 +62,7 @@ def init_app(app: Flask) -> None:
 
 def _note_where_from() -> None:
     audit.asked_from.set(request.remote_addr)
+    audit.asked_with.set(request.user_agent.string)
     audit.acting.set(None)
 
 

@@ -11,8 +11,8 @@ from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import MultiDict
-from wtforms import Field, PasswordField
-from wtforms.validators import InputRequired, Length, ValidationError
+from wtforms import Field, PasswordField, StringField
+from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
 from webapp import passwords, users
 
@@ -76,6 +76,32 @@ class LongEnough:
             raise ValidationError(_("Please use at least %(minimum)s characters.", minimum=minimum))
 
 
+def western(text: str | None) -> str:
+    """Return the text with the digits of every script as ours."""
+    return "".join(str(unicodedata.decimal(char, char)) for char in text or "")
+
+
+def code_field() -> StringField:
+    return StringField(
+        _("Code from the mail"),
+        filters=[strip, western],
+        # Whoever copies the whole sentence means the digits in it.
+        validators=[DataRequired(_("Please type the six digits.")), Length(max=200, message=_("That is too long."))],
+        description=_("Six digits. They work in this browser only."),
+        render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
+    )
+
+
+def read_address(field: Field) -> users.Address:
+    """Raises ValidationError."""
+    try:
+        return users.parse_address(field.data)
+    except users.AddressInvalid as error:
+        raise ValidationError(
+            _("Please check this address: it should look like name@example.com, in plain letters before the @.")
+        ) from error
+
+
 def refuse_weak(field: Field, *words: str) -> None:
     """Refuse what is among the first guesses: common and breached passwords, and the person's own words."""
     parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
@@ -99,3 +125,32 @@ def username_advice(error: users.UsernameInvalid) -> Any:
     if error.reason == "length":
         return _("Please use at most %(max)d characters.", max=users.USERNAME_MAX)
     return _("Please use only letters, digits, dots, hyphens and underscores.")
+
+
+class NameFields:
+    """What an account is called: the same fields and rules wherever they are asked."""
+
+    username = StringField(
+        _("Username"),
+        filters=[strip],
+        validators=[DataRequired(_("Please choose a username."))],
+        description=_("Letters, digits, dots, hyphens and underscores. You can sign in with it."),
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    full_name = StringField(
+        _("Full name"),
+        filters=[strip],
+        validators=[
+            Length(max=users.FULL_NAME_MAX, message=_("Please use at most %(max)d characters.")),
+            OneLine(),
+        ],
+        render_kw={"autocomplete": "name"},
+    )
+
+    name: str
+
+    def validate_username(self, field: StringField) -> None:
+        try:
+            self.name = users.normalize_username(field.data)
+        except users.UsernameInvalid as error:
+            raise ValidationError(username_advice(error)) from error

@@ -6,13 +6,13 @@ from flask import Blueprint, abort, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
-from wtforms import PasswordField, StringField
-from wtforms.validators import DataRequired, InputRequired, Length
+from wtforms import StringField
+from wtforms.validators import DataRequired, Length
 
-from webapp import passwords, sessions, users
+from webapp import sessions, users
 from webapp.pages import limits, waiting
 from webapp.pages.forms import Form, strip
-from webapp.pages.signed_in import forget, sign_in
+from webapp.pages.signed_in import current_password_field, forget, sign_in
 
 blueprint = Blueprint("login", __name__)
 
@@ -27,14 +27,7 @@ class LoginForm(Form):
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
-    password = PasswordField(
-        _("Password"),
-        validators=[
-            InputRequired(_("Please enter your password.")),
-            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
-        ],
-        render_kw={"autocomplete": "current-password"},
-    )
+    password = current_password_field()
 
 
 @blueprint.get("/login")
@@ -73,7 +66,7 @@ def sign_out() -> ResponseReturnValue:
     form = Form()
     if session and not form.validate():
         if current_user.is_authenticated:
-            return render_template("account.html", form=form), form.status
+            return render_template("account/hub.html", form=form), form.status
         abort(400)
     forget()
     return redirect(url_for("home.show"), 303)

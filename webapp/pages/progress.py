@@ -1,4 +1,4 @@
-"""What is told of a signup's mail: where it is, and since when. The same for every address, whoever has it."""
+"""What is told of a link's mail: where it is, and since when. The same for every address, whoever has it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from flask_babel import format_timedelta
 from webapp import breaker, clock
 from webapp.backlog import CANCELED_BY_OPERATOR
 from webapp.outbox import SERVER_FAILURE, OutgoingEmail
-from webapp.users import User
 
 # A mail that is due for longer waits for something: a worker, or its turn.
 SLOW_SECONDS = 5
@@ -47,10 +46,10 @@ class Progress:
         return self.state in {"none", "sent", "failed"}
 
 
-def of(user: User, email: OutgoingEmail | None) -> Progress:
+def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
     # Asked in any case: what an answer takes must not tell one address from another.
     is_down = breaker.is_open()
-    state = _state(user, email, is_down=is_down)
+    state = _state(email, is_verified=is_verified, is_down=is_down)
     if email is None:
         return Progress(state)
     now = clock.now()
@@ -66,8 +65,8 @@ def of(user: User, email: OutgoingEmail | None) -> Progress:
     )
 
 
-def _state(user: User, email: OutgoingEmail | None, *, is_down: bool) -> str:
-    if user.is_email_verified:
+def _state(email: OutgoingEmail | None, *, is_verified: bool, is_down: bool) -> str:
+    if is_verified:
         return "verified"
     if email is None:
         return "none"

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from flask import Flask, session
+from flask import Flask, abort, redirect, session, url_for
+from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
+from werkzeug import Response
+from wtforms import PasswordField
+from wtforms.validators import InputRequired, Length
 
-from webapp import extensions, sessions
+from webapp import extensions, passwords, sessions, users
+from webapp.extensions import db
+from webapp.pages import limits
 from webapp.users import User
 
 
-def init_app(_app: Flask) -> None:
-    extensions.login.login_view = "login.show"
-    extensions.login.login_message = None
+def init_app(app: Flask) -> None:
+    extensions.login.unauthorized_handler(_ask_to_sign_in)
     extensions.login.user_loader(load)
+    app.register_error_handler(users.UserGone, lambda _error: _ask_to_sign_in())
+
+
+def _ask_to_sign_in() -> Response:
+    return redirect(url_for("login.show"), 303)
 
 
 def load(token: str) -> User | None:
@@ -25,7 +35,10 @@ def load(token: str) -> User | None:
 def sign_in(user: User) -> None:
     """Begin a new session: what this browser held before must not become the account's."""
     forget()
-    user.session_token = sessions.begin(user)
+    try:
+        user.session_token = sessions.begin(user)
+    except sessions.PasswordChanged:
+        abort(_ask_to_sign_in())
     login_user(user)
 
 
@@ -34,3 +47,47 @@ def forget() -> None:
     if current_user.is_authenticated:
         sessions.end(current_user.session_token)
     session.clear()
+
+
+def me() -> User:
+    """Return who is signed in, on a page that asks for it."""
+    user: User = current_user._get_current_object()  # noqa: SLF001 - Werkzeug's own way to what a proxy stands for
+    return user
+
+
+def note_seen() -> None:
+    """Write down that the session is used, once in a while; for pages that are merely shown."""
+    # A transaction of its own: on SQLite one that began by reading may not write.
+    db.session.commit()
+    sessions.touch(current_user.session_token)
+    db.session.commit()
+
+
+def current_password_field(label: str = _("Password")) -> PasswordField:
+    return PasswordField(
+        label,
+        validators=[
+            InputRequired(_("Please enter your password.")),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "current-password"},
+    )
+
+
+def knows_password(user: User, field: PasswordField) -> bool:
+    """Return whether the person knows the account's password; else say so at the field.
+
+    Failures count with those of sign-in. Raises TooManyRequests. No transaction is open after it.
+    """
+    failures = {"RATELIMIT_LOGIN_ACCOUNT": user.email_key, "RATELIMIT_LOGIN_IP": limits.network()}
+    for limit, key in failures.items():
+        limits.check(limit, key)
+    # None stays open while a password is hashed.
+    db.session.commit()
+    if passwords.verify(user.password_hash, field.data or ""):
+        return True
+    sessions.refuse()
+    for limit, key in failures.items():
+        limits.spend(limit, key)
+    field.errors = [_("This is not your password. Please try again.")]
+    return False

@@ -11,33 +11,17 @@ from flask import Blueprint, current_app, redirect, render_template, session, ur
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from wtforms import EmailField, HiddenField, PasswordField, StringField
-from wtforms.validators import DataRequired, Length, ValidationError
+from wtforms import EmailField, HiddenField, PasswordField
+from wtforms.validators import DataRequired
 
 from webapp import passwords, signup, tasks, users
 from webapp.pages import limits, mail_hosts, waiting
-from webapp.pages.forms import Form, OneLine, new_password_field, refuse_weak, strip, username_advice
+from webapp.pages.forms import Form, NameFields, new_password_field, read_address, refuse_weak, strip
 
 blueprint = Blueprint("signup", __name__)
 
 
-class SignupForm(Form):
-    username = StringField(
-        _("Username"),
-        filters=[strip],
-        validators=[DataRequired(_("Please choose a username."))],
-        description=_("Letters, digits, dots, hyphens and underscores. You can sign in with it."),
-        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
-    )
-    full_name = StringField(
-        _("Full name"),
-        filters=[strip],
-        validators=[
-            Length(max=users.FULL_NAME_MAX, message=_("Please use at most %(max)d characters.")),
-            OneLine(),
-        ],
-        render_kw={"autocomplete": "name"},
-    )
+class SignupForm(NameFields, Form):
     email = EmailField(
         _("E-mail address"),
         filters=[strip],
@@ -50,24 +34,12 @@ class SignupForm(Form):
     nonce = HiddenField()
 
     address: users.Address
-    name: str
-
-    def validate_username(self, field: StringField) -> None:
-        try:
-            self.name = users.normalize_username(field.data)
-        except users.UsernameInvalid as error:
-            raise ValidationError(username_advice(error)) from error
 
     def validate_password(self, field: PasswordField) -> None:
         refuse_weak(field, self.username.data, self.full_name.data, self.email.data)
 
     def validate_email(self, field: EmailField) -> None:
-        try:
-            self.address = users.parse_address(field.data)
-        except users.AddressInvalid as error:
-            raise ValidationError(
-                _("Please check this address: it should look like name@example.com, in plain letters before the @.")
-            ) from error
+        self.address = read_address(field)
 
 
 @blueprint.get("/signup")

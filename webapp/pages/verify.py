@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from wtforms import HiddenField, PasswordField, StringField
@@ -10,16 +10,13 @@ from wtforms.validators import Length, Optional, ValidationError
 
 from webapp import passwords, signup, tasks, users, verification
 from webapp.extensions import db
-from webapp.pages import waiting
+from webapp.pages import links, waiting
 from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
 
 blueprint = Blueprint("verify", __name__)
-
-COOKIE = "link"
-COOKIE_SECONDS = 3600
 
 
 class ConfirmForm(Form):
@@ -52,10 +49,10 @@ def follow(token: str) -> ResponseReturnValue:
     except AlreadyVerified:
         pass
     except LinkExpired:
-        return _with_cookie(_expired(), token)
+        return links.keep(_expired(), token, "/verify")
     except LinkInvalid:
         return _invalid()
-    return _with_cookie(redirect(url_for("verify.show"), 303), token)
+    return links.keep(redirect(url_for("verify.show"), 303), token, "/verify")
 
 
 @blueprint.get("/verify")
@@ -85,7 +82,7 @@ def confirm() -> ResponseReturnValue:
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("verify/disowned.html", form=Form())
-        holder = _holder(proof)
+        holder = waiting.holder(proof.email_key)
         # No transaction stays open while a password is hashed.
         db.session.commit()
         password_hash = _prove(form, proof.user, holder)
@@ -106,7 +103,7 @@ def confirm() -> ResponseReturnValue:
         return _invalid()
     sign_in(user)
     response = make_response(redirect(url_for("account.show"), 303))
-    response.delete_cookie(COOKIE, path="/verify")
+    links.drop(response, "/verify")
     return response
 
 
@@ -150,15 +147,7 @@ def renewed() -> str:
 
 def _opened() -> VerifyEmail:
     """Return what the link opened last in this browser is for. Raises LinkInvalid."""
-    return verification.find(request.cookies.get(COOKIE, ""))
-
-
-def _holder(proof: VerifyEmail) -> User | None:
-    """Return whom this browser signed up with the link's address, if it was lately enough to need no password."""
-    user = waiting.pending_user()
-    if user is None or user.email_key != proof.email_key or user.is_email_verified or not waiting.may_confirm(user):
-        return None
-    return user
+    return verification.find(links.kept())
 
 
 def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
@@ -188,34 +177,15 @@ def _chosen_name(form: ConfirmForm) -> str | None:
 
 
 def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False) -> str:
+    holder = waiting.holder(proof.email_key)
     return render_template(
         "verify/confirm.html",
         form=form,
-        user=_holder(proof) or proof.user,
-        masked=mask(proof.user.email),
-        needs_password=_holder(proof) is None,
+        user=holder or proof.user,
+        masked=links.mask(proof.user.email),
+        needs_password=holder is None,
         needs_username=needs_username,
     )
-
-
-def mask(address: str) -> str:
-    """Return enough of an address for its owner to know it by."""
-    local, at, domain = address.rpartition("@")
-    return f"{local[:1]}{'•' * min(6, max(1, len(local) - 1))}{at}{domain}"
-
-
-def _with_cookie(page: ResponseReturnValue, token: str) -> ResponseReturnValue:
-    response = make_response(page)
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=COOKIE_SECONDS,
-        path="/verify",
-        secure=current_app.config["SESSION_COOKIE_SECURE"],
-        httponly=True,
-        samesite="Lax",
-    )
-    return response
 
 
 def _already() -> ResponseReturnValue:

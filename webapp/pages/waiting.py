@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
@@ -11,13 +10,13 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
 from wtforms import EmailField, StringField
-from wtforms.validators import DataRequired, Length, ValidationError
+from wtforms.validators import DataRequired, ValidationError
 
-from webapp import codes, outbox, signup, tasks, users
+from webapp import codes, signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import language, limits, mail_hosts
 from webapp.pages import progress as progress_page
-from webapp.pages.forms import Form, strip, username_advice
+from webapp.pages.forms import Form, code_field, strip, username_advice
 from webapp.pages.progress import Progress
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
@@ -29,20 +28,8 @@ blueprint = Blueprint("waiting", __name__)
 CONFIRM_SECONDS = 3600
 
 
-def western(text: str | None) -> str:
-    """Return the text with the digits of every script as ours."""
-    return "".join(str(unicodedata.decimal(char, char)) for char in text or "")
-
-
 class CodeForm(Form):
-    code = StringField(
-        _("Code from the mail"),
-        filters=[strip, western],
-        # Whoever copies the whole sentence means the digits in it.
-        validators=[DataRequired(_("Please type the six digits.")), Length(max=200, message=_("That is too long."))],
-        description=_("Six digits. They work in this browser only."),
-        render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
-    )
+    code = code_field()
     username = StringField(_("Another username"), filters=[strip])
 
 
@@ -83,6 +70,14 @@ def may_confirm(user: User) -> bool:
     """Return whether this browser signed this user up, lately enough to confirm without the password."""
     held = session.get("signup")
     return held is not None and held["user_id"] == user.id and time.time() - held["at"] < CONFIRM_SECONDS
+
+
+def holder(email_key: str) -> User | None:
+    """Return whom this browser signed up with this address, if it was lately enough to need no password."""
+    user = pending_user()
+    if user is None or user.email_key != email_key or user.is_email_verified or not may_confirm(user):
+        return None
+    return user
 
 
 @blueprint.get("/signup/sent")
@@ -172,7 +167,7 @@ def progress() -> ResponseReturnValue:
 
 
 def progress_of(user: User) -> Progress:
-    return progress_page.of(user, outbox.latest_for(user.id))
+    return progress_page.of(verification.latest_mail(user), is_verified=user.is_email_verified)
 
 
 def _page(user: User, form: Form | None = None) -> str:
@@ -188,8 +183,12 @@ def _page(user: User, form: Form | None = None) -> str:
 
 
 def _shown(user: User, progress: Progress) -> dict[str, object]:
+    domain = user.email.rpartition("@")[2]
+    return {"user": user, "progress": progress, "webmail": webmail(user.email), "domain": domain}
+
+
+def webmail(address: str) -> tuple[str, str] | None:
+    """Return name and URL of where this address is read in a browser."""
     if current_app.config["APP_ENV"] == "development":
-        webmail: tuple[str, str] | None = (gettext("the mailbox"), url_for("mailbox.show"))
-    else:
-        webmail = mail_hosts.webmail(user.email)
-    return {"user": user, "progress": progress, "webmail": webmail, "domain": user.email.rpartition("@")[2]}
+        return gettext("the mailbox"), url_for("mailbox.show")
+    return mail_hosts.webmail(address)

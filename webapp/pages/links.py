@@ -1,0 +1,38 @@
+"""A link's token, kept in a cookie that only the link's own page gets: out of the address bar, history and logs."""
+
+from __future__ import annotations
+
+from flask import Response, current_app, make_response, request
+from flask.typing import ResponseReturnValue
+
+COOKIE = "link"
+COOKIE_SECONDS = 3600
+
+
+def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
+    """Answer with this page, and keep the token for what is below the path."""
+    response = make_response(page)
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=COOKIE_SECONDS,
+        path=path,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def kept() -> str:
+    return request.cookies.get(COOKIE, "")
+
+
+def drop(response: Response, path: str) -> None:
+    response.delete_cookie(COOKIE, path=path)
+
+
+def mask(address: str) -> str:
+    """Return enough of an address for its owner to know it by."""
+    local, at, domain = address.rpartition("@")
+    return f"{local[:1]}{'•' * min(6, max(1, len(local) - 1))}{at}{domain}"

@@ -1,0 +1,51 @@
+"""The account's password, changed by whoever knows it."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext
+from flask_babel import lazy_gettext as _
+from flask_login import login_required
+from wtforms import PasswordField
+
+from webapp import passwords, recovery, sessions, tasks
+from webapp.pages.forms import Form, new_password_field, refuse_weak
+from webapp.pages.signed_in import current_password_field, knows_password, me, sign_in
+
+blueprint = Blueprint("password", __name__)
+
+
+class PasswordForm(Form):
+    password = current_password_field(_("Current password"))
+    new_password = new_password_field(_("New password"))
+
+    def validate_new_password(self, field: PasswordField) -> None:
+        refuse_weak(field, me().username, me().full_name, me().email)
+
+
+@blueprint.get("/account/password")
+@login_required
+def show() -> str:
+    return _page(PasswordForm())
+
+
+@blueprint.post("/account/password")
+@login_required
+def submit() -> ResponseReturnValue:
+    form, user = PasswordForm(), me()
+    if form.validate() and knows_password(user, form.password):
+        try:
+            notice = recovery.change_password(user, passwords.hash(form.new_password.data))
+        except sessions.PasswordChanged:
+            return redirect(url_for("login.show"), 303)
+        if notice is not None:
+            tasks.deliver_later(notice.id)
+        sign_in(user)
+        flash(gettext("Your new password is set. You are signed out everywhere else."))
+        return redirect(url_for("account.show"), 303)
+    return _page(form), form.status
+
+
+def _page(form: PasswordForm) -> str:
+    return render_template("account/password.html", form=form)

@@ -1,0 +1,46 @@
+"""The account's username and full name."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext
+from flask_babel import lazy_gettext as _
+from flask_login import login_required
+
+from webapp import account, tasks, users
+from webapp.pages.forms import Form, NameFields
+from webapp.pages.signed_in import me
+
+blueprint = Blueprint("profile", __name__)
+
+
+class ProfileForm(NameFields, Form):
+    pass
+
+
+@blueprint.get("/account/profile")
+@login_required
+def show() -> str:
+    return _page(ProfileForm(username=me().username, full_name=me().full_name))
+
+
+@blueprint.post("/account/profile")
+@login_required
+def submit() -> ResponseReturnValue:
+    form = ProfileForm()
+    if form.validate():
+        try:
+            email = account.rename(me(), username=form.name, full_name=form.full_name.data)
+        except users.UsernameTaken:
+            form.username.errors = [_("Somebody else has this username. Please choose another.")]
+        else:
+            if email is not None:
+                tasks.deliver_later(email.id)
+            flash(gettext("Saved."))
+            return redirect(url_for("account.show"), 303)
+    return _page(form), form.status
+
+
+def _page(form: ProfileForm) -> str:
+    return render_template("account/profile.html", form=form)

@@ -1,0 +1,131 @@
+"""The link for a forgotten password: looking at it changes nothing, and it signs nobody in."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, make_response, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext
+from flask_babel import lazy_gettext as _
+from wtforms import HiddenField, StringField
+from wtforms.validators import ValidationError
+
+from webapp import passwords, recovery, tasks, users, verification
+from webapp.extensions import db
+from webapp.pages import forgot, links, waiting
+from webapp.pages.forms import Form, new_password_field, refuse_weak, strip, username_advice
+from webapp.pages.signed_in import forget
+from webapp.users import Address, User
+from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+
+blueprint = Blueprint("reset", __name__)
+
+PATH = verification.PATHS["reset"]
+
+
+class ResetForm(Form):
+    # The page's own link: another may have been opened in another tab meanwhile.
+    verification = HiddenField()
+    username = StringField(_("Another username"), filters=[strip])
+    password = new_password_field(_("New password"))
+
+
+@blueprint.get(f"{PATH}/<token>")
+def follow(token: str) -> ResponseReturnValue:
+    """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
+    try:
+        verification.check(recovery.find(token))
+    except LinkExpired:
+        return links.keep(_expired(), token, PATH)
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return links.keep(redirect(url_for("reset.show"), 303), token, PATH)
+
+
+@blueprint.get(PATH)
+def show() -> ResponseReturnValue:
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except LinkExpired:
+        return _expired()
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return _page(proof, ResetForm(verification=str(proof.id)))
+
+
+@blueprint.post(PATH)
+def submit() -> ResponseReturnValue:
+    form = ResetForm()
+    try:
+        proof = _opened()
+        verification.check(proof)
+        if not form.validate() or form.verification.data != str(proof.id):
+            status = form.status
+            form.verification.data = str(proof.id)
+            return _page(proof, form), status
+        user, name = _user(proof), users.normalize_username(form.username.data) if form.username.data else None
+        refuse_weak(form.password, name or user.username, user.full_name, user.email)
+        # No transaction stays open while a password is hashed.
+        db.session.commit()
+        notice = recovery.reset_password(
+            proof.id, password_hash=passwords.hash(form.password.data), holder=user, username=name
+        )
+    except ValidationError as error:
+        form.password.errors = [error.args[0]]
+        return _page(_opened(), form), form.status
+    except users.UsernameTaken:
+        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        return _page(_opened(), form), form.status
+    except users.UsernameInvalid as error:
+        form.username.errors = [username_advice(error)]
+        return _page(_opened(), form), form.status
+    except LinkExpired:
+        return _expired()
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    if notice is not None:
+        tasks.deliver_later(notice.id)
+    # Whoever else was signed in here: the next page is for the account whose password this is.
+    forget()
+    flash(gettext("Your new password is set. Please sign in with it."))
+    response = make_response(redirect(url_for("login.show"), 303))
+    links.drop(response, PATH)
+    return response
+
+
+@blueprint.post(f"{PATH}/renew")
+def renew() -> ResponseReturnValue:
+    """Send a new link in the place of the expired one."""
+    form = Form()
+    try:
+        verification.check(_opened())
+    except LinkExpired as error:
+        if not form.validate():
+            return _expired(form)
+        user = error.verification.user
+        return forgot.send_to(Address(mailed=user.email, key=user.email_key))
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return redirect(url_for("reset.show"), 303)
+
+
+def _opened() -> VerifyEmail:
+    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    return recovery.find(links.kept())
+
+
+def _user(proof: VerifyEmail) -> User:
+    """Return whose password it is: of several signups with one address, that of this browser."""
+    return proof.user if proof.user.is_email_verified else waiting.holder(proof.email_key) or proof.user
+
+
+def _page(proof: VerifyEmail, form: ResetForm) -> str:
+    return render_template("reset/form.html", form=form, user=_user(proof), masked=links.mask(proof.user.email))
+
+
+def _expired(form: Form | None = None) -> ResponseReturnValue:
+    return render_template("reset/expired.html", form=form or Form()), 410
+
+
+def _invalid() -> ResponseReturnValue:
+    return render_template("reset/invalid.html"), 404

@@ -1,0 +1,88 @@
+"""Where the person is signed in, and signing out elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import format_timedelta, gettext
+from flask_login import login_required
+
+from webapp import clock, sessions
+from webapp.pages.forms import Form
+from webapp.pages.signed_in import forget, me, note_seen
+from webapp.sessions import UserSession
+
+blueprint = Blueprint("sessions", __name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A session in words."""
+
+    id: int
+    device: str
+    address: str | None
+    ago: str
+    is_this_one: bool
+
+
+@blueprint.get("/account/sessions")
+@login_required
+def show() -> str:
+    note_seen()
+    return _page(Form())
+
+
+@blueprint.post("/account/sessions/<int:session_id>/end")
+@login_required
+def end(session_id: int) -> ResponseReturnValue:
+    form, user = Form(), me()
+    if not form.validate():
+        return _page(form), form.status
+    if any(one.id == session_id and one.is_this_one for one in _seen()):
+        forget()
+        return redirect(url_for("home.show"), 303)
+    sessions.end_one(user, session_id)
+    flash(gettext("That device is signed out."))
+    return redirect(url_for("sessions.show"), 303)
+
+
+@blueprint.post("/account/sessions/end-others")
+@login_required
+def end_others() -> ResponseReturnValue:
+    form, user = Form(), me()
+    if not form.validate():
+        return _page(form), form.status
+    sessions.end_others(user, user.session_token)
+    flash(gettext("All other devices are signed out."))
+    return redirect(url_for("sessions.show"), 303)
+
+
+def _page(form: Form) -> str:
+    return render_template("account/sessions.html", form=form, sessions=_seen())
+
+
+def _seen() -> list[Seen]:
+    """Return the person's sessions, this browser's first."""
+    user = me()
+    own = sessions.hashed(user.session_token)
+    return sorted((_describe(one, own) for one in sessions.of(user)), key=lambda one: not one.is_this_one)
+
+
+def _describe(one: UserSession, own: str) -> Seen:
+    since = clock.now() - one.seen_at
+    return Seen(
+        id=one.id,
+        device=_device(one.browser, one.system),
+        address=one.address,
+        ago=format_timedelta(-since, add_direction=True, threshold=1.2),
+        is_this_one=one.token_hash == own,
+    )
+
+
+def _device(browser: str | None, system: str | None) -> str:
+    if browser and system:
+        return str(gettext("%(browser)s on %(system)s", browser=browser, system=system))
+    return browser or system or str(gettext("A browser that does not say which"))
