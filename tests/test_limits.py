@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
 
 import pytest
@@ -13,6 +14,7 @@ from redis import Redis
 from sqlalchemy import func, select
 
 from tests.processes import free_port
+from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
 from webapp.audit import AuditEvent
@@ -242,3 +244,35 @@ def test_wrong_passwords_of_who_is_signed_in_count_with_those_of_sign_in(app: Fl
     member.open("/account/delete")
     member.submit("/account/delete", password=PASSWORD)
     assert member.page.status_code == 429
+
+
+def test_guesses_at_once_are_not_more_than_one_by_one(app: Flask) -> None:
+    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("3/hour")
+    people = [come(app, f"192.0.2.{number}") for number in range(8)]
+    with ThreadPoolExecutor(len(people)) as threads:
+        answers = list(threads.map(lambda person: sign_in(person, "mick@example.com"), people))
+    assert sorted(answers) == [422] * 3 + [429] * 5
+
+
+def test_wrong_passwords_at_a_link_are_counted_and_a_new_one_can_still_be_set(
+    app: Flask, smtp: Server, send_due: Send
+) -> None:
+    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("2/hour")
+    sign_up(app, 1)
+    send_due()
+    finder = come(app, "198.51.100.1")
+    for password, status in ((WRONG, 422), (WRONG, 422), (PASSWORD, 429)):
+        finder.open(smtp.mails[0].link)
+        finder.submit("/verify", password=password)
+        assert finder.page.status_code == status
+    finder.open(smtp.mails[0].link)
+    finder.submit("/verify", new_password=f"{WRONG} {PASSWORD}")
+    assert finder.path == "/account"
+
+
+def test_names_are_not_tried_without_end(app: Flask, member: Visitor) -> None:
+    app.config["RATELIMIT_RESEND"] = parse_many("2/hour")
+    for number, status in ((1, 200), (2, 200), (3, 429)):
+        member.open("/account/profile")
+        member.submit("/account/profile", username=f"another{number}", full_name="")
+        assert member.page.status_code == status

@@ -6,7 +6,9 @@ import hashlib
 import ipaddress
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import structlog
 from flask import current_app, request
@@ -38,6 +40,28 @@ def check(limit: str, key: str) -> None:
         _ask(limit, item, key, spends=False)
 
 
+@contextmanager
+def guessing(account: str) -> Iterator[Guess]:
+    """Limit the guesses at a password: of one account from everywhere, and of all from one network.
+
+    `account`: what was typed to name it. Raises TooManyRequests.
+    """
+    check("RATELIMIT_LOGIN_IP", network())
+    # Counted beforehand: of many guesses at once, all would find that they may be checked.
+    spend("RATELIMIT_LOGIN_ACCOUNT", account)
+    guess = Guess()
+    yield guess
+    if guess.is_right:
+        _forget("RATELIMIT_LOGIN_ACCOUNT", account)
+    else:
+        spend("RATELIMIT_LOGIN_IP", network())
+
+
+@dataclass
+class Guess:
+    is_right: bool = False
+
+
 def network() -> str:
     """Return whose request this is: an address, or the network that an IPv6 address is of."""
     try:
@@ -52,9 +76,20 @@ def network() -> str:
     return str(address)
 
 
-def _ask(limit: str, item: RateLimitItem, key: str, *, spends: bool) -> None:
+def _forget(limit: str, key: str) -> None:
+    """Begin to count anew. What cannot be forgotten now is so when its time is over."""
+    with suppress(BrokerDown), _breaker():
+        for item in current_app.config[limit]:
+            limiter.limiter.clear(item, *_identifiers(limit, key))
+
+
+def _identifiers(limit: str, key: str) -> tuple[str, str]:
     # What people typed is not for Redis to know, and may be long.
-    identifiers = (limit, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+    return limit, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _ask(limit: str, item: RateLimitItem, key: str, *, spends: bool) -> None:
+    identifiers = _identifiers(limit, key)
     strategy: RateLimiter = limiter.limiter
     try:
         with _breaker():

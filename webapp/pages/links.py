@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Response, current_app, make_response, request
 from flask.typing import ResponseReturnValue
 
-COOKIE = "link"
 COOKIE_SECONDS = 3600
 
 
@@ -13,7 +12,7 @@ def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
     """Answer with this page, and keep the token for what is below the path."""
     response = make_response(page)
     response.set_cookie(
-        COOKIE,
+        _name(),
         token,
         max_age=COOKIE_SECONDS,
         path=path,
@@ -25,11 +24,16 @@ def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
 
 
 def kept() -> str:
-    return request.cookies.get(COOKIE, "")
+    return request.cookies.get(_name(), "")
 
 
 def drop(response: Response, path: str) -> None:
-    response.delete_cookie(COOKIE, path=path)
+    response.delete_cookie(_name(), path=path)
+
+
+def _name() -> str:
+    # Not "__Host-", which would be sent to every page.
+    return "__Secure-link" if current_app.config["SESSION_COOKIE_SECURE"] else "link"
 
 
 def mask(address: str) -> str:

@@ -41,13 +41,9 @@ def show() -> ResponseReturnValue:
 def submit() -> ResponseReturnValue:
     form = LoginForm()
     if form.validate():
-        failures = {
-            "RATELIMIT_LOGIN_ACCOUNT": users.identifier_key(form.identifier.data),
-            "RATELIMIT_LOGIN_IP": limits.network(),
-        }
-        for limit, key in failures.items():
-            limits.check(limit, key)
-        user = users.authenticate(form.identifier.data, form.password.data)
+        with limits.guessing(users.identifier_key(form.identifier.data)) as guess:
+            user = users.authenticate(form.identifier.data, form.password.data)
+            guess.is_right = user is not None
         if user is not None and user.is_email_verified:
             sign_in(user)
             return redirect(url_for("account.show"), 303)
@@ -55,8 +51,6 @@ def submit() -> ResponseReturnValue:
             waiting.remember(user)
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
-        for limit, key in failures.items():
-            limits.spend(limit, key)
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]
     return render_template("login.html", form=form), form.status
 

@@ -9,6 +9,7 @@ from flask_babel import lazy_gettext as _
 from flask_login import login_required
 
 from webapp import account, tasks, users
+from webapp.pages import limits
 from webapp.pages.forms import Form, NameFields
 from webapp.pages.signed_in import me
 
@@ -30,6 +31,8 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form = ProfileForm()
     if form.validate():
+        # Each name that is tried tells whether somebody has it.
+        limits.spend("RATELIMIT_RESEND", f"profile:{me().id}")
         try:
             email = account.rename(me(), username=form.name, full_name=form.full_name.data)
         except users.UsernameTaken:

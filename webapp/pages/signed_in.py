@@ -79,15 +79,12 @@ def knows_password(user: User, field: PasswordField) -> bool:
 
     Failures count with those of sign-in. Raises TooManyRequests. No transaction is open after it.
     """
-    failures = {"RATELIMIT_LOGIN_ACCOUNT": user.email_key, "RATELIMIT_LOGIN_IP": limits.network()}
-    for limit, key in failures.items():
-        limits.check(limit, key)
     # None stays open while a password is hashed.
     db.session.commit()
-    if passwords.verify(user.password_hash, field.data or ""):
+    with limits.guessing(user.email_key) as guess:
+        guess.is_right = passwords.verify(user.password_hash, field.data or "")
+    if guess.is_right:
         return True
     sessions.refuse()
-    for limit, key in failures.items():
-        limits.spend(limit, key)
     field.errors = [_("This is not your password. Please try again.")]
     return False

@@ -10,7 +10,7 @@ from wtforms.validators import Length, Optional, ValidationError
 
 from webapp import passwords, signup, tasks, users, verification
 from webapp.extensions import db
-from webapp.pages import links, waiting
+from webapp.pages import limits, links, waiting
 from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
@@ -163,12 +163,15 @@ def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
             form.new_password.errors = [error.args[0]]
             return None
         return passwords.hash(form.new_password.data)
-    if holder is None and not passwords.verify(user.password_hash, form.password.data or ""):
-        form.password.errors = [
-            _("This is not the password of this signup. Try again, or set a new one below.")
-            if form.password.data
-            else _("Please give the password that you chose, or set a new one below.")
-        ]
+    if holder is not None:
+        return None
+    if not form.password.data:
+        form.password.errors = [_("Please give the password that you chose, or set a new one below.")]
+        return None
+    with limits.guessing(user.email_key) as guess:
+        guess.is_right = passwords.verify(user.password_hash, form.password.data)
+    if not guess.is_right:
+        form.password.errors = [_("This is not the password of this signup. Try again, or set a new one below.")]
     return None
 
 
