@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from flask import current_app
 from sqlalchemy.exc import OperationalError
 
 from webapp import (
+    answers,
     attempts,
     backlog,
     breaker,
@@ -44,10 +44,6 @@ FINISH_MARGIN = 10.0
 
 # Different recipients refused in a row until we believe that it is the server.
 REFUSALS_IN_A_ROW = 5
-
-# How often a mail tries a server that takes it and does not say so: each try may be a duplicate.
-IN_DOUBT_DELAYS = [15.0, 30.0, *[45.0] * 8]
-IN_DOUBT_DELAY_MAX = 1800.0
 
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
@@ -278,8 +274,8 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
     """Write down what the answer means; return whether it means that no mail may go now."""
     failure = Failure("Refused", error.reply, phase=error.phase, code=error.code)
     in_doubt = error.phase == "dot" and error.code is None
-    meant: str = meaning(error)
-    if meant == "server" and error.phase in AT_THE_MAIL and attempts.accepted_others_since(email.id):
+    meant: str = answers.meaning(error)
+    if meant == "server" and error.phase in answers.AT_THE_MAIL and attempts.accepted_others_since(email.id):
         # The server takes others, and has trouble with this mail again: then it is this mail.
         meant = "later"
     if isinstance(error, Aborted) or (mail.stopping and error.code is None):
@@ -288,7 +284,7 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
         claims.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
     elif meant == "server":
         # After others that wait, so that one mail in trouble does not take every probe.
-        delay = in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
+        delay = answers.in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
         claims.give_back(
             email, Failure(outbox.SERVER_FAILURE, error.reply, error.phase, error.code), delay=delay, in_doubt=in_doubt
         )
@@ -315,26 +311,6 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
         error=attempts.redact(error.reply),
     )
     return is_refusing_all or meant in {"server", "ours"}
-
-
-# What the recipient's server, or the content, may have a part in.
-AT_THE_MAIL = {"recipient", "data", "dot"}
-
-# Policy (x.7.x), a provider's daily limit (5.4.5), and what old servers say instead of a code.
-POLICY = re.compile(
-    r"(^|\s)([45]\.7\.\d+|5\.4\.5)\b|relay(ing)? (access )?denied|quota exceeded|sending (limit|rate)", re.IGNORECASE
-)
-
-
-def meaning(error: SmtpError) -> Literal["server", "later", "never"]:
-    """Return whose trouble it is: the mail server's with any mail, or this mail's, for now or for good."""
-    if error.phase not in AT_THE_MAIL or error.code is None or error.code == 421 or POLICY.search(error.reply):
-        return "server"
-    return "later" if error.code < 500 else "never"
-
-
-def in_doubt_delay(tries: int) -> float:
-    return IN_DOUBT_DELAYS[tries] if tries < len(IN_DOUBT_DELAYS) else IN_DOUBT_DELAY_MAX
 
 
 def worker_name() -> str:
