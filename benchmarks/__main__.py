@@ -12,12 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.sections import delivery
+from benchmarks.sections import delivery, signup
 from benchmarks.stage import Stage
 from webapp.clock import now
 
 SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "delivery": delivery.run,
+    "signup": signup.run,
 }
 RESULTS = Path(__file__).parent / "results.md"
 
