@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.sections import delivery, signup
+from benchmarks.sections import delivery, enumeration, signup
 from benchmarks.stage import Stage
 from webapp.clock import now
 
 SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "delivery": delivery.run,
     "signup": signup.run,
+    "enumeration": enumeration.run,
 }
 RESULTS = Path(__file__).parent / "results.md"
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from benchmarks.measure import Timer
 
-PASSWORD = "correct horse battery"  # noqa: S105 - the benchmarks' own
+PASSWORD = "correct horse battery"
 WEAK = "password"
 
 numbers = itertools.count(1)

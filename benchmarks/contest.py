@@ -19,6 +19,7 @@ from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
 from tests.processes import BIN, Process
 from webapp import mails
 
+
 @dataclass(frozen=True)
 class Queue:
     """A rival: its module in benchmarks/rivals, and what starts each of its workers."""
@@ -103,7 +104,8 @@ class Rival(Contestant):
 
     def fill(self, count: int) -> None:
         added = self.connection.execute(
-            "INSERT INTO users (email) SELECT 'user' || n || '@example.com' FROM generate_series(1, %s) AS n RETURNING id",
+            "INSERT INTO users (email)"
+            " SELECT 'user' || n || '@example.com' FROM generate_series(1, %s) AS n RETURNING id",
             [count],
         ).fetchall()
         ids = [user_id for (user_id,) in added]
@@ -124,9 +126,7 @@ def templates(stage: Stage) -> os.PathLike[str]:
         with stage.servers() as settings:
             app = app_of(settings)
             with app.app_context():
-                mail = mails.render(
-                    mails.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}"
-                )
+                mail = mails.render(mails.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}")
             forget(app)
         folder.mkdir()
         (folder / "mail.txt").write_text(mail.body or "", encoding="utf-8")

@@ -14,7 +14,7 @@ from webapp.outbox import OutgoingEmail
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
-NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"  # noqa: S105 - matches nothing
+NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
 CHUNK = 5000
 
 
@@ -51,9 +51,9 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
     ]
     kind = {"purpose": "signup", "key_id": key_id, "created_at": db_now()}
     db.session.execute(insert(VerifyEmail).values(kind), proofs)
-    mails = []
-    for proof in proofs:
-        email_id = uuid.uuid4()
+    mails: list[dict[str, object]] = []
+    email_ids = [uuid.uuid4() for _ in proofs]
+    for proof, email_id in zip(proofs, email_ids, strict=True):
         mails.append(
             {
                 "id": email_id,
@@ -70,7 +70,7 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
         )
     times = {"created_at": db_now(), "next_attempt_at": db_now(delay), "expires_at": db_now(users.PURGE_AFTER)}
     db.session.execute(insert(OutgoingEmail).values(times), mails)
-    return [mail["id"] for mail in mails]
+    return email_ids
 
 
 def hint(app: Flask, promised: list[uuid.UUID], *, delay: float) -> None:

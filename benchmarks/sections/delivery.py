@@ -15,7 +15,6 @@ MAILS = 1000
 RIVALS_MAILS = 400
 
 
-
 def run(stage: Stage, report: Report) -> None:
     results: dict[str, Result] = {}
     for rival in RIVALS:
@@ -27,9 +26,9 @@ def run(stage: Stage, report: Report) -> None:
     celery, dramatiq = results[CELERY.name], results[DRAMATIQ.name]
     one, two = list(results.values())[-2:]
     report.say(
-        f"Median of {ROUNDS} rounds of {RIVALS_MAILS} mails (this app: {MAILS}). The rivals' job is naive: load the user,",
-        "insert a row, render the same mail, build it, send it, mark the row, commit. Ours keeps its claims, leases,",
-        "attempts and limits.",
+        f"Median of {ROUNDS} rounds of {RIVALS_MAILS} mails (this app: {MAILS}). The rivals' job is naive: load the",
+        "user, insert a row, render the same mail, build it, send it, mark the row, commit. Ours keeps its claims,",
+        "leases, attempts and limits.",
         "",
     )
     report.table(

@@ -86,16 +86,18 @@ def wait(stage: Stage, report: Report, settings: dict[str, str]) -> None:
         took = in_parallel(browsers, 50, Browser.sign_up).values
     slowest = percentile(took, 0.99)
     report.say("", f"{CLIENTS} clients that sign people up at once, {len(took)} signups:", "")
-    report.table(["median ms", "p99 ms", "p99 of the median"], [[f"{median(took):.0f}", slowest, slowest / median(took)]])
+    report.table(
+        ["median ms", "p99 ms", "p99 of the median"], [[f"{median(took):.0f}", slowest, slowest / median(took)]]
+    )
     report.target("p99 of the median", slowest / median(took), "at most", 2)
 
 
 def memory(stage: Stage, report: Report, settings: dict[str, str]) -> None:
     """Let a crowd sign up at one web process and at two, and watch how much memory they take."""
     cores = os.cpu_count() or 1
-    rows = []
-    for processes in (1, 2):
-        with stage.web({**settings, "WEB_CONCURRENCY": str(processes)}) as (web, port):
+    grown: dict[str, tuple[float, float]] = {}
+    for processes in ("1", "2"):
+        with stage.web({**settings, "WEB_CONCURRENCY": processes}) as (web, port):
             browsers = [Browser(port) for _ in range(CROWD)]
             for browser in browsers:
                 browser.open("/signup")
@@ -104,12 +106,12 @@ def memory(stage: Stage, report: Report, settings: dict[str, str]) -> None:
             before = resident(web.popen.pid)
             peak = Peak(web)
             in_parallel(browsers, 1, Browser.sign_up)
-            rows.append([str(processes), before / MEBIBYTE, (peak.stop() - before) / MEBIBYTE])
+            grown[processes] = (before / MEBIBYTE, (peak.stop() - before) / MEBIBYTE)
     hash_memory = cores * int(settings.get("PASSWORD_HASH_MEMORY", 19))
     report.say("", f"{CROWD} signups at once; {cores} cores × 19 MiB a hash are {hash_memory} MiB:", "")
-    report.table(["web processes", "MiB before", "MiB more at the peak"], rows)
-    for processes, _, growth in rows:
-        report.target(f"growth, of cores × hash, {processes} process", float(growth) / hash_memory, "at most", 1.1)
+    report.table(["web processes", "MiB before", "MiB more at the peak"], [[name, *mib] for name, mib in grown.items()])
+    for processes, (_, growth) in grown.items():
+        report.target(f"growth with {processes} web processes, of cores × hash", growth / hash_memory, "at most", 1.1)
 
 
 class Peak:
@@ -156,8 +158,9 @@ class Bare:
             [proof_id, user_id, address],
         )
         self.connection.execute(
-            "INSERT INTO outgoing_emails (id, message_id, dedupe_key, user_id, verify_email_id, to_address, max_attempts,"
-            " next_attempt_at, created_at) VALUES (%s, %s, %s, %s, %s, %s, 10, clock_timestamp(), clock_timestamp())",
+            "INSERT INTO outgoing_emails (id, message_id, dedupe_key, user_id, verify_email_id, to_address,"
+            " max_attempts, next_attempt_at, created_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, 10, clock_timestamp(), clock_timestamp())",
             [email_id, f"<{email_id}@signup.example>", f"verify:{proof_id}", user_id, proof_id, address],
         )
         self.connection.commit()
