@@ -12,13 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.sections import delivery, enumeration, signup
+from benchmarks.sections import delivery, distance, enumeration, lateness, signup
 from benchmarks.stage import Stage
 from webapp.clock import now
 
 SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "delivery": delivery.run,
+    "distance": distance.run,
     "signup": signup.run,
+    "lateness": lateness.run,
     "enumeration": enumeration.run,
 }
 RESULTS = Path(__file__).parent / "results.md"

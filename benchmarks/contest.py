@@ -99,7 +99,8 @@ class Rival(Contestant):
         self.connection = psycopg.connect(self.database, autocommit=True)
         self.connection.execute("CREATE TABLE users (id serial PRIMARY KEY, email text NOT NULL)")
         self.connection.execute(
-            "CREATE TABLE sent_mails (id serial PRIMARY KEY, user_id int NOT NULL REFERENCES users, sent_at timestamptz)"
+            "CREATE TABLE sent_mails"
+            " (id serial PRIMARY KEY, user_id int NOT NULL REFERENCES users, sent_at timestamptz)"
         )
 
     def fill(self, count: int) -> None:
