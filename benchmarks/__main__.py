@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.sections import delivery, distance, enumeration, lateness, signup
+from benchmarks.sections import backlog, delivery, distance, embedded, enumeration, footprint, growth, lateness, signup
 from benchmarks.stage import Stage
 from webapp.clock import now
 
@@ -21,7 +21,11 @@ SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "distance": distance.run,
     "signup": signup.run,
     "lateness": lateness.run,
+    "growth": growth.run,
+    "backlog": backlog.run,
+    "footprint": footprint.run,
     "enumeration": enumeration.run,
+    "embedded": embedded.run,
 }
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -30,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="section", help=f"some of: {', '.join(SECTIONS)}; else all")
     parser.add_argument("--save", action="store_true", help=f"also write what is printed to {RESULTS.name}")
+    parser.add_argument("--plans", action="store_true", help="growth also writes the query plans to plans.txt")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
@@ -40,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
         # Postgres runs as a user of its own, who must get in.
         Path(folder).chmod(0o755)
-        stage = Stage(Path(folder), stack)
+        stage = Stage(Path(folder), stack, wants_plans=arguments.plans)
         for name in arguments.sections or SECTIONS:
             report.heading(name.capitalize())
             SECTIONS[name](stage, report)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
+from collections.abc import Mapping
 
+import psycopg
 from flask import Flask
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import insert, text
 
 from webapp import outbox, tasks, users, verification
 from webapp.clock import db_now
@@ -80,9 +83,17 @@ def hint(app: Flask, promised: list[uuid.UUID], *, delay: float) -> None:
             tasks.deliver_later(email_id, delay)
 
 
-def count_sent(app: Flask) -> int:
-    with app.app_context():
-        return db.session.scalar(select(func.count()).where(OutgoingEmail.status == "sent")) or 0
+def reader(settings: Mapping[str, str]) -> psycopg.Connection | sqlite3.Connection:
+    """Return a connection that only looks: the app's own would lock an SQLite database."""
+    url = settings["DATABASE_URL"]
+    if url.startswith("sqlite"):
+        return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    return psycopg.connect(url, autocommit=True)
+
+
+def count_sent(connection: psycopg.Connection | sqlite3.Connection) -> int:
+    (sent,) = connection.execute("SELECT count(*) FROM outgoing_emails WHERE status = 'sent'").fetchone() or (0,)
+    return int(sent)
 
 
 def analyze(app: Flask) -> None:

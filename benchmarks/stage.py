@@ -29,7 +29,8 @@ RIVALS_BIN = ROOT / ".venv-bench" / "bin"
 class Stage:
     """`folder` is this run's own, and goes with it."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, *, wants_plans: bool = False) -> None:
+        self.wants_plans = wants_plans
         if SINK is None:
             raise SystemExit(SINK_IS_MISSING)
         self.folder = folder

@@ -66,6 +66,7 @@ def run(stage: Stage, report: Report) -> None:
 class Signups:
     def __init__(self, app: Flask) -> None:
         self.app = app
+        self.reader = rows.reader({"DATABASE_URL": app.config["DATABASE_URL"].replace("+psycopg", "")})
 
     def sign_up(self, count: int, pause: float) -> None:
         begun = time.monotonic()
@@ -82,10 +83,11 @@ class Signups:
             time.sleep(max(0, begun + (number + 1) * pause - time.monotonic()))
 
     def lateness(self, count: int) -> list[float]:
-        wait_until(lambda: rows.count_sent(self.app) >= count, f"{count} mails were not sent")
+        wait_until(lambda: rows.count_sent(self.reader) >= count, f"{count} mails were not sent")
         with self.app.app_context():
             sent = db.session.execute(select(OutgoingEmail.sent_at, OutgoingEmail.next_attempt_at)).all()
             return [(row.sent_at - row.next_attempt_at).total_seconds() for row in sent if row.sent_at]
 
     def close(self) -> None:
+        self.reader.close()
         forget(self.app)
