@@ -17,14 +17,15 @@ DUE = 200
 MAILS = text("""
     INSERT INTO outgoing_emails (id, message_id, dedupe_key, to_address, budget, template, locale, priority, status,
                                  attempts, max_attempts, next_attempt_at, last_smtp_code, last_error_class,
-                                 created_at, sent_at, finished_at)
+                                 created_at, expires_at, sent_at, finished_at)
     SELECT gen_random_uuid(), '<' || n || '@signup.example>', 'k' || n, 'n' || n || '@example.com',
            'signup:n' || n || '@example.com', 'verify_email', 'en', 0, state,
            CASE WHEN state IN ('sent', 'dead') THEN 1 ELSE 0 END, 10,
            CASE WHEN state = 'queued' THEN clock_timestamp() + interval '1 day' ELSE at END,
            CASE state WHEN 'sent' THEN 250 WHEN 'dead' THEN 550 END,
            CASE state WHEN 'dead' THEN 'Refused' WHEN 'canceled' THEN 'Canceled' END,
-           at, CASE WHEN state = 'sent' THEN at + interval '11 seconds' END,
+           at, CASE WHEN state = 'queued' THEN clock_timestamp() ELSE at END + interval '7 days',
+           CASE WHEN state = 'sent' THEN at + interval '11 seconds' END,
            CASE WHEN state <> 'queued' THEN at + interval '11 seconds' END
     FROM (SELECT n, clock_timestamp() - n * interval '90 days' / :rows AS at,
                  CASE WHEN n % 100 = 0 THEN 'queued' WHEN n % 100 = 1 THEN 'dead' WHEN n % 100 < 4 THEN 'canceled'
