@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,7 +49,11 @@ def main() -> None:
         stage = Stage(Path(folder), stack, wants_plans=arguments.plans)
         for name in arguments.sections or SECTIONS:
             report.heading(name.capitalize())
-            SECTIONS[name](stage, report)
+            try:
+                SECTIONS[name](stage, report)
+            except Exception as error:  # noqa: BLE001 - the others are measured all the same
+                traceback.print_exc()
+                report.say(f"- **failed**: {type(error).__name__}: {error}")
     report.say("", f"It took {(time.monotonic() - begun) / 60:.1f} minutes.")
     if arguments.save:
         RESULTS.write_text(report.text, encoding="utf-8")
