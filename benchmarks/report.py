@@ -1,20 +1,20 @@
-"""What was measured, as Markdown: on the terminal while it runs, and in a file at the end."""
+"""What was measured, as Markdown: on the terminal and in a file, while it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 Cell = str | float
 
 
 class Report:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    """`file`: where it is written besides."""
 
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n"
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self.lines: list[str] = []
 
     def heading(self, text: str) -> None:
         self.say("", f"## {text}", "")
@@ -23,6 +23,8 @@ class Report:
         for line in lines:
             print(line, flush=True)
         self.lines += lines
+        if self.file is not None:
+            self.file.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """The first column is text, the others are numbers."""

@@ -89,6 +89,8 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
 
 
 def _post_link(user: User, proof: verification.VerifyEmail, *, delay: float) -> OutgoingEmail | None:
+    # Asked before it is written: after that, reading a time that the database set costs a query.
+    expires = user.purge_at is not None
     db.session.flush()
     return outbox.post(
         to_address=user.email,
@@ -99,5 +101,5 @@ def _post_link(user: User, proof: verification.VerifyEmail, *, delay: float) -> 
         locale=user.locale,
         priority=outbox.VERIFICATION_PRIORITY,
         delay=delay,
-        expires_in=users.PURGE_AFTER if user.purge_at is not None else None,
+        expires_in=users.PURGE_AFTER if expires else None,
     )
