@@ -13,7 +13,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.sections import backlog, delivery, distance, embedded, enumeration, footprint, growth, lateness, signup
+from benchmarks.sections import (
+    backlog,
+    capacity,
+    delivery,
+    distance,
+    embedded,
+    enumeration,
+    footprint,
+    growth,
+    lateness,
+    signup,
+)
 from benchmarks.stage import Stage
 from webapp.clock import now
 
@@ -27,6 +38,7 @@ SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "footprint": footprint.run,
     "enumeration": enumeration.run,
     "embedded": embedded.run,
+    "capacity": capacity.run,
 }
 RESULTS = Path(__file__).parent / "results.md"
 
