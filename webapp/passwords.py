@@ -11,7 +11,6 @@ from functools import cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from flask import Flask, current_app
-from zxcvbn import zxcvbn
 
 MAX_LENGTH = 128
 
@@ -37,6 +36,8 @@ def init_app(app: Flask) -> None:
 
 def weakness(password: str, words: list[str]) -> list[str]:
     """Return why this password is easy to guess, in English sentences, or nothing; `words` are the person's own."""
+    from zxcvbn import zxcvbn  # noqa: PLC0415 - its words take 15 MB, which workers have no use for
+
     # Long ones make it slow, and 32 characters that are hard to guess are enough.
     guessed = normalize(password)[:GUESSED_LENGTH]
     with guessing:
