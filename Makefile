@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The rivals of `make bench` want other releases of what the app imports.
+RIVALS := .venv-bench
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
@@ -13,7 +15,7 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test accessibility chaos check defences audit alerts format translations secrets requirements vendor pictures clean
+.PHONY: help run demo test accessibility chaos bench check defences audit alerts format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +34,9 @@ accessibility: $(VENV)/installed-dev ## let axe look at every page in both theme
 
 chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)
+
+bench: $(VENV)/installed-dev $(RIVALS)/installed ## measure this app beside its rivals (ARGS="delivery signup" for some of it)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: what CI runs
 	@$(BIN)/ruff check .
@@ -70,6 +75,7 @@ requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgra
 	@$(PIP) uv
 	@$(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
 	@$(COMPILE) $(ARGS) requirements-dev.in --output-file requirements-dev.txt
+	@$(COMPILE) $(ARGS) requirements-bench.in --output-file requirements-bench.txt
 
 vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
 	@$(BIN)/python vendor.py
@@ -78,7 +84,7 @@ pictures: $(VENV)/installed-dev ## take the README's pictures again, of the app 
 	@$(BIN)/python pictures.py
 
 clean: ## remove the virtual environment and caches; the data in instance/ stays
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(RIVALS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -98,4 +104,11 @@ $(VENV)/installed: requirements.txt $(VENV)/pyvenv.cfg
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@echo "installing requirements-dev.txt"
 	@$(PIP) --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+$(RIVALS)/installed: requirements-bench.txt $(VENV)/pyvenv.cfg
+	@echo "installing requirements-bench.txt"
+	@$(PYTHON) -m venv --clear $(RIVALS)
+	@$(RIVALS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements-bench.txt
 	@touch $@

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from webapp import cli, config, extensions, logs, mails, pages
+from webapp import cli, config, extensions, logs, mails, pages, passwords
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -22,6 +22,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     logs.init_app(app)
     extensions.init_app(app)
+    passwords.init_app(app)
     mails.init_app(app)
     pages.init_app(app)
     cli.init_app(app)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from flask import current_app
-from zxcvbn import zxcvbn
+from flask import Flask, current_app
 
 MAX_LENGTH = 128
 
@@ -21,16 +21,23 @@ GUESSED_LENGTH = 32
 # argon2 counts memory in kibibytes.
 MEBIBYTE = 1024
 
-# More hashes at once than cores are no faster, and each takes its memory.
-AT_ONCE = os.cpu_count() or 1
-hashing = threading.BoundedSemaphore(AT_ONCE)
+CORES = os.cpu_count() or 1
 
 # zxcvbn keeps the words of whom it guesses for where all threads look for theirs.
 guessing = threading.Lock()
 
 
+def init_app(app: Flask) -> None:
+    # More hashes at once than cores are no faster, and each takes its memory. In threads of their own: the C library
+    # keeps what a thread hashed in, and would for each thread of the web.
+    at_once = max(1, CORES // app.config["WEB_CONCURRENCY"])
+    app.extensions["hashing"] = ThreadPoolExecutor(at_once, thread_name_prefix="hash")
+
+
 def weakness(password: str, words: list[str]) -> list[str]:
     """Return why this password is easy to guess, in English sentences, or nothing; `words` are the person's own."""
+    from zxcvbn import zxcvbn  # noqa: PLC0415 - its words take 15 MB, which workers have no use for
+
     # Long ones make it slow, and 32 characters that are hard to guess are enough.
     guessed = normalize(password)[:GUESSED_LENGTH]
     with guessing:
@@ -41,15 +48,13 @@ def weakness(password: str, words: list[str]) -> list[str]:
 
 
 def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash
-    with hashing:
-        return hasher().hash(normalize(password))
+    return _hashing().submit(hasher().hash, normalize(password)).result()
 
 
 def verify(kept: str | None, password: str) -> bool:
     """Return whether `kept` is this password's hash; without one it takes as long to say no."""
     try:
-        with hashing:
-            hasher().verify(kept or _dummy(hasher()), normalize(password))
+        _hashing().submit(_verify, hasher(), kept, normalize(password)).result()
     except (VerifyMismatchError, InvalidHashError):
         return False
     return kept is not None
@@ -73,6 +78,15 @@ def normalize(password: str) -> str:
 @cache
 def _hasher(memory: int, passes: int, lanes: int) -> PasswordHasher:
     return PasswordHasher(memory_cost=memory * MEBIBYTE, time_cost=passes, parallelism=lanes)
+
+
+def _hashing() -> ThreadPoolExecutor:
+    pool: ThreadPoolExecutor = current_app.extensions["hashing"]
+    return pool
+
+
+def _verify(hasher: PasswordHasher, kept: str | None, password: str) -> None:
+    hasher.verify(kept or _dummy(hasher), password)
 
 
 @cache

@@ -107,5 +107,6 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
 
 
 def _post_link(user: User, proof: verification.VerifyEmail, *, after: float = 0) -> OutgoingEmail | None:
+    # Asked before it is written: after that, reading a time that the database set costs a query.
     expires_in = users.PURGE_AFTER if user.purge_at is not None else None
     return verification.post_link(proof, to_address=user.email, delay=after, expires_in=expires_in)

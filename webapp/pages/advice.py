@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flask_babel import force_locale
+from functools import cache
+
+from flask_babel import force_locale, get_locale
 from flask_babel import lazy_gettext as _
 
 REASONS = (
@@ -39,6 +41,11 @@ REASONS = (
 
 def reasons() -> dict[str, str]:
     """Return what each reason is in the page's language; nothing where that is the one they are written in."""
+    return _reasons(str(get_locale()))
+
+
+@cache
+def _reasons(_locale: str) -> dict[str, str]:
     with force_locale("en"):
         written = [str(reason) for reason in REASONS]
     said = {source: str(reason) for source, reason in zip(written, REASONS, strict=True)}

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import mimetypes
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Asset:
     content: bytes
     mimetype: str
 
-    @property
+    @cached_property
     def version(self) -> str:
         return hashlib.sha256(self.content).hexdigest()[:12]
 
@@ -68,14 +68,24 @@ def _add_version(endpoint: str, values: dict[str, Any]) -> None:
 
 
 def _theme() -> Asset:
-    return Asset(theme.stylesheet(current_app.config["APP_ACCENT"]).encode(), "text/css")
+    return _stylesheet(current_app.config["APP_ACCENT"])
+
+
+@cache
+def _stylesheet(accent: str) -> Asset:
+    return Asset(theme.stylesheet(accent).encode(), "text/css")
 
 
 def _icon() -> Asset:
     """The logo, or what stands for it."""
     if logo := current_app.config["APP_LOGO"]:
         return _file(Path(logo))
-    return Asset(theme.icon(current_app.config["APP_ACCENT"]).encode(), "image/svg+xml")
+    return _drawn_icon(current_app.config["APP_ACCENT"])
+
+
+@cache
+def _drawn_icon(accent: str) -> Asset:
+    return Asset(theme.icon(accent).encode(), "image/svg+xml")
 
 
 def _file(path: Path) -> Asset:

@@ -1,0 +1,204 @@
+"""Workers with the same work to do: filled queues, and the time and CPU until all of it is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+from flask import Flask
+
+from benchmarks import rows
+from benchmarks.measure import cpu_seconds, median, wait_until
+from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
+from tests.processes import BIN, Process
+from webapp import mails
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A rival: its module in benchmarks/rivals, and what starts each of its workers."""
+
+    name: str
+    module: str
+    commands: Sequence[Sequence[str]]
+
+
+PACKAGE = "benchmarks.rivals"
+RQ = ("rq", "worker", "--worker-class", "rq.SimpleWorker")
+CELERY = Queue(
+    "Celery, prefork 2",
+    "with_celery",
+    [("celery", "-A", f"{PACKAGE}.with_celery", "worker", "--concurrency", "2", "--loglevel", "info")],
+)
+DRAMATIQ = Queue("Dramatiq, 2 × 4", "with_dramatiq", [("dramatiq", f"{PACKAGE}.with_dramatiq", "-p", "2", "-t", "4")])
+HUEY = Queue(
+    "Huey, 4 threads, Flask-Mail as it comes", "with_huey", [("huey_consumer", f"{PACKAGE}.with_huey.huey", "-w", "4")]
+)
+RIVALS = [CELERY, DRAMATIQ, Queue("RQ, 2 simple workers", "with_rq", [RQ, RQ]), HUEY]
+
+CONSUMER = (str(BIN / "huey_consumer"), "huey_worker.huey", "-w", "4", "-g", "TERM")
+
+
+class Contestant(ABC):
+    """`commands` are its workers; each runs until the contest ends.
+
+    `freezes`: they stand still while the queue is filled. Else the mails are due later, at `due_at` by perf_counter().
+    """
+
+    name: str
+    commands: Sequence[Sequence[str]]
+    settings: dict[str, str]
+    freezes = True
+    due_at = 0.0
+
+    @abstractmethod
+    def fill(self, count: int) -> None:
+        """Queue so many mails; when this returns they are due, or will be at `due_at`."""
+
+    @abstractmethod
+    def count_sent(self) -> int: ...
+
+
+class Ours(Contestant):
+    """This app. A hint for each mail goes through the queue's schedule, as after a signup."""
+
+    def __init__(self, settings: dict[str, str], consumers: int = 1) -> None:
+        self.name = f"this app, {consumers} consumer{'s' * (consumers > 1)} × 4"
+        self.commands = [CONSUMER] * consumers
+        self.settings = settings
+        self.app: Flask = app_of(settings)
+        # A frozen consumer could hold the lock of an SQLite file.
+        self.freezes = "REDIS_URL" in settings
+        self.delay = 1.0 if self.freezes else 5.0
+        self.reader = rows.reader(settings)
+
+    def fill(self, count: int) -> None:
+        self.due_at = time.perf_counter() + self.delay
+        promised = rows.promise(self.app, count, delay=self.delay)
+        rows.hint(self.app, promised, delay=self.delay)
+        if self.freezes:
+            time.sleep(self.delay)
+
+    def count_sent(self) -> int:
+        return rows.count_sent(self.reader)
+
+    def close(self) -> None:
+        self.reader.close()
+        forget(self.app)
+
+
+class Rival(Contestant):
+    """A queue as it comes, with the naive job; its database has two plain tables."""
+
+    def __init__(self, stage: Stage, queue: Queue, **settings: str) -> None:
+        self.name = queue.name
+        self.module = queue.module
+        self.commands = [[str(RIVALS_BIN / command[0]), *command[1:]] for command in queue.commands]
+        self.database = stage.postgres.create()
+        self.settings = {
+            **stage.settings(DATABASE_URL=self.database, REDIS_URL=stage.valkey.url),
+            "TEMPLATES": str(templates(stage)),
+            **settings,
+        }
+        self.environ = stage.environ(self.settings)
+        self.connection = psycopg.connect(self.database, autocommit=True)
+        self.connection.execute("CREATE TABLE users (id serial PRIMARY KEY, email text NOT NULL)")
+        self.connection.execute(
+            "CREATE TABLE sent_mails"
+            " (id serial PRIMARY KEY, user_id int NOT NULL REFERENCES users, sent_at timestamptz)"
+        )
+
+    def fill(self, count: int) -> None:
+        added = self.connection.execute(
+            "INSERT INTO users (email)"
+            " SELECT 'user' || n || '@example.com' FROM generate_series(1, %s) AS n RETURNING id",
+            [count],
+        ).fetchall()
+        ids = [user_id for (user_id,) in added]
+        run_rival("python", "-m", PACKAGE, self.module, str(min(ids)), str(max(ids)), environ=self.environ)
+
+    def count_sent(self) -> int:
+        found = self.connection.execute("SELECT count(*) FROM sent_mails").fetchone()
+        return found[0] if found else 0
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def templates(stage: Stage) -> os.PathLike[str]:
+    """Write our own mail as templates for the rivals, so that all send the same one; return their folder."""
+    folder = stage.folder / "templates"
+    if not folder.exists():
+        with stage.servers() as settings:
+            app = app_of(settings)
+            with app.app_context():
+                mail = mails.render(mails.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}")
+            forget(app)
+        folder.mkdir()
+        (folder / "mail.txt").write_text(mail.body or "", encoding="utf-8")
+        (folder / "mail.html").write_text(mail.html or "", encoding="utf-8")
+    return folder
+
+
+@dataclass
+class Result:
+    """Of each round: mails a second, and CPU milliseconds a mail of the workers and of PostgreSQL."""
+
+    rates: list[float] = field(default_factory=list)
+    worker_ms: list[float] = field(default_factory=list)
+    database_ms: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return median(self.rates)
+
+    @property
+    def cpu(self) -> float:
+        return median(self.worker_ms)
+
+    @property
+    def database_cpu(self) -> float:
+        return median(self.database_ms)
+
+
+def run(stage: Stage, contestant: Contestant, *, mails: int, rounds: int, warm_up: int = 100) -> Result:
+    """Let the workers send `mails` mails in each round. They stand still while the queue is filled."""
+    result = Result()
+    with ExitStack() as stack:
+        environ = stage.environ(contestant.settings)
+        workers = [stack.enter_context(Process(*command, environ=environ)) for command in contestant.commands]
+        pids = [worker.popen.pid for worker in workers]
+        contestant.fill(warm_up)
+        total = warm_up
+        await_sent(contestant, total)
+        for _ in range(rounds):
+            if contestant.freezes:
+                for pid in pids:
+                    os.killpg(pid, signal.SIGSTOP)
+            contestant.fill(mails)
+            total += mails
+            cpu, database_cpu = cpu_seconds(*pids), cpu_seconds(stage.postgres_pid)
+            for pid in pids:
+                os.killpg(pid, signal.SIGCONT)
+            begun = max(time.perf_counter(), contestant.due_at)
+            await_sent(contestant, total)
+            seconds = time.perf_counter() - begun
+            result.rates.append(mails / seconds)
+            result.worker_ms.append(1000 * (cpu_seconds(*pids) - cpu) / mails)
+            result.database_ms.append(1000 * (cpu_seconds(stage.postgres_pid) - database_cpu) / mails)
+        for worker in workers:
+            worker.popen.terminate()
+        for worker in workers:
+            with suppress(Exception):
+                worker.popen.wait(10)
+    return result
+
+
+def await_sent(contestant: Contestant, total: int) -> None:
+    wait_until(lambda: contestant.count_sent() >= total, f"{contestant.name} did not send {total} mails", pause=0.05)

@@ -1,0 +1,102 @@
+"""What one signup costs each part of the system, mail included, and what 1, 10 and 1,000 a second need of it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg
+from redis import Redis
+
+from benchmarks import rows
+from benchmarks.client import Browser
+from benchmarks.contest import CONSUMER
+from benchmarks.measure import cpu_seconds, wait_until
+from benchmarks.report import Report
+from benchmarks.stage import Stage
+from tests.processes import Process
+
+SIGNUPS = 300
+RATES = (1, 10, 1000)
+RETENTION_SECONDS = 90 * 86400
+
+
+def run(stage: Stage, report: Report) -> None:
+    with (
+        stage.servers(VERIFY_EMAIL_DELAY="1") as settings,
+        stage.web(settings) as (web, port),
+        Process(*CONSUMER, environ=stage.environ(settings)) as consumer,
+        closing(rows.reader(settings)) as reader,
+    ):
+        consumer.wait_for_event("worker_started")
+        browser = Browser(port)
+        browser.open("/signup")
+
+        def sign_up(count: int) -> None:
+            sent = rows.count_sent(reader)
+            for _ in range(count):
+                browser.sign_up()
+            wait_until(lambda: rows.count_sent(reader) >= sent + count, f"{count} mails were not sent")
+
+        def look() -> Totals:
+            return look_at(stage, settings, web, consumer)
+
+        sign_up(50)
+        before = look()
+        sign_up(SIGNUPS)
+        after = look()
+    costs = {name: (value - before[name]) / SIGNUPS for name, value in after.items()}
+    report.say(f"Of {SIGNUPS} signups one after the other, and their mails by one consumer: what each costs.", "")
+    report.table(
+        ["part", "a signup", *[f"{rate:,} a second" for rate in RATES]],
+        [[UNITS[name].label, cost * UNITS[name].small, *needs(name, cost)] for name, cost in costs.items()],
+    )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a cost is told: of one signup in `small` units, of many in `large` ones."""
+
+    label: str
+    small: float
+    large: float
+    suffix: str
+
+
+Totals = dict[str, float]
+UNITS = {
+    "web": Unit("web, CPU ms", 1000, 1, "cores"),
+    "consumer": Unit("consumer, CPU ms", 1000, 1, "cores"),
+    "postgres": Unit("PostgreSQL, CPU ms", 1000, 1, "cores"),
+    "redis": Unit("Redis, CPU ms", 1000, 1, "cores"),
+    "commits": Unit("transactions", 1, 1, "/s"),
+    "wal": Unit("WAL, kB", 1e-3, 1e-6, "MB/s"),
+    "disk": Unit("tables and indexes, kB (90 days)", 1e-3, RETENTION_SECONDS * 1e-9, "GB"),
+    "commands": Unit("Redis commands", 1, 1, "/s"),
+}
+
+
+def needs(name: str, cost: float) -> list[str]:
+    unit = UNITS[name]
+    return [f"{cost * rate * unit.large:,.2f} {unit.suffix}" for rate in RATES]
+
+
+def look_at(stage: Stage, settings: dict[str, str], web: Process, consumer: Process) -> Totals:
+    with (
+        psycopg.connect(settings["DATABASE_URL"], autocommit=True) as database,
+        Redis.from_url(stage.valkey.url) as redis,
+    ):
+        wal, disk, commits = database.execute(
+            "SELECT pg_current_wal_lsn() - '0/0', pg_database_size(current_database()),"
+            " (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database())"
+        ).fetchone() or (0, 0, 0)
+        return {
+            "web": cpu_seconds(web.popen.pid),
+            "consumer": cpu_seconds(consumer.popen.pid),
+            "postgres": cpu_seconds(stage.postgres_pid),
+            "redis": cpu_seconds(stage.valkey.process.pid),
+            "commits": float(commits),
+            "wal": float(wal),
+            "disk": float(disk),
+            "commands": float(redis.info("stats")["total_commands_processed"]),
+        }
