@@ -10,22 +10,28 @@ import pytest
 from flask import Flask
 from sqlalchemy import event
 
-from tests.factories import attempts, change, claim, get, make_signup
+from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.smtp_server import Connection, Server
 from webapp import claims, delivery, tasks
 from webapp.batches import Batch
 from webapp.clock import db_now
 from webapp.delivery import DeliveryFailed
-from webapp.extensions import db, mail
+from webapp.extensions import db, huey, mail
 
 
 def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
     return [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(count)]
 
 
-def deliver(app: Flask, email_id: uuid.UUID, limit: int = 10) -> None:
+@pytest.fixture(autouse=True)
+def quick() -> None:
+    """The mail server was quick lately."""
+    delivery.batch.note(1, 0.01)
+
+
+def deliver(app: Flask, email_id: uuid.UUID) -> None:
     with app.app_context():
-        delivery.deliver(email_id, limit=limit)
+        delivery.deliver(email_id, others=True)
 
 
 def test_a_hint_sends_others_that_are_due_over_one_connection(app: Flask, smtp: Server) -> None:
@@ -50,6 +56,33 @@ def test_each_is_settled_before_the_next_is_handed_over(app: Flask, smtp: Server
     smtp.actions["dot"] = look
     deliver(app, ids[0])
     assert unsettled == [4, 3, 2, 1]
+
+
+def test_one_hint_is_enough_for_all_that_is_due(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 23)
+    with app.app_context():
+        assert tasks.hint() == 0
+    travel(app, 2)
+    with app.app_context():
+        assert tasks.hint() == 23
+    assert huey.waiting() == 3
+    work_once(app)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def work_once(app: Flask) -> None:
+    task = huey.dequeue()
+    assert task is not None
+    huey.execute(task)
+
+
+def test_a_mail_that_outlived_a_worker_has_a_hint_of_its_own(app: Flask) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], lease_expiries=1)
+    travel(app, 2)
+    with app.app_context():
+        assert tasks.hint() == 4
+    assert huey.waiting() == 2
 
 
 def test_a_refused_mail_ends_alone(app: Flask, smtp: Server) -> None:

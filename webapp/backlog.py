@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import ColumnElement, Update, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Update, and_, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from webapp import attempts, users
@@ -60,8 +60,8 @@ def reap() -> int:
     return len(reaped) + len(expired)
 
 
-def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[uuid.UUID]:
-    """Return due mails that had no hint lately, and note that they get one now.
+def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[Row[uuid.UUID, int]]:
+    """Return the id of due mails that had no hint lately, and how many workers each outlived; note that they get one.
 
     What was due as soon as it was promised has a hint from there: it gets one after `overdue` seconds.
     """
@@ -79,11 +79,11 @@ def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence
         .with_for_update(skip_locked=True)
         .cte("unhinted")
     )
-    return db.session.scalars(
+    return db.session.execute(
         update(OutgoingEmail)
         .where(OutgoingEmail.id.in_(select(unhinted.c.id)))
         .values(hinted_at=db_now())
-        .returning(OutgoingEmail.id),
+        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries),
         execution_options={"synchronize_session": False},
     ).all()
 

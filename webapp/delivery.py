@@ -45,6 +45,9 @@ FINISH_MARGIN = 10.0
 # Different recipients refused in a row until we believe that it is the server.
 REFUSALS_IN_A_ROW = 5
 
+# So many mails a worker sends before it takes the next hint.
+ON_AND_ON = 1000
+
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
 
@@ -66,16 +69,20 @@ batch = Batch()
 sent_here = Recent(100_000)
 
 
-def deliver(email_id: uuid.UUID, limit: int = 1) -> None:
-    """Send this mail if it is due, nobody else does, and mails may go now; and with it others that are due.
+def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
+    """Send this mail if it is due, nobody else does, and mails may go now; and others with it, while some are due.
 
     Raises DeliveryFailed when this one was not sent.
     """
+    limit = batch.size() if others else 1
     if not (room := _room()):
         db.session.rollback()
         return
     claimed = claims.claim(worker_name(), limit=min(limit, room), email_id=email_id)
-    if failure := _send_all(claimed).get(email_id):
+    failure = _send_all(claimed).get(email_id)
+    if others and len(claimed) == limit:
+        deliver_due(ON_AND_ON)
+    if failure:
         raise failure
 
 

@@ -40,7 +40,7 @@ def deliver_email(email_id: str) -> None:
     hinted = uuid.UUID(email_id)
     # A mail that was sent is never sent again.
     if hinted not in delivery.sent_here:
-        delivery.deliver(hinted, limit=delivery.batch.size())
+        delivery.deliver(hinted, others=True)
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:
@@ -153,8 +153,11 @@ def hint() -> int:
     room = min(BATCH, QUEUE_MAX - huey.waiting())
     if room <= 0:
         return 0
-    overdue = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN)
+    due = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN)
     db.session.commit()
-    for email_id in overdue:
+    # A worker takes others with the mail of its hint, but for those that outlived a worker.
+    healthy = [email_id for email_id, lease_expiries in due if not lease_expiries]
+    alone = [email_id for email_id, lease_expiries in due if lease_expiries]
+    for email_id in [*alone, *healthy[:: delivery.batch.size()]]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
-    return len(overdue)
+    return len(due)
