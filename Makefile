@@ -11,8 +11,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # The white space of a mail is part of it.
 NOT_MAILS := --extend-exclude templates/mail/
 
-# One more than the two cores of a small machine: half of the time tests wait, for processes and for leases to end.
-TESTS_AT_ONCE := 3
+# More than the two cores of a small machine: half of the time tests wait, for processes and for leases to end. Who
+# has none left takes some of another's.
+TESTS_AT_ONCE := 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test accessibility chaos bench check defences audit alerts format translations secrets requirements vendor pictures clean

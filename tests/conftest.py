@@ -181,7 +181,7 @@ def process_environ(system_environ: dict[str, str], environ: dict[str, str]) -> 
 
 
 @pytest.fixture
-def app(environ: dict[str, str]) -> Iterator[Flask]:
+def app(environ: dict[str, str], cheap_passwords: None) -> Iterator[Flask]:
     app = create_app(environ)
     app.testing = True
     # A test that empties the queue must not wait for more.

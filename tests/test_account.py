@@ -27,8 +27,6 @@ from webapp.outbox import OutgoingEmail
 from webapp.sessions import UserSession
 from webapp.users import User
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
 Send = Callable[[], None]
 
 ANDROID = "Mozilla/5.0 (Android 14; Mobile; rv:130.0) Gecko/130.0 Firefox/130.0"

@@ -25,8 +25,6 @@ from webapp.outbox import OutgoingEmail
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
 Send = Callable[[], None]
 
 # What needs no database of its own kind to be seen.

@@ -328,7 +328,7 @@ def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
 @in_the_same_app
 @given(post=posts())
 def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
-    app: Flask, people: People, cheap_passwords: None, post: Post
+    app: Flask, people: People, post: Post
 ) -> None:
     visitor = people.browser(post.browser)
     own = [(TOKEN, token(visitor))] if post.has_token else []
@@ -354,7 +354,7 @@ def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
 @in_the_same_app
 @given(typed=values, path_and_field=st.sampled_from([(path, name) for path in FIELDS for name in FIELDS[path]]))
 def test_no_text_in_an_otherwise_good_form_fails(
-    app: Flask, people: People, cheap_passwords: None, typed: str, path_and_field: tuple[str, str]
+    app: Flask, people: People, typed: str, path_and_field: tuple[str, str]
 ) -> None:
     path, name = path_and_field
     kinds = {"/verify": "link opened", "/account/email": "address asked", "/account": "signed in"}

@@ -21,9 +21,6 @@ Send = Callable[[], None]
 
 __all__ = ["owner"]
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
-
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
     return {

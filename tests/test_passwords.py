@@ -28,6 +28,11 @@ def keep(app: Flask, password_hash: str) -> None:
         db.session.commit()
 
 
+@pytest.fixture
+def cheap_passwords() -> None:
+    """Here they cost what the settings say."""
+
+
 def test_a_hash_is_argon2id_with_at_least_19_mebibytes_and_two_passes(app: Flask, visitor: Visitor) -> None:
     visitor.sign_up()
     assert only_user(app).password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")

@@ -23,8 +23,6 @@ from webapp.verification import VerifyEmail
 
 Send = Callable[[], None]
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
 # What needs no database of its own kind to be seen.
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 
