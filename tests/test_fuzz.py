@@ -327,9 +327,7 @@ def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
 
 @in_the_same_app
 @given(post=posts())
-def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(
-    app: Flask, people: People, post: Post
-) -> None:
+def test_no_form_fails_or_writes_by_halves_whatever_is_sent_to_it(app: Flask, people: People, post: Post) -> None:
     visitor = people.browser(post.browser)
     own = [(TOKEN, token(visitor))] if post.has_token else []
     if ("verification", "<its own>") in post.pairs:

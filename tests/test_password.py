@@ -21,6 +21,7 @@ Send = Callable[[], None]
 
 __all__ = ["owner"]
 
+
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
     return {
