@@ -104,6 +104,24 @@ def test_trouble_with_the_server_gives_the_rest_back_untried(app: Flask, smtp: S
     assert [(row.attempts, row.lease_token) for row in rows[1:]] == [(0, None)] * 3
 
 
+def test_what_another_worker_took_is_not_settled_with_its_token(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 3)
+
+    def take(_connection: Connection) -> None:
+        if len(smtp.mails) == 1:
+            for email_id in ids[:2]:
+                change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
+
+    smtp.actions["answer"] = take
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.locked_by) for row in rows] == [
+        ("sending", "another"),
+        ("sending", "another"),
+        ("sent", None),
+    ]
+
+
 def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = make_signups(app, 3)
 

@@ -46,16 +46,16 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
         ).cte("others")
         chosen.append(select(others.c.id))
     # Before the database sets the lease's end, so that ours is never the later one.
-    begun = time.monotonic()
+    begun, token = time.monotonic(), uuid.uuid4()
     claimed = db.session.scalars(
         update(OutgoingEmail)
         .where(OutgoingEmail.id.in_(union_all(*chosen)), OutgoingEmail.status == "queued")
-        .values(status="sending", lease_token=uuid.uuid4(), lease_until=db_now(lease_seconds()), locked_by=worker)
+        .values(status="sending", lease_token=token, lease_until=db_now(lease_seconds()), locked_by=worker)
         .returning(OutgoingEmail),
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
-        email.claimed_monotonic = begun
+        email.claimed_monotonic, email.claim_token = begun, token
     return sorted(claimed, key=lambda email: (email.id != email_id, email.priority, email.next_attempt_at))
 
 
@@ -112,7 +112,7 @@ def _held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
     return [
         OutgoingEmail.id.in_([email.id for email in claimed]),
         OutgoingEmail.status == "sending",
-        OutgoingEmail.lease_token == claimed[0].lease_token,
+        OutgoingEmail.lease_token == claimed[0].claim_token,
     ]
 
 
@@ -170,7 +170,7 @@ def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **pa
         email.id, "sent", worker=email.locked_by, elapsed=held_for(email), phase="dot", code=250, reply=reply
     )
     if (
-        execute_together((SETTLED, attempts.ENTRY, *also), {"held_by": email.lease_token, **tried, **parameters})
+        execute_together((SETTLED, attempts.ENTRY, *also), {"held_by": email.claim_token, **tried, **parameters})
         is None
     ):
         raise LeaseLost(str(email.id))

@@ -119,8 +119,10 @@ class OutgoingEmail(Model):
     # The request that promised it, for whoever follows it through the logs.
     request_id: Mapped[str | None] = mapped_column(String(64))
 
-    # Not a column: when this process claimed it, by the monotonic clock.
+    # Not columns: when this process claimed it, by the monotonic clock, and with which token. What is read again after
+    # a rollback may be another worker's.
     claimed_monotonic = 0.0
+    claim_token = uuid.UUID(int=0)
 
 
 def post(
