@@ -28,9 +28,9 @@ from tests.visitor import Visitor
 from webapp import create_app, delivery, passwords
 from webapp.clock import db_now
 from webapp.config import ROOT
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
+from webapp.sending import DeliveryFailed
 
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 

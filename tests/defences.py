@@ -53,7 +53,7 @@ DEFENCES = [
     Defence(
         2,
         "the worker tells an account's owner, without a link",
-        "webapp/delivery.py",
+        "webapp/sending.py",
         "    if owner is None:\n",
         "    if owner is not None or owner is None:\n",
         "test_an_account_is_told_of_signups_under_the_same_limit",

@@ -17,8 +17,8 @@ from tests.processes import free_port
 from tests.smtp_server import Action, Server, drip, drop, hang
 from webapp import breaker, delivery, signup, tasks
 from webapp.clock import db_now
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, huey, mail
+from webapp.sending import DeliveryFailed
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "drops before the greeting": ("connect", drop),

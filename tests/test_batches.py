@@ -12,11 +12,11 @@ from sqlalchemy import event
 
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.smtp_server import Connection, Server
-from webapp import claims, delivery, tasks
+from webapp import claims, delivery, sending, tasks
 from webapp.batches import Batch
 from webapp.clock import db_now
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, huey, mail
+from webapp.sending import DeliveryFailed
 
 
 def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
@@ -128,7 +128,7 @@ def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkey
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(delivery, "_send", fail)
+    monkeypatch.setattr(sending, "send", fail)
     with pytest.raises(RuntimeError):
         deliver(app, ids[0])
     # But for the one in hand, whose lease says who may have it.
@@ -155,7 +155,7 @@ def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monke
     ids = make_signups(app, 3)
     leases: list[datetime] = []
     # A send may take its whole time only when that much of the lease is left: a moment later it is not.
-    monkeypatch.setattr(claims, "LEASE_MARGIN", delivery.FINISH_MARGIN + 0.01)
+    monkeypatch.setattr(claims, "LEASE_MARGIN", sending.FINISH_MARGIN + 0.01)
 
     def look(_connection: Connection) -> None:
         leases.extend(filter(None, [get(app, ids[2]).lease_until]))

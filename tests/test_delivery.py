@@ -14,9 +14,9 @@ from tests.processes import free_port
 from tests.smtp_server import Server
 from webapp import claims, delivery
 from webapp.clock import db_now
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
+from webapp.sending import DeliveryFailed
 from webapp.users import User
 from webapp.verification import VerifyEmail
 

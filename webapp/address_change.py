@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, or_, select
 
 from webapp import audit, codes, notices, outbox, sessions, users, verification
 from webapp.clock import db_now
@@ -156,15 +156,4 @@ def _give(user: User, proof: VerifyEmail, reason: str, dead: ColumnElement[bool]
     user.email, user.email_key = proof.email, proof.email_key
     proof.used_at = db_now()
     verification.void_rivals(proof.email_key, but=proof)
-    db.session.execute(
-        update(VerifyEmail)
-        .where(
-            VerifyEmail.user_id == user.id,
-            VerifyEmail.id != proof.id,
-            VerifyEmail.used_at.is_(None),
-            VerifyEmail.voided_at.is_(None),
-            dead,
-        )
-        .values(voided_at=db_now(), void_reason=reason),
-        execution_options={"synchronize_session": False},
-    )
+    verification.void_all(reason, VerifyEmail.user_id == user.id, VerifyEmail.id != proof.id, dead)

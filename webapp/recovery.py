@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import update
-
 from webapp import audit, notices, outbox, sessions, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
@@ -116,17 +114,7 @@ def change_password(user: User, password_hash: str) -> OutgoingEmail | None:
 def _shut_others_out(user: User, action: str) -> OutgoingEmail | None:
     """Let nobody in who came by the former password, or has a link to set another."""
     sessions.revoke_all(user)
-    db.session.execute(
-        update(VerifyEmail)
-        .where(
-            VerifyEmail.user_id == user.id,
-            VerifyEmail.purpose == "reset",
-            VerifyEmail.used_at.is_(None),
-            VerifyEmail.voided_at.is_(None),
-        )
-        .values(voided_at=db_now(), void_reason=CHANGED),
-        execution_options={"synchronize_session": False},
-    )
+    verification.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
     outbox.cancel_waiting(_budget(user.email_key), CHANGED)
     audit.record(action, user.id)
     return notices.post(user, notices.PASSWORD_CHANGED)

@@ -10,7 +10,7 @@ import uuid
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import backlog, breaker, budget, delivery, pause, retention, totals, users, workers
+from webapp import backlog, breaker, budget, delivery, pause, retention, sending, totals, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
 
@@ -39,7 +39,7 @@ BATCH = 100
 def deliver_email(email_id: str) -> None:
     hinted = uuid.UUID(email_id)
     # A mail that was sent is never sent again.
-    if hinted not in delivery.sent_here:
+    if hinted not in sending.sent_here:
         delivery.deliver(hinted, others=True)
 
 

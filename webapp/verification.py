@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import hmac
 import uuid
 from collections.abc import Sequence
@@ -12,11 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ForeignKey, Index, String, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
 
-from webapp import audit, budget, outbox, users
+from webapp import audit, budget, outbox, tokens, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db, table
 from webapp.outbox import OutgoingEmail
@@ -36,8 +33,6 @@ REVOKE_SECONDS = 86400
 
 DISOWNED = "disowned by its recipient"
 OUTRUN = "address verified by another signup"
-
-TOKEN_BYTES = 16 + 16  # the row's id, then half a SHA-256
 
 
 class LinkInvalid(Exception):
@@ -97,7 +92,7 @@ def begin(
         email=becomes.mailed if becomes else None,
         asked_by=asked_by,
         purpose=purpose,
-        key_id=next(iter(_keys())),
+        key_id=tokens.newest_key(),
         created_at=db_now(),
     )
     db.session.add(verification)
@@ -167,8 +162,8 @@ def count_voided(user: User, reason: str) -> int:
 
 def ensure_key(verification: VerifyEmail) -> None:
     """Sign anew what was signed with a key that is gone: its links are dead already."""
-    if verification.key_id not in _keys():
-        verification.key_id = next(iter(_keys()))
+    if not tokens.is_kept(verification.key_id):
+        verification.key_id = tokens.newest_key()
 
 
 def link(verification: VerifyEmail) -> str:
@@ -177,25 +172,19 @@ def link(verification: VerifyEmail) -> str:
 
 def token(verification: VerifyEmail) -> str:
     """Return the link's secret part: the same at every call, as long as its key is kept."""
-    mac = _mac(verification, "link")[:16]
-    return base64.urlsafe_b64encode(verification.id.bytes + mac).rstrip(b"=").decode()
+    return tokens.token(verification.id, verification.purpose, verification.key_id)
 
 
 def code(verification: VerifyEmail) -> str:
     """Return the six digits of this verification's mail: the same at every call, as long as its key is kept."""
-    return f"{int.from_bytes(_mac(verification, 'code')[:8], 'big') % 1_000_000:06}"
+    return tokens.code(verification.id, verification.purpose, verification.key_id)
 
 
 def find(token_text: str, purpose: str = "signup") -> VerifyEmail:
     """Return what a link of this purpose is for, without judging its state. Raises LinkInvalid."""
-    try:
-        raw = base64.urlsafe_b64decode(token_text.encode("ascii") + b"=")
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise LinkInvalid from error
-    if len(raw) != TOKEN_BYTES:
-        raise LinkInvalid
-    verification = db.session.get(VerifyEmail, uuid.UUID(bytes=raw[:16]))
-    if verification is None or verification.purpose != purpose or verification.key_id not in _keys():
+    verification_id = tokens.read(token_text)
+    verification = db.session.get(VerifyEmail, verification_id) if verification_id else None
+    if verification is None or verification.purpose != purpose or not tokens.is_kept(verification.key_id):
         raise LinkInvalid
     # Compared as text, since several texts decode to the same bytes.
     if not hmac.compare_digest(token(verification), token_text):
@@ -331,26 +320,14 @@ def lives(purpose: str) -> int:
 
 def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:
     """Withdraw all other links to an address that now belongs to somebody. The caller commits."""
+    void_all(OUTRUN, VerifyEmail.email_key == email_key, *([VerifyEmail.id != but.id] if but else []))
+
+
+def void_all(reason: str, *which: ColumnElement[bool]) -> None:
+    """Withdraw the links that are so and did not do their work yet. The caller commits."""
     db.session.execute(
         update(VerifyEmail)
-        .where(
-            VerifyEmail.email_key == email_key,
-            *([VerifyEmail.id != but.id] if but else []),
-            VerifyEmail.used_at.is_(None),
-            VerifyEmail.voided_at.is_(None),
-        )
-        .values(voided_at=db_now(), void_reason=OUTRUN),
+        .where(VerifyEmail.used_at.is_(None), VerifyEmail.voided_at.is_(None), *which)
+        .values(voided_at=db_now(), void_reason=reason),
         execution_options={"synchronize_session": False},
     )
-
-
-def _mac(verification: VerifyEmail, use: str) -> bytes:
-    salt = f"{use}:{verification.purpose}:".encode()
-    return hmac.digest(_keys()[verification.key_id], salt + verification.id.bytes, "sha256")
-
-
-def _keys() -> dict[str, bytes]:
-    """Return the signing keys by their id, the newest first: each follows from one secret."""
-    secrets = [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
-    keys = [hmac.digest(secret.encode(), b"verification links", "sha256") for secret in secrets]
-    return {hashlib.sha256(key).hexdigest()[:16]: key for key in keys}

@@ -15,11 +15,11 @@ import click
 
 from webapp import audit, backlog, breaker, delivery, figures, operations, pause, retention, tasks, users
 from webapp.cli.common import FOUND, Mail, ask, yes_option
-from webapp.delivery import DeliveryFailed
 from webapp.extensions import db, mail
 from webapp.operations import Retried
 from webapp.outbox import OutgoingEmail
 from webapp.printing import print_fields, progress
+from webapp.sending import DeliveryFailed
 from webapp.users import Address
 
 POLL_SECONDS = 0.2

@@ -5,23 +5,20 @@ from __future__ import annotations
 from flask import Blueprint, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
-from wtforms import HiddenField, StringField
+from wtforms import StringField
 
 from webapp import address_change, verification
 from webapp.address_change import AddressTaken
 from webapp.pages import address, links
-from webapp.pages.forms import Form
 from webapp.pages.signed_in import current_password_field, knows_password
-from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
 blueprint = Blueprint("confirm_address", __name__)
 
 PATH = verification.PATHS["change"]
 
 
-class ConfirmForm(Form):
-    # The page's own link: another may have been opened in another tab meanwhile.
-    verification = HiddenField()
+class ConfirmForm(links.LinkForm):
     # The button that was pressed: "disown", or the usual one.
     action = StringField()
 
@@ -35,8 +32,8 @@ def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
         verification.find(token, "change")
-    except LinkInvalid:
-        return _invalid()
+    except LinkInvalid as error:
+        return _dead(error)
     return links.keep(redirect(url_for("confirm_address.show"), 303), token, PATH)
 
 
@@ -59,10 +56,8 @@ def confirm() -> ResponseReturnValue:
         if form.action.data == "disown":
             # Whoever says so need not know the account's password.
             form = ConfirmForm()
-        if not form.validate() or form.verification.data != str(proof.id):
-            status = form.status
-            form.verification.data = str(proof.id)
-            return _page(proof, form), status
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("account/disowned.html")
@@ -89,14 +84,4 @@ def _page(proof: VerifyEmail, form: ConfirmForm) -> str:
 
 
 def _dead(error: Exception) -> ResponseReturnValue:
-    if isinstance(error, AlreadyVerified):
-        return render_template("account/link.html", state="used")
-    if isinstance(error, LinkExpired):
-        return render_template("account/link.html", state="expired"), 410
-    if isinstance(error, AddressTaken):
-        return render_template("account/link.html", state="taken"), 409
-    return _invalid()
-
-
-def _invalid() -> ResponseReturnValue:
-    return render_template("account/link.html", state="invalid"), 404
+    return links.dead(error, "account/link.html")

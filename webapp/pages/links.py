@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from flask import Response, current_app, make_response, request
+from flask import Response, current_app, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from wtforms import HiddenField
+
+from webapp.address_change import AddressTaken
+from webapp.pages.forms import Form
+from webapp.verification import AlreadyVerified, LinkExpired, VerifyEmail
 
 COOKIE_SECONDS = 3600
+
+
+class LinkForm(Form):
+    """What is sent from the page of a link."""
+
+    # The page's own link: another may have been opened in another tab meanwhile.
+    verification = HiddenField()
+
+    def is_sent_for(self, proof: VerifyEmail) -> bool:
+        """Return whether it is complete, and of this link's page; else it can be shown on that page now."""
+        is_sent = bool(self.validate()) and self.verification.data == str(proof.id)
+        self.verification.data = str(proof.id)
+        return is_sent
 
 
 def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
@@ -25,6 +43,18 @@ def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
 
 def kept() -> str:
     return request.cookies.get(_name(), "")
+
+
+def dead(error: Exception, template: str) -> ResponseReturnValue:
+    """Say what became of a link of an account, by what its check raised."""
+    states = {AlreadyVerified: ("used", 200), LinkExpired: ("expired", 410), AddressTaken: ("taken", 409)}
+    state, status = states.get(type(error), ("invalid", 404))
+    return render_template(template, state=state), status
+
+
+def expired(renew: str, form: Form | None = None) -> ResponseReturnValue:
+    """Offer a new link in the place of one whose time is over; `renew` is where that is asked for."""
+    return render_template("expired_link.html", form=form or Form(), renew=renew), 410
 
 
 def drop(response: Response, path: str) -> None:

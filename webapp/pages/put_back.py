@@ -6,23 +6,16 @@ import secrets
 
 from flask import Blueprint, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
-from wtforms import HiddenField
 
 from webapp import address_change, passwords, verification
 from webapp.address_change import AddressTaken
 from webapp.extensions import db
 from webapp.pages import links
-from webapp.pages.forms import Form
-from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
 blueprint = Blueprint("put_back", __name__)
 
 PATH = verification.PATHS["revoke"]
-
-
-class PutBackForm(Form):
-    # The page's own link: another may have been opened in another tab meanwhile.
-    verification = HiddenField()
 
 
 @blueprint.get(f"{PATH}/<token>")
@@ -42,19 +35,17 @@ def show() -> ResponseReturnValue:
         address_change.check(proof)
     except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         return _dead(error)
-    return _page(proof, PutBackForm(verification=str(proof.id)))
+    return _page(proof, links.LinkForm(verification=str(proof.id)))
 
 
 @blueprint.post(PATH)
 def act() -> ResponseReturnValue:
-    form = PutBackForm()
+    form = links.LinkForm()
     try:
         proof = _opened()
         address_change.check(proof)
-        if not form.validate() or form.verification.data != str(proof.id):
-            status = form.status
-            form.verification.data = str(proof.id)
-            return _page(proof, form), status
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
         # No transaction stays open while a password is hashed.
         db.session.commit()
         address_change.put_back(proof.id, passwords.hash(secrets.token_urlsafe(32)))
@@ -68,15 +59,9 @@ def _opened() -> VerifyEmail:
     return verification.find(links.kept(), "revoke")
 
 
-def _page(proof: VerifyEmail, form: PutBackForm) -> str:
+def _page(proof: VerifyEmail, form: links.LinkForm) -> str:
     return render_template("account/put_back.html", form=form, address=links.mask(proof.email or ""))
 
 
 def _dead(error: Exception) -> ResponseReturnValue:
-    if isinstance(error, AlreadyVerified):
-        return render_template("account/undo_link.html", state="used")
-    if isinstance(error, LinkExpired):
-        return render_template("account/undo_link.html", state="expired"), 410
-    if isinstance(error, AddressTaken):
-        return render_template("account/undo_link.html", state="taken"), 409
-    return render_template("account/undo_link.html", state="invalid"), 404
+    return links.dead(error, "account/undo_link.html")

@@ -6,7 +6,7 @@ from flask import Blueprint, flash, make_response, redirect, render_template, ur
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
-from wtforms import HiddenField, StringField
+from wtforms import StringField
 from wtforms.validators import ValidationError
 
 from webapp import passwords, recovery, tasks, users, verification
@@ -22,9 +22,7 @@ blueprint = Blueprint("reset", __name__)
 PATH = verification.PATHS["reset"]
 
 
-class ResetForm(Form):
-    # The page's own link: another may have been opened in another tab meanwhile.
-    verification = HiddenField()
+class ResetForm(links.LinkForm):
     username = StringField(_("Another username"), filters=[strip])
     password = new_password_field(_("New password"))
 
@@ -59,10 +57,8 @@ def submit() -> ResponseReturnValue:
     try:
         proof = _opened()
         verification.check(proof)
-        if not form.validate() or form.verification.data != str(proof.id):
-            status = form.status
-            form.verification.data = str(proof.id)
-            return _page(proof, form), status
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
         user, name = _user(proof), users.normalize_username(form.username.data) if form.username.data else None
         refuse_weak(form.password, name or user.username, user.full_name, user.email)
         # No transaction stays open while a password is hashed.
@@ -124,7 +120,7 @@ def _page(proof: VerifyEmail, form: ResetForm) -> str:
 
 
 def _expired(form: Form | None = None) -> ResponseReturnValue:
-    return render_template("reset/expired.html", form=form or Form()), 410
+    return links.expired(url_for("reset.renew"), form)
 
 
 def _invalid() -> ResponseReturnValue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
-from wtforms import HiddenField, PasswordField, StringField
+from wtforms import PasswordField, StringField
 from wtforms.validators import Length, Optional, ValidationError
 
 from webapp import passwords, signup, tasks, users, verification
@@ -19,9 +19,7 @@ from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, Verif
 blueprint = Blueprint("verify", __name__)
 
 
-class ConfirmForm(Form):
-    # The page's own link: another may have been opened in another tab meanwhile.
-    verification = HiddenField()
+class ConfirmForm(links.LinkForm):
     username = StringField(_("Another username"), filters=[strip])
     password = PasswordField(
         _("Password you chose"),
@@ -75,10 +73,8 @@ def confirm() -> ResponseReturnValue:
     try:
         proof = _opened()
         verification.check(proof)
-        if not form.validate() or form.verification.data != str(proof.id):
-            status = form.status
-            form.verification.data = str(proof.id)
-            return _page(proof, form), status
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("verify/disowned.html", form=Form())
@@ -196,7 +192,7 @@ def _already() -> ResponseReturnValue:
 
 
 def _expired(form: Form | None = None) -> ResponseReturnValue:
-    return render_template("verify/expired.html", form=form or Form()), 410
+    return links.expired(url_for("verify.renew"), form)
 
 
 def _invalid() -> ResponseReturnValue:

@@ -1,0 +1,195 @@
+"""Sending one mail that was claimed: which one it is, what it looks like, and what became of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from webapp import (
+    answers,
+    attempts,
+    backlog,
+    breaker,
+    budget,
+    claims,
+    mails,
+    outbox,
+    recovery,
+    users,
+    verification,
+)
+from webapp.attempts import Failure
+from webapp.batches import Recent
+from webapp.extensions import db, mail
+from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
+from webapp.outbox import OutgoingEmail
+from webapp.smtp import Aborted, SmtpError
+from webapp.verification import VerifyEmail
+
+log = structlog.get_logger(__name__)
+
+# The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
+FINISH_MARGIN = 10.0
+
+# Different recipients refused in a row until we believe that it is the server.
+REFUSALS_IN_A_ROW = 5
+
+# The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
+SETTLE_AGAIN_SECONDS = 1.0
+
+# What this process sent: most hints come after their mail went with others, and need not ask the database.
+sent_here = Recent(100_000)
+
+
+class DeliveryFailed(Exception):
+    """This try sent nothing; the outbox knows when the next one is. `is_servers`: any other would fail as well."""
+
+    def __init__(self, text: str, *, is_servers: bool = False) -> None:
+        self.is_servers = is_servers
+        super().__init__(text)
+
+
+def choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
+    """Fix which mails these are, within the claim: a retry must not choose again. Return what each is a proof for.
+
+    Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
+    """
+    for email in claimed:
+        if email.template == recovery.TEMPLATE and email.user_id is None:
+            recovery.find_owner(email)
+    proofs = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
+    owners = users.verified([proof.email_key for proof in proofs.values()])
+    chosen = {email.id: proofs[email.verify_email_id] for email in claimed if email.verify_email_id in proofs}
+    for email in claimed:
+        proof = chosen.get(email.id)
+        if proof is None:
+            continue
+        verification.ensure_key(proof)
+        if email.template is not None:
+            continue
+        owner = owners.get(proof.email_key)
+        if owner is None:
+            # The person may have chosen another language since.
+            email.template, email.locale = LINK_TEMPLATES[proof.purpose], proof.user.locale
+        else:
+            email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
+            # An existing account is written to at its own spelling only.
+            email.to_address = owner.email
+    return chosen
+
+
+def send(email: OutgoingEmail, proof: VerifyEmail | None) -> bool:
+    """Return whether it was sent, or else was needless. Raises DeliveryFailed, LeaseLost."""
+    if reason := _needless(email, proof):
+        budget.drop(email, reason)
+        db.session.commit()
+        log.info("email_canceled", reason=reason)
+        return False
+    try:
+        message = mails.compose(email)
+        size = len(message.content)
+    except Exception as error:
+        # A template, or an address that no header can hold: nothing that another worker could do better.
+        claims.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
+        db.session.commit()
+        log.exception("email_unsendable")
+        raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}") from error
+    # No transaction stays open during the conversation. (A rollback would expire what was read.)
+    db.session.commit()
+    try:
+        with mail.connect() as connection:
+            reply = connection.send(message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN)
+    except SmtpError as error:
+        is_servers = _record_failure(email, error)
+        raise DeliveryFailed(attempts.redact(str(error)), is_servers=is_servers) from error
+    _settle(email, reply)
+    sent_here.add(email.id)
+    log.info(
+        "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
+    )
+    return True
+
+
+def _settle(email: OutgoingEmail, reply: str) -> None:
+    """Write down that the mail was accepted, and go on trying to while nobody else can have it.
+
+    A database that is away for a moment must not make a duplicate of what was sent.
+    """
+    while True:
+        try:
+            purpose = mails.link_purpose(email)
+            if email.verify_email_id and purpose:
+                hand_off = verification.hand_off(email.verify_email_id, purpose)
+                claims.settle(email, reply, verification.HANDED_OFF, **hand_off)
+            else:
+                claims.settle(email, reply)
+            db.session.commit()
+        except OperationalError:
+            db.session.rollback()
+            if claims.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
+                raise
+            time.sleep(SETTLE_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
+    """Return why nobody needs this mail any more, if so."""
+    if email.user_id is None and email.template not in OWNERLESS:
+        return "nobody has this address" if email.template == recovery.TEMPLATE else "its user is gone"
+    if email.to_address == outbox.FORGOTTEN:
+        return "its address is forgotten"
+    if mails.link_purpose(email) is None:
+        return None
+    if proof is None:
+        return "its user is gone"
+    if proof.used_at is not None:
+        return "verified meanwhile"
+    return proof.void_reason if proof.voided_at is not None else None
+
+
+def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
+    """Write down what the answer means; return whether it means that no mail may go now."""
+    failure = Failure("Refused", error.reply, phase=error.phase, code=error.code)
+    in_doubt = error.phase == "dot" and error.code is None
+    meant: str = answers.meaning(error)
+    if meant == "server" and error.phase in answers.AT_THE_MAIL and attempts.accepted_others_since(email.id):
+        # The server takes others, and has trouble with this mail again: then it is this mail.
+        meant = "later"
+    if isinstance(error, Aborted) or (mail.stopping and error.code is None):
+        # It was us who ended the conversation: that says nothing about the server, or the mail.
+        meant = "ours"
+        claims.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
+    elif meant == "server":
+        # After others that wait, so that one mail in trouble does not take every probe.
+        delay = answers.in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
+        claims.give_back(
+            email, Failure(outbox.SERVER_FAILURE, error.reply, error.phase, error.code), delay=delay, in_doubt=in_doubt
+        )
+        breaker.trip(attempts.redact(str(error)))
+    elif meant == "never":
+        claims.bury(email, failure)
+    else:
+        claims.postpone(email, failure, in_doubt=in_doubt)
+    refused = attempts.last_in_a_row(REFUSALS_IN_A_ROW) if meant in {"later", "never"} else []
+    # Different recipients: one person who has a mail sent again and again says nothing about the server.
+    is_refusing_all = len(outbox.recipients(refused)) == REFUSALS_IN_A_ROW
+    if is_refusing_all:
+        reason = f"{len(refused)} recipients refused in a row, at last with: {attempts.redact(str(error))}"
+        backlog.forgive(refused, Failure(outbox.SERVER_FAILURE, reason), delay=breaker.PROBE_SECONDS)
+        breaker.trip(reason)
+    db.session.commit()
+    tell = log.error if meant == "never" else log.warning
+    tell(
+        "email_dead" if meant == "never" else "email_deferred",
+        duration=claims.held_for(email),
+        meaning=meant,
+        phase=error.phase,
+        smtp_code=error.code,
+        error=attempts.redact(error.reply),
+    )
+    return is_refusing_all or meant in {"server", "ours"}

@@ -1,0 +1,54 @@
+"""What makes a link or a code ours: a keyed hash of its row's id, so that nothing secret is stored."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import uuid
+
+from flask import current_app
+
+ID_BYTES = 16
+TOKEN_BYTES = ID_BYTES + 16  # the row's id, then half a SHA-256
+
+
+def token(row_id: uuid.UUID, purpose: str, key_id: str) -> str:
+    """Return a link's secret part, the same at every call."""
+    mac = _mac("link", row_id, purpose, key_id)[: TOKEN_BYTES - ID_BYTES]
+    return base64.urlsafe_b64encode(row_id.bytes + mac).rstrip(b"=").decode()
+
+
+def code(row_id: uuid.UUID, purpose: str, key_id: str) -> str:
+    """Return six digits, the same at every call."""
+    return f"{int.from_bytes(_mac('code', row_id, purpose, key_id)[:8], 'big') % 1_000_000:06}"
+
+
+def read(token_text: str) -> uuid.UUID | None:
+    """Return the id that a token begins with, whoever made it; nothing when it is none."""
+    try:
+        raw = base64.urlsafe_b64decode(token_text.encode("ascii") + b"=")
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    return uuid.UUID(bytes=raw[:ID_BYTES]) if len(raw) == TOKEN_BYTES else None
+
+
+def newest_key() -> str:
+    """Return the id of the key that signs what is made now."""
+    return next(iter(_keys()))
+
+
+def is_kept(key_id: str) -> bool:
+    return key_id in _keys()
+
+
+def _mac(use: str, row_id: uuid.UUID, purpose: str, key_id: str) -> bytes:
+    return hmac.digest(_keys()[key_id], f"{use}:{purpose}:".encode() + row_id.bytes, "sha256")
+
+
+def _keys() -> dict[str, bytes]:
+    """Return the signing keys by their id, the newest first: each follows from one secret."""
+    secrets = [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+    keys = [hmac.digest(secret.encode(), b"verification links", "sha256") for secret in secrets]
+    return {hashlib.sha256(key).hexdigest()[:16]: key for key in keys}
