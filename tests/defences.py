@@ -46,8 +46,8 @@ DEFENCES = [
         1,
         "a sign-in hashes for nobody too",
         "webapp/passwords.py",
-        "            hasher().verify(kept or _dummy(hasher()), normalize(password))\n",
-        "            return kept is not None and hasher().verify(kept, normalize(password))\n",
+        "        _hashing().submit(_verify, hasher(), kept, normalize(password)).result()\n",
+        "        if kept:\n            _hashing().submit(_verify, hasher(), kept, normalize(password)).result()\n",
         "test_each_sign_in_checks_two_passwords",
     ),
     Defence(
@@ -62,8 +62,8 @@ DEFENCES = [
         3,
         "a link alone opens no account",
         "webapp/pages/verify.py",
-        "    if holder is None and not passwords.verify(",
-        "    if form.password.data and holder is None and not passwords.verify(",
+        "    if not form.password.data:\n        form.password.errors",
+        "    if not form.password.data:\n        return None\n        form.password.errors",
         "test_another_browser_gives_the_password",
     ),
     Defence(
@@ -125,9 +125,9 @@ DEFENCES = [
     Defence(
         8,
         "the button confirms what its page showed",
-        "webapp/pages/verify.py",
-        " or form.verification.data != str(proof.id):",
-        ":",
+        "webapp/pages/links.py",
+        "bool(self.validate()) and self.verification.data == str(proof.id)\n",
+        "bool(self.validate())\n",
         "test_the_button_confirms_only_what_its_page_showed",
     ),
     Defence(
@@ -217,6 +217,14 @@ DEFENCES = [
         "        _let_former_wait_again(budget)\n",
         "        pass\n",
         "test_whoever_takes_his_signup_elsewhere_takes_no_mail_from_another",
+    ),
+    Defence(
+        14,
+        "guesses at a password count before they are checked",
+        "webapp/pages/limits.py",
+        '    spend("RATELIMIT_LOGIN_ACCOUNT", account)\n',
+        '    check("RATELIMIT_LOGIN_ACCOUNT", account)\n',
+        "test_guesses_at_once_are_not_more_than_one_by_one",
     ),
     Defence(
         15,
@@ -367,8 +375,8 @@ DEFENCES = [
         21,
         "a new password voids the other links",
         "webapp/recovery.py",
-        "        .values(voided_at=db_now(), void_reason=CHANGED),\n",
-        "        .values(void_reason=None),\n",
+        "    verification.void_all(CHANGED,",
+        "    (CHANGED,",
         "test_one_reset_consumes_all_other_links_and_those_that_wait",
     ),
     Defence(

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.defences import DEFENCES
 from webapp.config import ROOT
 
 NAMED = re.compile(r"`(webapp/[\w/]+\.py): ([\w.]+)`")
@@ -39,3 +40,8 @@ def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
         if anchor and target.suffix == ".md":
             headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_each_defence_that_can_be_taken_out_is_there() -> None:
+    gone = [one.what for one in DEFENCES if (ROOT / one.file).read_text("utf-8").count(one.present) != 1]
+    assert gone == []
