@@ -76,6 +76,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
             claims.bury(slow, TROUBLE)
         with pytest.raises(LeaseLost):
             claims.drop(slow, "no reason")
+        db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.locked_by, row.lease_token) == ("sending", "fast", fast.lease_token)
     assert [attempt.outcome for attempt in attempts(app, email_id)] == ["lease_expired"]

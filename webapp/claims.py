@@ -162,17 +162,16 @@ SETTLED = (
 
 
 def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **parameters: Any) -> None:
-    """Write down that the server took the mail, and what follows from that. Raises LeaseLost, as all that end a claim.
+    """Write down that the server took the mail, and what follows from that; the caller commits.
 
-    The caller commits, or rolls back what was lost.
+    Raises LeaseLost, as all that end a claim, and leaves nothing of it in the transaction then.
     """
     tried = attempts.entry(
         email.id, "sent", worker=email.locked_by, elapsed=held_for(email), phase="dot", code=250, reply=reply
     )
-    if (
-        execute_together((SETTLED, attempts.ENTRY, *also), {"held_by": email.claim_token, **tried, **parameters})
-        is None
-    ):
+    all_of_it = (SETTLED, attempts.ENTRY, *also)
+    if execute_together(all_of_it, {"held_by": email.claim_token, **tried, **parameters}) is None:
+        db.session.rollback()
         raise LeaseLost(str(email.id))
 
 
