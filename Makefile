@@ -13,7 +13,7 @@ NOT_MAILS := --extend-exclude templates/mail/
 
 # More than the two cores of a small machine: half of the time tests wait, for processes and for leases to end. Who
 # has none left takes some of another's.
-TESTS_AT_ONCE := 5 --dist worksteal
+TESTS_AT_ONCE := 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test accessibility chaos bench check defences audit alerts format translations secrets requirements vendor pictures clean

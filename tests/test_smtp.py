@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from flask import Flask
 from flask_mail import Attachment, BadHeaderError
 
-from tests.smtp_server import Connection, Server
+from tests.smtp_server import Connection, Server, hang
+from webapp import wire
 from webapp.extensions import mail
 from webapp.message import Message
 from webapp.smtp import Aborted, SmtpError
@@ -126,3 +131,31 @@ def test_a_refusal_is_the_recipients_whether_commands_go_together_or_not(
     smtp.actions.clear()
     send(app, taken)
     assert [mail.recipients for mail in smtp.mails] == [["mick@example.com"]]
+
+
+@pytest.mark.parametrize("step", ["before it is in use", "while it connects"])
+def test_told_to_stop_a_mail_ends_at_once_wherever_it_is(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Also where there is no connection yet that could be cut, or one that is kept from the last mail."""
+    smtp.actions["RCPT"] = hang
+
+    def stop_first(what: Callable[..., Any]) -> Callable[..., Any]:
+        def stopping(*arguments: Any) -> Any:
+            mail.stop()
+            return what(*arguments)
+
+        return stopping
+
+    if step == "while it connects":
+        monkeypatch.setattr(wire, "look_up", stop_first(wire.look_up))
+    else:
+        with app.app_context(), mail.connect():
+            pass
+        monkeypatch.setattr(mail.busy, "add", stop_first(mail.busy.add))
+    with app.app_context():
+        stopped = message()
+    begun = time.monotonic()
+    with pytest.raises(SmtpError):
+        send(app, stopped)
+    assert time.monotonic() - begun < app.config["MAIL_TIMEOUT"] / 2

@@ -94,7 +94,7 @@ class Mail(flask_mail.Mail):
         """Let every conversation end soon: before its final dot at once, after it in ANSWER_SECONDS."""
         self.stopping = True
         for connection in list(self.busy.watched):
-            connection.stop()
+            connection.end_soon()
 
 
 class Connection(flask_mail.Connection):
@@ -117,10 +117,7 @@ class Connection(flask_mail.Connection):
         self.is_past_dot = False
         self.mail.busy.add(self)
         try:
-            if self.host is not None and not self._is_alive():
-                self.close()
-            if self.host is None:
-                self.configure_host()
+            self._open()
         except BaseException:
             self._leave(ended_well=False)
             raise
@@ -131,12 +128,19 @@ class Connection(flask_mail.Connection):
     ) -> None:
         self._leave(ended_well=error is None)
 
+    def _open(self) -> None:
+        # Asked once we are among those that stop() ends.
+        if self.mail.stopping:
+            raise Aborted("connect", None, "we are stopping")
+        if self.host is not None and not self._is_alive():
+            self.close()
+        if self.host is None:
+            self.configure_host()
+
     def configure_host(self) -> Plain | Encrypted:
         """Return a connection that is greeted, encrypted and signed in, as the settings say."""
         mail = self.mail
         self.num_emails = 0
-        if mail.stopping:
-            raise Aborted("connect", None, "we are stopping")
         with step("connect"):
             host = (
                 Encrypted(local_hostname=our_name(), timeout=mail.timeout, context=mail.tls)
@@ -214,12 +218,11 @@ class Connection(flask_mail.Connection):
                     else:
                         accept(code, reply, expected=command.expected)
 
-    def stop(self) -> None:
+    def end_soon(self) -> None:
+        # The watchdog cuts it, again and again: there may be nothing to cut yet.
         with self.lock:
-            if self.is_past_dot:
-                self.deadline = min(self.deadline, time.monotonic() + ANSWER_SECONDS)
-                return
-        self.cut()
+            seconds = ANSWER_SECONDS if self.is_past_dot else 0
+            self.deadline = min(self.deadline, time.monotonic() + seconds)
 
     def close(self) -> None:
         """Forget the connection, politely where the server still listens."""

@@ -29,6 +29,7 @@ class Plain(smtplib.SMTP):
         addresses = look_up(host, port, self._time_left())
         for family, kind, protocol, _name, address in addresses:
             connection = socket.socket(family, kind, protocol)
+            self._hold(connection)
             try:
                 connection.settimeout(self._time_left())
                 connection.connect(address)
@@ -38,7 +39,6 @@ class Plain(smtplib.SMTP):
                     raise
             else:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.line = connection.dup()
                 return connection
         raise OSError(f"{host} has no address")
 
@@ -62,18 +62,23 @@ class Plain(smtplib.SMTP):
 
     def cut(self) -> None:
         """End the connection, from any thread: whoever waits for it gets an error at once."""
-        if self.line is not None:
+        line = self.line
+        if line is not None:
             with suppress(OSError):
-                self.line.shutdown(socket.SHUT_RDWR)
+                line.shutdown(socket.SHUT_RDWR)
 
     def _time_left(self) -> float:
         return max(0.001, self.deadline - time.monotonic())
 
-    def close(self) -> None:
-        super().close()
-        line, self.line = self.line, None
+    def _hold(self, connection: socket.socket | None) -> None:
+        """Let cut() reach this connection, and no longer the one before."""
+        line, self.line = self.line, connection and connection.dup()
         if line is not None:
             line.close()
+
+    def close(self) -> None:
+        super().close()
+        self._hold(None)
 
 
 class Encrypted(smtplib.SMTP_SSL, Plain):
