@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import flask_migrate
@@ -22,7 +22,7 @@ from sqlalchemy import select, update
 
 from tests.browsers import chromium
 from tests.processes import free_port
-from tests.servers import Postgres, Valkey, name_of
+from tests.servers import Database, Postgres, Valkey, name_of
 from tests.smtp_server import Server
 from tests.visitor import Visitor
 from webapp import create_app, delivery, passwords
@@ -110,16 +110,22 @@ class Servers:
         self.valkey = valkey
         self.template = postgres.create()
         migrate({"DATABASE_URL": self.template})
+        self.database = Database(postgres, name_of(self.template))
 
     @contextmanager
-    def empty(self, _folder: Path, template: str = "template0") -> Iterator[dict[str, str]]:
+    def empty(self, _folder: Path) -> Iterator[dict[str, str]]:
         self.lose_hints({})
-        url = self.postgres.create(template)
+        url = self.postgres.create()
         yield {"DATABASE_URL": url, "REDIS_URL": self.valkey.url}
         self.postgres.drop(url)
 
-    def fresh(self, folder: Path) -> AbstractContextManager[dict[str, str]]:
-        return self.empty(folder, name_of(self.template))
+    @contextmanager
+    def fresh(self, _folder: Path) -> Iterator[dict[str, str]]:
+        self.lose_hints({})
+        yield {"DATABASE_URL": self.database.url, "REDIS_URL": self.valkey.url}
+        if not self.database.restore():
+            self.postgres.drop(self.database.url)
+            self.database = Database(self.postgres, name_of(self.template))
 
     def lose_hints(self, _environ: Mapping[str, str]) -> None:
         with Redis.from_url(self.valkey.url) as redis:

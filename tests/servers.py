@@ -60,6 +60,50 @@ class Postgres:
         self.server.ensure_postgres_running()
 
 
+class Database:
+    """A database that tests have one after another: each finds it as it was made, in a hundredth of a copy's time."""
+
+    def __init__(self, postgres: Postgres, template: str) -> None:
+        self.url = postgres.create(template)
+        with psycopg.connect(self.url) as connection:
+            self.shape = self._shape(connection)
+            self.tables = [
+                row[0] for row in connection.execute("SELECT relid::regclass::text FROM pg_stat_user_tables")
+            ]
+            self.rows = {table: self._copy_out(connection, table) for table in self.tables}
+
+    def restore(self) -> bool:
+        """Let nobody use it any more, and bring its rows back; return False when more than rows was changed."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            if self._shape(connection) != self.shape:
+                return False
+            connection.execute("SET session_replication_role = replica")
+            for table in self.tables:
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names that Postgres quoted
+                if rows := self.rows[table]:
+                    with connection.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+                        copy.write(rows)
+            connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+        return True
+
+    def _shape(self, connection: psycopg.Connection) -> object:
+        """What is in it but rows; and in how many megabytes, since deleted rows slow down who comes after."""
+        return connection.execute(
+            "SELECT sum(hashtext(concat(relname, attname, attnotnull, atthasdef))), count(DISTINCT c.oid),"
+            " pg_database_size(current_database()) / 30_000_000,"
+            " (SELECT count(*) FROM pg_constraint), (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_proc)"
+            " FROM pg_class c JOIN pg_attribute ON attrelid = c.oid WHERE relnamespace = 'public'::regnamespace"
+        ).fetchone()
+
+    def _copy_out(self, connection: psycopg.Connection, table: str) -> bytes:
+        with connection.cursor().copy(f"COPY {table} TO STDOUT") as copy:
+            return b"".join(bytes(block) for block in copy)
+
+
 def name_of(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2]
 
