@@ -225,6 +225,19 @@ def test_a_click_is_not_lost_when_a_mistyped_domain_is_noticed_at_that_moment(pa
 # In Thai.
 
 
+def test_a_click_is_not_lost_when_the_meter_shows_at_that_moment(page: Page) -> None:
+    fill_in(page)
+    expect(page.locator(".meter")).to_be_visible()
+    page.get_by_label("Password", exact=True).fill("")
+    expect(page.locator(".meter")).to_be_hidden()
+    page.get_by_role("button", name="Sign up").hover()
+    page.keyboard.type(PASSWORD)
+    page.mouse.down()
+    page.wait_for_timeout(400)
+    page.mouse.up()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+
+
 @pytest.fixture
 def thai(browser: Browser, app: Flask, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A Thai person's browser, with or without scripts."""

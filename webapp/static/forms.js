@@ -2,6 +2,22 @@
    and send once. */
 "use strict";
 
+/* What makes room for itself waits while a pointer is down, or the button under it would move away before the click. */
+
+let isPressing = false;
+
+for (const [type, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  addEventListener(type, () => { isPressing = is; }, true);
+}
+
+function unlessPressing(change) {
+  if (isPressing) {
+    addEventListener("pointerup", () => setTimeout(change), { once: true });
+  } else {
+    change();
+  }
+}
+
 /* Show what was typed. */
 
 for (const secret of document.querySelectorAll(".secret")) {
@@ -47,13 +63,13 @@ for (const meter of document.querySelectorAll(".meter")) {
   // With every field of the form, since its words count.
   input.form.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(measure, 150);
+    timer = setTimeout(unlessPressing, 150, measure);
   });
 
   function load() {
     const script = document.createElement("script");
     script.src = meter.dataset.script;
-    script.addEventListener("load", measure);
+    script.addEventListener("load", () => unlessPressing(measure));
     document.head.append(script);
   }
 
@@ -97,25 +113,13 @@ for (const meter of document.querySelectorAll(".meter")) {
   }
 }
 
-/* Notice a mistyped domain: not while a pointer is down, or the button under it would move away before the click. */
-
-let isPressing = false;
-
-for (const [type, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
-  addEventListener(type, () => { isPressing = is; }, true);
-}
+/* Notice a mistyped domain. */
 
 for (const hint of document.querySelectorAll(".meant")) {
   const input = document.getElementById(hint.dataset.for);
   const domains = hint.dataset.domains.split(" ");
 
-  input.addEventListener("change", () => {
-    if (isPressing) {
-      addEventListener("pointerup", () => setTimeout(notice), { once: true });
-    } else {
-      notice();
-    }
-  });
+  input.addEventListener("change", () => unlessPressing(notice));
 
   function notice() {
     const [, local, domain] = /^(.+)@(.+)$/.exec(input.value.trim().toLowerCase()) ?? [];
