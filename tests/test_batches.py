@@ -189,6 +189,26 @@ def test_a_hint_for_a_mail_that_was_sent_here_costs_no_query(app: Flask, smtp: S
     assert len(smtp.mails) == 1
 
 
+def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_heard_again(
+    app: Flask, smtp: Server
+) -> None:
+    ids = make_signups(app, 2)
+    asked: list[bool] = []
+
+    def hint_the_other(connection: Connection) -> str | None:
+        asked.append(ids[1] in delivery.taken_here)
+        return "451 later" if connection.recipients[-1].startswith("mick1@") else None
+
+    smtp.actions["RCPT"] = hint_the_other
+    deliver(app, ids[0])
+    assert asked == [True, True]
+    smtp.actions.clear()
+    change(app, ids[1], next_attempt_at=db_now())
+    with app.app_context():
+        tasks.deliver_email.call_local(str(ids[1]))
+    assert get(app, ids[1]).status == "sent"
+
+
 def test_the_failure_of_another_is_not_the_hinted_mails(app: Flask, smtp: Server) -> None:
     ids = make_signups(app, 2)
     smtp.actions["RCPT"] = lambda connection: (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import uuid
 from collections import OrderedDict
 
@@ -27,18 +29,22 @@ class Batch:
 
 
 class Recent:
-    """The last ids that were added, so many of them."""
+    """The last ids that were added, so many of them; each for so many seconds, or until it is discarded."""
 
     def __init__(self, size: int) -> None:
-        self.ids: OrderedDict[uuid.UUID, None] = OrderedDict()
+        self.until: OrderedDict[uuid.UUID, float] = OrderedDict()
         self.size = size
         self.lock = threading.Lock()
 
-    def add(self, email_id: uuid.UUID) -> None:
+    def add(self, email_id: uuid.UUID, seconds: float = math.inf) -> None:
         with self.lock:
-            self.ids[email_id] = None
-            if len(self.ids) > self.size:
-                self.ids.popitem(last=False)
+            self.until[email_id] = time.monotonic() + seconds
+            if len(self.until) > self.size:
+                self.until.popitem(last=False)
+
+    def discard(self, email_id: uuid.UUID) -> None:
+        with self.lock:
+            self.until.pop(email_id, None)
 
     def __contains__(self, email_id: uuid.UUID) -> bool:
-        return email_id in self.ids
+        return time.monotonic() < self.until.get(email_id, 0)

@@ -12,7 +12,7 @@ import structlog
 from flask import current_app
 
 from webapp import breaker, budget, claims, pace, sending, totals, workers
-from webapp.batches import Batch
+from webapp.batches import Batch, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
@@ -28,6 +28,10 @@ WAIT_SECONDS = 1.0
 
 batch = Batch()
 
+# What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
+# database. What it gives back gets another hint.
+taken_here = Recent(100_000)
+
 
 def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
     """Send this mail if it is due, nobody else does, and mails may go now; and others with it, while some are due.
@@ -36,7 +40,7 @@ def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
     """
     limit = batch.size() if others else 1
     if not (room := _room()):
-        db.session.rollback()
+        db.session.commit()
         return
     claimed = claims.claim(worker_name(), limit=min(limit, room), email_id=email_id)
     failure = _send_all(claimed).get(email_id)
@@ -52,7 +56,8 @@ def deliver_due(limit: int) -> int:
     while tried < limit and not mail.stopping:
         room = min(_room(), batch.size(), limit - tried)
         if not room or not (claimed := claims.claim(worker_name(), limit=room)):
-            db.session.rollback()
+            # Psycopg forgets its prepared statements at a rollback.
+            db.session.commit()
             break
         # A failure is logged, and written down: the others go on.
         _send_all(claimed)
@@ -82,6 +87,21 @@ def _room() -> int:
 def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFailed | None]:
     """Send mails that were claimed together, one after the other; return those that were tried, and what failed."""
     tried: dict[uuid.UUID, DeliveryFailed | None] = {}
+    for email in claimed:
+        taken_here.add(email.id, seconds=claims.lease_left(email))
+    try:
+        _try_each(claimed, tried)
+    finally:
+        for email in claimed:
+            if email.id in tried and tried[email.id] is None:
+                taken_here.add(email.id)
+            else:
+                taken_here.discard(email.id)
+    return tried
+
+
+def _try_each(claimed: Sequence[OutgoingEmail], tried: dict[uuid.UUID, DeliveryFailed | None]) -> None:
+    """Send what may go, and note in `tried` what became of it; what is left goes back."""
     proofs = sending.choose(claimed)
     waiting = budget.admit(claimed)
     db.session.commit()
@@ -107,7 +127,6 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFaile
             db.session.rollback()
             claims.let_go(waiting)
     batch.note(len(tried), time.monotonic() - begun)
-    return tried
 
 
 def _log_fields(email: OutgoingEmail) -> dict[str, Any]:

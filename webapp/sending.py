@@ -23,7 +23,6 @@ from webapp import (
     verification,
 )
 from webapp.attempts import Failure
-from webapp.batches import Recent
 from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox import OutgoingEmail
@@ -40,10 +39,6 @@ REFUSALS_IN_A_ROW = 5
 
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
-
-# What this process sent: most hints come after their mail went with others, and need not ask the database.
-sent_here = Recent(100_000)
-
 
 class DeliveryFailed(Exception):
     """This try sent nothing; the outbox knows when the next one is. `is_servers`: any other would fail as well."""
@@ -107,7 +102,6 @@ def send(email: OutgoingEmail, proof: VerifyEmail | None) -> bool:
         is_servers = _record_failure(email, error)
         raise DeliveryFailed(attempts.redact(str(error)), is_servers=is_servers) from error
     _settle(email, reply)
-    sent_here.add(email.id)
     log.info(
         "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
     )

@@ -10,7 +10,7 @@ import uuid
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import backlog, breaker, budget, delivery, pause, retention, sending, totals, users, workers
+from webapp import backlog, breaker, budget, delivery, pause, retention, totals, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
 
@@ -38,8 +38,7 @@ BATCH = 100
 @huey.task(name="deliver_email", priority=HINT_PRIORITY)
 def deliver_email(email_id: str) -> None:
     hinted = uuid.UUID(email_id)
-    # A mail that was sent is never sent again.
-    if hinted not in sending.sent_here:
+    if hinted not in delivery.taken_here:
         delivery.deliver(hinted, others=True)
 
 
@@ -127,14 +126,14 @@ class Relay:
 def sweep() -> float:
     """See to it that each due mail is sent; return for how many seconds none will be due."""
     if pause.is_paused():
-        db.session.rollback()
+        db.session.commit()
         return LONGEST_SLEEP
     if breaker.is_open():
-        db.session.rollback()
+        db.session.commit()
         delivery.probe()
         return LONGEST_SLEEP / 2
     if budget.spent():
-        db.session.rollback()
+        db.session.commit()
         return LONGEST_SLEEP / 2
     try:
         hinted = hint()
@@ -144,7 +143,7 @@ def sweep() -> float:
     if hinted:
         return SHORTEST_SLEEP
     next_due = backlog.seconds_to_next()
-    db.session.rollback()
+    db.session.commit()
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
