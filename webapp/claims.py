@@ -7,10 +7,24 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ColumnElement, Select, Update, bindparam, exists, or_, select, union_all, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    exists,
+    or_,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from webapp import attempts, pause
 from webapp.attempts import Failure
@@ -35,23 +49,17 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
     `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken
     alone: it may be what ended it. Nobody gets any while all mail is held back. The caller commits.
     """
-    first = _due(1, *([OutgoingEmail.id == email_id] if email_id else [])).cte("first")
-    chosen = [select(first.c.id)]
-    if limit > 1:
-        others = _due(
-            limit - 1,
-            OutgoingEmail.lease_expiries == 0,
-            OutgoingEmail.id.not_in(select(first.c.id)),
-            exists().where(first.c.lease_expiries == 0),
-        ).cte("others")
-        chosen.append(select(others.c.id))
     # Before the database sets the lease's end, so that ours is never the later one.
     begun, token = time.monotonic(), uuid.uuid4()
     claimed = db.session.scalars(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(union_all(*chosen)), OutgoingEmail.status == "queued")
-        .values(status="sending", lease_token=token, lease_until=db_now(lease_seconds()), locked_by=worker)
-        .returning(OutgoingEmail),
+        _claim(is_hinted=email_id is not None, takes_others=limit > 1),
+        {
+            "hinted": email_id,
+            "others": limit - 1,
+            "token": token,
+            "lease": lease_seconds(),
+            "worker": worker,
+        },
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
@@ -59,7 +67,33 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
     return sorted(claimed, key=lambda email: (email.id != email_id, email.priority, email.next_attempt_at))
 
 
-def _due(limit: int, *conditions: ColumnElement[bool]) -> Select[uuid.UUID, int]:
+@cache
+def _claim(*, is_hinted: bool, takes_others: bool) -> ReturningUpdate[OutgoingEmail]:
+    """Return the statement of a claim, made once: that takes longer than executing it."""
+    first = _due(1, *([OutgoingEmail.id == bindparam("hinted")] if is_hinted else [])).cte("first")
+    chosen = [select(first.c.id)]
+    if takes_others:
+        others = _due(
+            bindparam("others", type_=Integer),
+            OutgoingEmail.lease_expiries == 0,
+            OutgoingEmail.id.not_in(select(first.c.id)),
+            exists().where(first.c.lease_expiries == 0),
+        ).cte("others")
+        chosen.append(select(others.c.id))
+    return (
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id.in_(union_all(*chosen)), OutgoingEmail.status == "queued")
+        .values(
+            status="sending",
+            lease_token=bindparam("token"),
+            lease_until=db_now(bindparam("lease")),
+            locked_by=bindparam("worker"),
+        )
+        .returning(OutgoingEmail)
+    )
+
+
+def _due(limit: int | BindParameter[int], *conditions: ColumnElement[bool]) -> Select[uuid.UUID, int]:
     """Return the choice of due mails that nobody else chooses at this moment.
 
     To be used as a CTE, since Postgres may run a plain subquery again for each row, past its limit.

@@ -40,6 +40,7 @@ REFUSALS_IN_A_ROW = 5
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
 
+
 class DeliveryFailed(Exception):
     """This try sent nothing; the outbox knows when the next one is. `is_servers`: any other would fail as well."""
 
