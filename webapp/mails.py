@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from jinja2.ext import Extension
+from markupsafe import escape
 
 from webapp import clock, notices, operations, recovery, theme, verification
 from webapp.extensions import db
@@ -41,6 +42,11 @@ OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
 
 # What a notice may say of where it was done, beside the facts of its own.
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
+
+# What each mail has of its own, and where it goes; no text of ours has these characters, which are for private use.
+OWN = ("address", "code", "link", "when", "where")
+MARK_BEGIN, MARK_END = "\ue000", "\ue001"
+MARK = re.compile(f"{MARK_BEGIN}(\\w+){MARK_END}")
 
 CLASSES = re.compile(r'class="([^"]+)"')
 # In the stylesheets: what follows from the accent.
@@ -93,12 +99,39 @@ def render(
     **secrets: str,
 ) -> Message:
     """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
+    own = {"address": address, **secrets}
+    if template in notices.TEMPLATES:
+        with force_locale(locale):
+            own["when"] = format_datetime(at or clock.now(), "d MMMM y, HH:mm 'UTC'", rebase=False)
+            own["where"] = where(facts or {})
+    frames: dict[tuple[str, str], Frame] = current_app.extensions.setdefault("mail_frames", {})
+    frame = frames.get((template, locale))
+    if frame is None:
+        frame = frames[template, locale] = render_frame(template, locale)
+    return Message(
+        subject=frame.subject,
+        recipients=[address],
+        body=MARK.sub(lambda mark: own[mark[1]], frame.body),
+        html=MARK.sub(lambda mark: str(escape(own[mark[1]])), frame.html),
+        reply_to=current_app.config["MAIL_REPLY_TO"],
+        extra_headers={"Auto-Submitted": "auto-generated"},
+    )
+
+
+class Frame(NamedTuple):
+    """The texts of a template in a language, with a mark for each of a mail's own words.
+
+    Made once: rendering them takes longer than all else that a mail costs.
+    """
+
+    subject: str
+    body: str
+    html: str
+
+
+def render_frame(template: str, locale: str) -> Frame:
     with force_locale(locale):
-        context: dict[str, Any] = secrets | {
-            "facts": facts or {},
-            "when": format_datetime(at or clock.now(), "d MMMM y, HH:mm 'UTC'", rebase=False),
-            "where": where(facts or {}),
-            "address": address,
+        context: dict[str, Any] = {name: f"{MARK_BEGIN}{name}{MARK_END}" for name in OWN} | {
             "lang": locale,
             "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
@@ -108,13 +141,10 @@ def render(
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
-        return Message(
-            subject=context["subject"],
-            recipients=[address],
-            body=render_template(f"mail/{template}/body.txt", **context),
-            html=render_template(f"mail/{template}/body.html", **context),
-            reply_to=current_app.config["MAIL_REPLY_TO"],
-            extra_headers={"Auto-Submitted": "auto-generated"},
+        return Frame(
+            context["subject"],
+            render_template(f"mail/{template}/body.txt", **context),
+            render_template(f"mail/{template}/body.html", **context),
         )
 
 
