@@ -276,7 +276,9 @@ class Outbox(RuleBasedStateMachine):
             self.clock.advance(2 * 3600)
             with self.committing():
                 backlog.reap()
-                for email in claims.claim("healthy", limit=1000):
+                claimed = claims.claim("healthy", limit=1000)
+                db.session.commit()
+                for email in claimed:
                     claims.settle(email, "250 taken")
         assert not [mail for mail in self.mails().values() if mail.status in ACTIVE]
 

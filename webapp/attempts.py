@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, bindparam, func, insert, select
+from sqlalchemy import ForeignKey, Index, Integer, String, Uuid, bindparam, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.clock import db_now
@@ -52,16 +52,17 @@ class DeliveryAttempt(Model):
 
 
 # What writes down a try; `entry` gives its parameters.
-ENTRY = insert(table(DeliveryAttempt)).values(
-    email_id=bindparam("mail"),
-    started_at=db_now(bindparam("began")),
-    finished_at=db_now(),
-    outcome=bindparam("ended"),
-    phase=bindparam("at_phase"),
-    code=bindparam("with_code"),
-    reply=bindparam("with_reply"),
-    worker=bindparam("by_worker"),
+TRIED = select(
+    bindparam("mail", type_=Uuid).label("email_id"),
+    db_now(bindparam("began")).label("started_at"),
+    db_now().label("finished_at"),
+    bindparam("ended", type_=String).label("outcome"),
+    bindparam("at_phase", type_=String).label("phase"),
+    bindparam("with_code", type_=Integer).label("code"),
+    bindparam("with_reply", type_=String).label("reply"),
+    bindparam("by_worker", type_=String).label("worker"),
 )
+ENTRY = insert(table(DeliveryAttempt)).from_select(TRIED.selected_columns.keys(), TRIED)
 
 
 def record(email_id: uuid.UUID, outcome: str, **details: Any) -> None:

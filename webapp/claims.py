@@ -14,6 +14,7 @@ from flask import current_app
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    Insert,
     Integer,
     Select,
     Update,
@@ -29,7 +30,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from webapp import attempts, pause
 from webapp.attempts import Failure
 from webapp.clock import db_now
-from webapp.extensions import db, execute_together, table
+from webapp.extensions import db, execute_at_once, table
 from webapp.outbox import OutgoingEmail, last_failure
 
 # After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
@@ -196,16 +197,15 @@ SETTLED = (
 
 
 def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **parameters: Any) -> None:
-    """Write down that the server took the mail, and what follows from that; the caller commits.
+    """Write down that the server took the mail, and what follows from that. Commits; the caller has nothing open.
 
-    Raises LeaseLost, as all that end a claim, and leaves nothing of it in the transaction then.
+    Raises LeaseLost, as all that end a claim, and writes nothing then.
     """
     tried = attempts.entry(
         email.id, "sent", worker=email.locked_by, elapsed=held_for(email), phase="dot", code=250, reply=reply
     )
-    all_of_it = (SETTLED, attempts.ENTRY, *also)
-    if execute_together(all_of_it, {"held_by": email.claim_token, **tried, **parameters}) is None:
-        db.session.rollback()
+    all_of_it: tuple[Update | Insert, ...] = (SETTLED, attempts.ENTRY, *also)
+    if not execute_at_once(all_of_it, {"held_by": email.claim_token, **tried, **parameters}):
         raise LeaseLost(str(email.id))
 
 

@@ -15,8 +15,24 @@ from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Index, MetaData, Row, Table, Text, UpdateBase, event, func, select, text
-from sqlalchemy.dialects.postgresql import array
+from sqlalchemy import (
+    ColumnElement,
+    Index,
+    Insert,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    Update,
+    bindparam,
+    event,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import DeclarativeBase, registry
 
@@ -69,30 +85,51 @@ def table(model: type[Base]) -> Table:
     return cast("Table", model.__table__)
 
 
+# Made once, as what every mail needs.
+LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
+
+
 def lock(*keys: str) -> None:
     """Let nobody else hold one of these until the commit. On SQLite writers come one by one already."""
     if db.engine.dialect.name == "postgresql":
         # In one order, whoever asks: else two that ask for the same ones deadlock.
-        key = func.unnest(array(sorted(keys), type_=Text)).column_valued("key")
-        db.session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
+        db.session.execute(LOCK, {"keys": sorted(keys)})
 
 
-def execute_together(statements: tuple[UpdateBase, ...], parameters: Mapping[str, Any]) -> Row[Any] | None:
-    """Execute statements of which none needs what another writes; return the first row of the first one.
+def execute_at_once(statements: tuple[Update | Insert, ...], parameters: Mapping[str, Any]) -> bool:
+    """Execute statements of which none needs what another writes, and commit: all, or none if the first finds no row.
 
-    On Postgres in one round trip. What they have in common is named by parameters, so that they are made once.
+    Return whether it found one. On Postgres they are one statement, which needs no transaction around it, so the
+    caller has none open: that is half of the round trips. They name what they have in common by parameters, so that
+    they are made once. An insert is one from a select.
     """
+    if db.engine.dialect.name == "postgresql":
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            return connection.execute(_at_once(statements), parameters).first() is not None
+    first, *others = statements
     connection = db.session.connection()
-    if connection.dialect.name == "postgresql":
-        return connection.execute(_together(statements), parameters).first()
-    results = [connection.execute(statement, parameters) for statement in statements]
-    return results[0].first()
+    if connection.execute(first, parameters).first() is None:
+        db.session.rollback()
+        return False
+    for other in others:
+        connection.execute(other, parameters)
+    db.session.commit()
+    return True
 
 
 @cache
-def _together(statements: tuple[UpdateBase, ...]) -> UpdateBase:
+def _at_once(statements: tuple[Update | Insert, ...]) -> Select[Any]:
     first, *others = statements
-    return first.add_cte(*(other.cte(f"other_{n}") for n, other in enumerate(others)))
+    found = first.cte("found")
+    was_found = exists().select_from(found)
+    return select(found).add_cte(*(_only_if(was_found, other).cte(f"other_{n}") for n, other in enumerate(others)))
+
+
+def _only_if(condition: ColumnElement[bool], statement: Update | Insert) -> Update | Insert:
+    if isinstance(statement, Update):
+        return statement.where(condition)
+    values = cast("Select[Any]", statement.select).where(condition)
+    return insert(statement.table).from_select(values.selected_columns.keys(), values)
 
 
 def init_app(app: Flask) -> None:

@@ -114,15 +114,11 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
     A database that is away for a moment must not make a duplicate of what was sent.
     """
+    purpose = mails.link_purpose(email)
+    handed_off = verification.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
     while True:
         try:
-            purpose = mails.link_purpose(email)
-            if email.verify_email_id and purpose:
-                hand_off = verification.hand_off(email.verify_email_id, purpose)
-                claims.settle(email, reply, verification.HANDED_OFF, **hand_off)
-            else:
-                claims.settle(email, reply)
-            db.session.commit()
+            claims.settle(email, reply, verification.HANDED_OFF if handed_off else (), **handed_off)
         except OperationalError:
             db.session.rollback()
             if claims.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
