@@ -11,7 +11,7 @@ from collections import OrderedDict
 # A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
 # a price, which more mails share.
 BATCH_SECONDS = 0.5
-BATCH_MAX = 10
+BATCH_MAX = 25
 
 
 class Batch:
