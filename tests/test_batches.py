@@ -26,7 +26,7 @@ def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
 @pytest.fixture(autouse=True)
 def quick() -> None:
     """The mail server was quick lately."""
-    delivery.batch.note(1, 0.01)
+    delivery.batch.note(1, 0.05)
 
 
 def deliver(app: Flask, email_id: uuid.UUID) -> None:
