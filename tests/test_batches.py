@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import suppress
 from datetime import datetime
 
 import pytest
@@ -193,20 +194,32 @@ def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_he
     app: Flask, smtp: Server
 ) -> None:
     ids = make_signups(app, 2)
-    asked: list[bool] = []
+    in_hand: list[list[bool]] = []
 
-    def hint_the_other(connection: Connection) -> str | None:
-        asked.append(ids[1] in delivery.taken_here)
-        return "451 later" if connection.recipients[-1].startswith("mick1@") else None
+    def refuse_the_first(connection: Connection) -> str | None:
+        in_hand.append([email_id in delivery.taken_here for email_id in ids])
+        return "451 later" if connection.recipients[-1].startswith("mick0@") else None
 
-    smtp.actions["RCPT"] = hint_the_other
-    deliver(app, ids[0])
-    assert asked == [True, True]
+    smtp.actions["RCPT"] = refuse_the_first
+    with suppress(DeliveryFailed):
+        deliver(app, ids[0])
+    assert in_hand == [[True, True], [False, True]]
     smtp.actions.clear()
-    change(app, ids[1], next_attempt_at=db_now())
+    change(app, ids[0], next_attempt_at=db_now())
     with app.app_context():
-        tasks.deliver_email.call_local(str(ids[1]))
-    assert get(app, ids[1]).status == "sent"
+        tasks.deliver_email.call_local(str(ids[0]))
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "sent"]
+
+
+def test_a_batch_that_turns_out_to_be_slow_leaves_the_rest_to_others(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BATCH_LONGEST", 0.0)
+    ids = make_signups(app, 3)
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.lease_token, row.hinted_at) for row in rows[1:]] == [("queued", None, None)] * 2
+    assert rows[0].status == "sent"
 
 
 def test_the_failure_of_another_is_not_the_hinted_mails(app: Flask, smtp: Server) -> None:

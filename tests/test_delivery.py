@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import exc, select, update
 
 from tests.factories import attempts, change, get, make_signup
 from tests.processes import free_port
 from tests.smtp_server import Server
 from webapp import claims, delivery
 from webapp.clock import db_now
-from webapp.extensions import db
+from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
 from webapp.sending import DeliveryFailed
 from webapp.users import User
@@ -168,3 +168,23 @@ def test_a_worker_that_lost_its_lease_while_sending_leaves_the_row_alone(
     deliver(app, email_id)
     assert (get(app, email_id).status, get(app, email_id).locked_by) == ("sending", "another")
     assert "lease_lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [exc.OperationalError("", {}, Exception()), exc.InternalError("", {}, Exception()), exc.TimeoutError()]
+)
+def test_trouble_of_the_database_after_the_250_makes_no_duplicate_of_a_worker_that_stops(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, error: exc.SQLAlchemyError
+) -> None:
+    email_id = make_signup(app)
+    settle, errors = claims.settle, [error]
+
+    def fail_at_first(*arguments: Any, **parameters: Any) -> None:
+        mail.stop()
+        if errors:
+            raise errors.pop()
+        settle(*arguments, **parameters)
+
+    monkeypatch.setattr(claims, "settle", fail_at_first)
+    deliver(app, email_id)
+    assert (get(app, email_id).status, len(smtp.mails)) == ("sent", 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +133,30 @@ def test_a_refusal_is_the_recipients_whether_commands_go_together_or_not(
     smtp.actions.clear()
     send(app, taken)
     assert [mail.recipients for mail in smtp.mails] == [["mick@example.com"]]
+
+
+def test_a_connection_that_took_long_to_make_leaves_the_next_mail_its_whole_time(app: Flask, smtp: Server) -> None:
+    smtp.actions["greeting"] = lambda _connection: time.sleep(0.3)
+    with app.app_context(), mail.connect() as connection:
+        assert connection.opened().sock.gettimeout() == app.config["MAIL_TIMEOUT"]
+
+
+def test_told_to_stop_nobody_waits_for_a_name(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        is_over.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    threading.Timer(0.2, mail.stop).start()
+    with app.app_context():
+        stopped = message()
+    begun = time.monotonic()
+    with pytest.raises(SmtpError):
+        send(app, stopped)
+    is_over.set()
+    assert time.monotonic() - begun < app.config["MAIL_TIMEOUT"] / 2
 
 
 @pytest.mark.parametrize("step", ["before it is in use", "while it connects"])

@@ -7,11 +7,15 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterable
 
 # A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
 # a price, which more mails share.
 BATCH_SECONDS = 0.5
 BATCH_MAX = 25
+
+# A batch that turns out to be slow ends after this: what is left of it is for whoever has time.
+BATCH_LONGEST = 4 * BATCH_SECONDS
 
 
 class Batch:
@@ -42,9 +46,10 @@ class Recent:
             if len(self.until) > self.size:
                 self.until.popitem(last=False)
 
-    def discard(self, email_id: uuid.UUID) -> None:
+    def discard(self, email_ids: Iterable[uuid.UUID]) -> None:
         with self.lock:
-            self.until.pop(email_id, None)
+            for email_id in email_ids:
+                self.until.pop(email_id, None)
 
     def __contains__(self, email_id: uuid.UUID) -> bool:
         return time.monotonic() < self.until.get(email_id, 0)

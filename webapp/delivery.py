@@ -12,7 +12,7 @@ import structlog
 from flask import current_app
 
 from webapp import breaker, budget, claims, pace, sending, totals, workers
-from webapp.batches import Batch, Recent
+from webapp.batches import BATCH_LONGEST, Batch, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
 from webapp.outbox import OutgoingEmail
@@ -87,46 +87,46 @@ def _room() -> int:
 def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFailed | None]:
     """Send mails that were claimed together, one after the other; return those that were tried, and what failed."""
     tried: dict[uuid.UUID, DeliveryFailed | None] = {}
+    # What is not sent may be due again before the others are done: its hint must be heard then.
+    unsent = {email.id for email in claimed}
     for email in claimed:
         taken_here.add(email.id, seconds=claims.lease_left(email))
-    try:
-        _try_each(claimed, tried)
-    finally:
-        for email in claimed:
-            if email.id in tried and tried[email.id] is None:
-                taken_here.add(email.id)
-            else:
-                taken_here.discard(email.id)
-    return tried
-
-
-def _try_each(claimed: Sequence[OutgoingEmail], tried: dict[uuid.UUID, DeliveryFailed | None]) -> None:
-    """Send what may go, and note in `tried` what became of it; what is left goes back."""
-    proofs = sending.choose(claimed)
-    waiting = budget.admit(claimed)
-    db.session.commit()
+    waiting: list[OutgoingEmail] = []
     begun = time.monotonic()
     try:
+        proofs = sending.choose(claimed)
+        waiting = budget.admit(claimed)
+        db.session.commit()
+        taken_here.discard(unsent.difference(email.id for email in waiting))
         while waiting and _wait_for_turn(waiting):
             email, *waiting = waiting
+            email_id = email.id
             with structlog.contextvars.bound_contextvars(**_log_fields(email)):
                 try:
-                    if sending.send(email, proofs.get(email.id)):
-                        tried[email.id] = None
+                    if sending.send(email, proofs.get(email_id)):
+                        tried[email_id] = None
+                        unsent.remove(email_id)
+                        taken_here.add(email_id)
                 except DeliveryFailed as failure:
-                    tried[email.id] = failure
+                    tried[email_id] = failure
                     if failure.is_servers:
                         break
                 except LeaseLost:
                     db.session.rollback()
                     log.warning("lease_lost")
                     totals.count(totals.FENCED_WRITES)
+            if email_id in unsent:
+                taken_here.discard([email_id])
+            if time.monotonic() - begun > BATCH_LONGEST:
+                break
     finally:
+        taken_here.discard(unsent)
         if waiting:
             # What failed may have left a transaction that can do nothing more.
             db.session.rollback()
             claims.let_go(waiting)
     batch.note(len(tried), time.monotonic() - begun)
+    return tried
 
 
 def _log_fields(email: OutgoingEmail) -> dict[str, Any]:

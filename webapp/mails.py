@@ -106,7 +106,7 @@ def render(
             own["where"] = where(facts or {})
     frames: dict[tuple[str, str], Frame] = current_app.extensions.setdefault("mail_frames", {})
     frame = frames.get((template, locale))
-    if frame is None:
+    if frame is None or current_app.debug:
         frame = frames[template, locale] = render_frame(template, locale)
     return Message(
         subject=frame.subject,

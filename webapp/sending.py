@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import (
     answers,
@@ -39,6 +39,9 @@ REFUSALS_IN_A_ROW = 5
 
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
+
+# And a worker that is told to stop for this long: with the wait for the mail server's answer, as long as it has.
+STOPPING_SECONDS = 1.5
 
 
 class DeliveryFailed(Exception):
@@ -114,14 +117,16 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
     A database that is away for a moment must not make a duplicate of what was sent.
     """
+    accepted_at = time.monotonic()
     purpose = mails.link_purpose(email)
     handed_off = verification.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
     while True:
         try:
             claims.settle(email, reply, verification.HANDED_OFF if handed_off else (), **handed_off)
-        except OperationalError:
+        except SQLAlchemyError:
             db.session.rollback()
-            if claims.lease_left(email) < SETTLE_AGAIN_SECONDS or mail.stopping:
+            failing_for = time.monotonic() - accepted_at
+            if claims.lease_left(email) < SETTLE_AGAIN_SECONDS or (mail.stopping and failing_for > STOPPING_SECONDS):
                 raise
             time.sleep(SETTLE_AGAIN_SECONDS)
         else:

@@ -7,6 +7,7 @@ import smtplib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +15,9 @@ LINE_MAX = 8192
 
 # How often the connections in use are looked at.
 WATCH_SECONDS = 0.1
+
+# What is left when nothing is: a timeout of 0 would mean not to wait at all.
+MOMENT = 0.001
 
 
 class Plain(smtplib.SMTP):
@@ -26,7 +30,7 @@ class Plain(smtplib.SMTP):
     line: socket.socket | None = None
 
     def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
-        addresses = look_up(host, port, self._time_left())
+        addresses = look_up(host, port, self._time_left)
         for family, kind, protocol, _name, address in addresses:
             connection = socket.socket(family, kind, protocol)
             self._hold(connection)
@@ -39,6 +43,8 @@ class Plain(smtplib.SMTP):
                     raise
             else:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # It may be kept for other mails, which have deadlines of their own.
+                connection.settimeout(self.timeout)
                 return connection
         raise OSError(f"{host} has no address")
 
@@ -62,13 +68,14 @@ class Plain(smtplib.SMTP):
 
     def cut(self) -> None:
         """End the connection, from any thread: whoever waits for it gets an error at once."""
+        self.deadline = min(self.deadline, time.monotonic())
         line = self.line
         if line is not None:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
 
     def _time_left(self) -> float:
-        return max(0.001, self.deadline - time.monotonic())
+        return max(MOMENT, self.deadline - time.monotonic())
 
     def _hold(self, connection: socket.socket | None) -> None:
         """Let cut() reach this connection, and no longer the one before."""
@@ -130,8 +137,8 @@ class Watchdog(Generic[L]):
                 self.has_work.wait()
 
 
-def look_up(host: str, port: int, seconds: float) -> list[Any]:
-    """Resolve a name, for `seconds` at most: the system's resolver knows no deadline."""
+def look_up(host: str, port: int, time_left: Callable[[], float]) -> list[Any]:
+    """Resolve a name while time is left, which may end at any moment: the system's resolver knows no deadline."""
     answers: queue.Queue[list[Any] | OSError] = queue.Queue()
 
     def resolve() -> None:
@@ -140,9 +147,12 @@ def look_up(host: str, port: int, seconds: float) -> list[Any]:
         except OSError as error:
             answers.put(error)
 
-    threading.Thread(target=resolve, daemon=True).start()
+    resolving = threading.Thread(target=resolve, daemon=True)
+    resolving.start()
+    while resolving.is_alive() and time_left() > MOMENT:
+        resolving.join(min(WATCH_SECONDS, time_left()))
     try:
-        answer = answers.get(timeout=seconds)
+        answer = answers.get_nowait()
     except queue.Empty:
         raise TimeoutError(f"looking up {host} took too long") from None
     if isinstance(answer, OSError):

@@ -4,15 +4,23 @@
 
 /* What makes room for itself waits while a pointer is down, or the button under it would move away before the click. */
 
+const postponed = new Set();
 let isPressing = false;
 
-for (const [type, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
-  addEventListener(type, () => { isPressing = is; }, true);
+addEventListener("pointerdown", (event) => { isPressing = event.button === 0; }, true);
+for (const type of ["pointerup", "pointercancel"]) {
+  addEventListener(type, () => {
+    isPressing = false;
+    setTimeout(() => {
+      postponed.forEach((change) => change());
+      postponed.clear();
+    });
+  }, true);
 }
 
 function unlessPressing(change) {
   if (isPressing) {
-    addEventListener("pointerup", () => setTimeout(change), { once: true });
+    postponed.add(change);
   } else {
     change();
   }
