@@ -6,6 +6,7 @@ import ast
 import re
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from tests.defences import DEFENCES
 from webapp.config import ROOT
@@ -45,3 +46,10 @@ def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
 def test_each_defence_that_can_be_taken_out_is_there() -> None:
     gone = [one.what for one in DEFENCES if (ROOT / one.file).read_text("utf-8").count(one.present) != 1]
     assert gone == []
+
+
+def test_docker_compose_builds_our_image_whichever_service_comes_first() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    ours = {name: service for name, service in services.items() if service["image"] == "${IMAGE:-signup}"}
+    assert {"migrate", "web", "worker"} <= set(ours)
+    assert [name for name, service in ours.items() if "build" not in service] == []
