@@ -70,7 +70,7 @@ def only_user(app: Flask) -> User:
 
 
 def travel(app: Flask, seconds: float) -> None:
-    """Let time pass: everything in the database that is a time becomes older."""
+    """Let time pass, or go back: everything in the database that is a time becomes older, or newer."""
     with app.app_context():
         for table in db.metadata.sorted_tables:
             # Keys would meet others on their way.
@@ -85,7 +85,7 @@ def travel(app: Flask, seconds: float) -> None:
 def earlier(column: Any, seconds: float) -> Any:
     if db.engine.dialect.name == "postgresql":
         return column - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-    return func.strftime("%Y-%m-%d %H:%M:%f000", column, f"-{seconds} seconds")
+    return func.strftime("%Y-%m-%d %H:%M:%f000", column, f"{-seconds:+} seconds")
 
 
 def work(app: Flask) -> None:

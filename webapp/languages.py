@@ -43,5 +43,10 @@ def load(locale: str) -> NullTranslations:
     return Translations(compiled)
 
 
+def ago(seconds: float) -> str:
+    """Return in words how long ago that was; just now, when the database's clock runs ahead of ours."""
+    return str(flask_babel.format_timedelta(-max(seconds, 0.5), add_direction=True, threshold=1.2))
+
+
 def catalogue(locale: str) -> Path:
     return FOLDER / f"{locale}.po"

@@ -102,7 +102,9 @@ def render(
     own = {"address": address, **secrets}
     if template in notices.TEMPLATES:
         with force_locale(locale):
-            own["when"] = format_datetime(at or clock.now(), "d MMMM y, HH:mm 'UTC'", rebase=False)
+            # Translators: a date and a time, in the letters of Unicode's date patterns.
+            pattern = gettext("d MMMM y, HH:mm 'UTC'")
+            own["when"] = format_datetime(at or clock.now(), pattern, rebase=False)
             own["where"] = where(facts or {})
     frames: dict[tuple[str, str], Frame] = current_app.extensions.setdefault("mail_frames", {})
     frame = frames.get((template, locale))

@@ -9,6 +9,7 @@ from flask_babel import format_timedelta
 
 from webapp import breaker, clock
 from webapp.backlog import CANCELED_BY_OPERATOR
+from webapp.languages import ago
 from webapp.outbox import SERVER_FAILURE, OutgoingEmail
 
 # A mail that is due for longer waits for something: a worker, or its turn.
@@ -58,7 +59,7 @@ def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
     return Progress(
         state,
         seconds=seconds,
-        ago=format_timedelta(-since_sent, add_direction=True, threshold=1.2),
+        ago=ago(since_sent),
         resend_in=_resend_in(email, now) if state == "sent" else 0,
         reason=email.last_error if state == "failed" else None,
         interval=_interval(state, seconds, since_sent),

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
-from flask_babel import format_timedelta, gettext
+from flask_babel import gettext
 from flask_login import login_required
 
 from webapp import clock, sessions
+from webapp.languages import ago
 from webapp.pages.forms import Form
 from webapp.pages.signed_in import forget, me, note_seen
 from webapp.sessions import UserSession
@@ -72,12 +73,11 @@ def _seen() -> list[Seen]:
 
 
 def _describe(one: UserSession, own: str) -> Seen:
-    since = clock.now() - one.seen_at
     return Seen(
         id=one.id,
         device=_device(one.browser, one.system),
         address=one.address,
-        ago=format_timedelta(-since, add_direction=True, threshold=1.2),
+        ago=ago((clock.now() - one.seen_at).total_seconds()),
         is_this_one=one.token_hash == own,
     )
 
