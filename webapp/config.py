@@ -306,8 +306,6 @@ def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
         "pool_size": config["DATABASE_POOL_SIZE"],
         "max_overflow": 0,
         "pool_timeout": timeout,
-        # A server that was restarted costs no request an error.
-        "pool_pre_ping": True,
         "connect_args": {
             "connect_timeout": timeout,
             # A connection into a black hole ends, instead of holding a request for minutes.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-import psycopg
-from flask import Flask, has_request_context, request
+from flask import Flask
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
@@ -25,7 +23,6 @@ from sqlalchemy import (
     Text,
     Update,
     bindparam,
-    event,
     exists,
     func,
     insert,
@@ -33,10 +30,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import DeclarativeBase, registry
 
-from webapp import clock
+from webapp import clock, engines
 from webapp.broker import FlaskHuey
 from webapp.languages import Babel
 from webapp.smtp import Mail
@@ -142,43 +138,4 @@ def init_app(app: Flask) -> None:
     app.config.update(limits_storage(app.config["REDIS_URL"]))
     limiter.init_app(app)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            _tune_sqlite(db.engine)
-        else:
-            _bound_answers(db.engine, app.config["DATABASE_TIMEOUT"])
-
-
-def _tune_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # The driver must not begin transactions by itself: on_begin does.
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 10000")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        # A read that turns into a write fails at once when another wrote meanwhile, whatever the
-        # timeout. So whatever may write takes the write lock first; only pages that are merely shown do not.
-        reads = has_request_context() and request.method in {"GET", "HEAD"}
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _bound_answers(engine: Engine, seconds: float) -> None:
-    """Let no request wait longer for an answer of Postgres: libpq itself would wait without end for a frozen server."""
-
-    class BoundedConnection(psycopg.Connection[Any]):
-        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-            if timeout is not None or not has_request_context():
-                return super().wait(gen, interval, timeout)
-            try:
-                return super().wait(gen, interval, seconds)
-            except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - it has no other name
-                self.pgconn.finish()
-                raise psycopg.OperationalError(f"the server did not answer within {seconds} s") from error
-
-    @event.listens_for(engine, "do_connect")
-    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> psycopg.Connection[Any]:
-        return BoundedConnection.connect(*arguments, **options)
+        engines.tune(db.engine, app.config["DATABASE_TIMEOUT"])
