@@ -13,6 +13,9 @@ from webapp.extensions import db
 
 DUE = 200
 
+# A page of mails shows 50, so in a small past, too, more are dead.
+DEAD = 60
+
 # Of a hundred mails one waits, one is dead, two were canceled, and the others were sent, evenly over the retention.
 MAILS = text("""
     INSERT INTO outgoing_emails (id, message_id, dedupe_key, to_address, budget, template, locale, priority, status,
@@ -28,7 +31,7 @@ MAILS = text("""
            CASE WHEN state = 'sent' THEN at + interval '11 seconds' END,
            CASE WHEN state <> 'queued' THEN at + interval '11 seconds' END
     FROM (SELECT n, clock_timestamp() - n * interval '90 days' / :rows AS at,
-                 CASE WHEN n % 100 = 0 THEN 'queued' WHEN n % 100 = 1 THEN 'dead' WHEN n % 100 < 4 THEN 'canceled'
+                 CASE WHEN n % 100 = 0 THEN 'queued' WHEN n % :dead_each = 1 THEN 'dead' WHEN n % 100 < 4 THEN 'canceled'
                       ELSE 'sent' END AS state
           FROM generate_series(1, :rows) AS n) AS mails
 """)
@@ -47,7 +50,7 @@ DUE_NOW = text("""
 def write(app: Flask, rows: int) -> None:
     """Fill an empty PostgreSQL database."""
     with app.app_context():
-        db.session.execute(MAILS, {"rows": rows})
+        db.session.execute(MAILS, {"rows": rows, "dead_each": min(100, rows // DEAD)})
         db.session.execute(ATTEMPTS)
         db.session.execute(DUE_NOW, {"due": DUE})
         db.session.commit()
