@@ -31,8 +31,8 @@ MAILS = text("""
            CASE WHEN state = 'sent' THEN at + interval '11 seconds' END,
            CASE WHEN state <> 'queued' THEN at + interval '11 seconds' END
     FROM (SELECT n, clock_timestamp() - n * interval '90 days' / :rows AS at,
-                 CASE WHEN n % 100 = 0 THEN 'queued' WHEN n % :dead_each = 1 THEN 'dead' WHEN n % 100 < 4 THEN 'canceled'
-                      ELSE 'sent' END AS state
+                 CASE WHEN n % 100 = 0 THEN 'queued' WHEN n % :dead_each = 1 THEN 'dead'
+                      WHEN n % 100 < 4 THEN 'canceled' ELSE 'sent' END AS state
           FROM generate_series(1, :rows) AS n) AS mails
 """)
 ATTEMPTS = text("""

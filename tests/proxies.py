@@ -64,6 +64,21 @@ def tls(context: ssl.SSLContext, port: int) -> Handler:
     return handle
 
 
+def pooler(host: str, port: int, lost: threading.Event) -> Handler:
+    """Pass on what is said to the PostgreSQL there; once it is lost, let people log in, and hang up when they ask."""
+
+    def handle(connection: socket.socket) -> None:
+        with connection, socket.socket(socket.AF_UNIX if host.startswith("/") else socket.AF_INET) as inside:
+            inside.connect(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port))
+            threading.Thread(target=_quietly_pump, args=[inside, connection], daemon=True).start()
+            # A query, or the parse or the parameters of a statement.
+            while (chunk := connection.recv(65536)) and not (lost.is_set() and chunk[:1] in {b"Q", b"P", b"B"}):
+                inside.sendall(chunk)
+            connection.shutdown(socket.SHUT_RDWR)
+
+    return handle
+
+
 def _quietly_pump(source: socket.socket, sink: socket.socket) -> None:
     with suppress(OSError):
         while chunk := source.recv(65536):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 import pytest
+from babel.dates import format_datetime
 from babel.messages import Catalog, Message
 from flask import Flask
 
@@ -54,6 +56,15 @@ def test_a_translation_has_the_values_and_the_spaces_of_its_original(code: str) 
         for text in texts(message):
             assert sorted(PLACEHOLDER.findall(text)) == sorted(PLACEHOLDER.findall(original)), message.id
             assert text == " ".join(text.split()), message.id
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_pattern_of_dates_gives_the_whole_date(code: str) -> None:
+    pattern = languages.load(code).gettext("d MMMM y, HH:mm 'UTC'")
+    # Other letters would mean something to Babel, too: words of the language stand in quotes.
+    assert re.fullmatch(r"(?:'[^']*'|[dMyGHm]|\W)+", pattern), pattern
+    told = format_datetime(datetime(2031, 7, 24, 16, 58, tzinfo=UTC), pattern, locale=code)
+    assert all(part in told for part in ("24", "2031", "16:58", "UTC")), told
 
 
 def test_thai_is_written_in_thai() -> None:

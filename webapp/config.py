@@ -306,6 +306,8 @@ def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
         "pool_size": config["DATABASE_POOL_SIZE"],
         "max_overflow": 0,
         "pool_timeout": timeout,
+        # The others may rest: one that was used lately need not be asked whether it lives.
+        "pool_use_lifo": True,
         "connect_args": {
             "connect_timeout": timeout,
             # A connection into a black hole ends, instead of holding a request for minutes.

@@ -44,14 +44,16 @@ def _tune_sqlite(engine: Engine) -> None:
 
 
 def _tune_postgres(engine: Engine, seconds: float) -> None:
-    """Let no request wait longer than that for an answer, and none fail for a connection that is gone.
+    """Let no request wait longer than that for an answer, and none fail for a server that was restarted.
 
     libpq itself would wait without end for a frozen server. And SQLAlchemy's `pool_pre_ping` asks every time, which
-    takes as long as most of what is asked afterwards.
+    takes as long as most of what is asked afterwards. The price: where a server vanishes without a word, as when a
+    machine dies, what uses each connection of the last seconds fails once.
     """
 
     class BoundedConnection(psycopg.Connection[Any]):
-        answered_at = 0.0
+        # Or when it was released, about as late.
+        answered_at: float | None = None
 
         def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
             if timeout is None and has_request_context():
@@ -67,6 +69,9 @@ def _tune_postgres(engine: Engine, seconds: float) -> None:
 
         def may_be_gone(self) -> bool:
             """Return whether it rested for long, or said something that nobody asked for: its end, mostly."""
+            if self.answered_at is None:
+                # A new one: what is asked first will tell. SQLAlchemy would not try a third one.
+                return False
             line = select.poll()
             line.register(self.fileno(), select.POLLIN)
             return time.monotonic() - self.answered_at > FRESH_SECONDS or bool(line.poll(0))

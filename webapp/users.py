@@ -10,7 +10,6 @@ from datetime import datetime
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
 from sqlalchemy import ColumnElement, Index, ScalarSelect, String, Update, case, func, or_, select, update
-from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -272,11 +271,10 @@ def extended_purge(user_id: ScalarSelect[int]) -> Update:
 
 def hold(user: User) -> None:
     """Read the user anew, and let nobody else change it until the commit. Raises UserGone."""
-    try:
-        db.session.refresh(user, with_for_update=True)
-    except InvalidRequestError as error:
+    row = select(User).where(User.id == user.id).with_for_update()
+    if db.session.scalar(row, execution_options={"populate_existing": True}) is None:
         db.session.rollback()
-        raise UserGone from error
+        raise UserGone
 
 
 def lock(email_key: str, username_key: str) -> None:
