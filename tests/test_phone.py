@@ -52,7 +52,7 @@ def test_a_forgotten_password_is_set_anew_and_then_changed(
         expect(page.get_by_role("heading", level=1)).to_have_text("ลืมรหัสผ่าน?")
         look_closely(page, glass)
         type_into(page, "อีเมล", "mick@example.com", enter=True)
-        expect(page.get_by_role("heading", level=1)).to_have_text("ตรวจดูอีเมลของคุณ")
+        expect(page.get_by_role("heading", level=1)).to_have_text("ตรวจสอบอีเมลของคุณ")
         look_closely(page, glass)
         send_due()
         page.goto(smtp.mails[-1].link)

@@ -256,11 +256,11 @@ def sign_up_in_thai(page: Page, email: str) -> None:
     page.get_by_label("อีเมล").fill(email)
     page.get_by_label("รหัสผ่าน", exact=True).fill("ม้าถูกแบตเตอรี่ลวดเย็บ")
     page.get_by_role("button", name="สมัครใช้งาน").click()
-    expect(page.get_by_role("heading", name="ตรวจดูอีเมลของคุณ")).to_be_visible()
+    expect(page.get_by_role("heading", name="ตรวจสอบอีเมลของคุณ")).to_be_visible()
 
 
 def expect_welcome_in_thai(page: Page) -> None:
-    expect(page.get_by_role("heading", name="ยินดีต้อนรับ คุณสมชาย ใจดี")).to_be_visible()
+    expect(page.get_by_role("heading", name="ยินดีต้อนรับ สมชาย ใจดี")).to_be_visible()
     expect(page.get_by_text("ยืนยันแล้ว")).to_be_visible()
     expect(page.locator("html")).to_have_attribute("lang", "th")
 
@@ -268,7 +268,7 @@ def expect_welcome_in_thai(page: Page) -> None:
 @pytest.mark.parametrize("thai", [True], indirect=True, ids=["with scripts"])
 def test_in_thai_one_signs_up_follows_the_link_and_confirms(thai: Page, send_due: Send, smtp: Server) -> None:
     sign_up_in_thai(thai, "somchai@example.com")
-    expect(thai.get_by_text(re.compile(r"อีเมลจะส่งออกในอีก \d+ วินาที"))).to_be_visible()
+    expect(thai.get_by_text(re.compile(r"เราจะส่งอีเมลในอีก \d+ วินาที"))).to_be_visible()
     send_due()
     expect(thai.get_by_text(re.compile("^ส่งแล้วเมื่อ")).first).to_be_visible()
     thai.goto(smtp.mails[0].link)
