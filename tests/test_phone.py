@@ -66,7 +66,7 @@ def test_a_forgotten_password_is_set_anew_and_then_changed(
         look_closely(page, glass)
         type_into(page, "ชื่อผู้ใช้หรืออีเมล", "mick19")
         type_into(page, "รหัสผ่าน", FIRST, enter=True)
-        press(page, "link", "รหัสผ่าน ตั้งรหัสผ่านใหม่")
+        press(page, "link", "รหัสผ่าน เปลี่ยนรหัสผ่าน")
         expect(page.get_by_role("heading", level=1)).to_have_text("เปลี่ยนรหัสผ่าน")
         look_closely(page, glass)
         type_into(page, "รหัสผ่านปัจจุบัน", FIRST)
