@@ -52,7 +52,7 @@ def _tune_postgres(engine: Engine, seconds: float) -> None:
     """
 
     class BoundedConnection(psycopg.Connection[Any]):
-        # Or when it was released, about as late.
+        # Releasing it counts, too: that comes right after an answer, mostly.
         answered_at: float | None = None
 
         def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
