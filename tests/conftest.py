@@ -244,7 +244,9 @@ def send_due_mails(app: Flask) -> None:
     with app.app_context():
         db.session.execute(update(OutgoingEmail).values(next_attempt_at=db_now()))
         db.session.commit()
-        for email_id in db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.status == "queued")).all():
+        # In the order in which they were promised: Postgres gives rows that were updated in any order.
+        queued = select(OutgoingEmail.id).where(OutgoingEmail.status == "queued").order_by(OutgoingEmail.created_at)
+        for email_id in db.session.scalars(queued).all():
             with suppress(DeliveryFailed):
                 delivery.deliver(email_id)
     # A thread of our own is no worker, whose end would close it.
