@@ -107,6 +107,21 @@ def test_the_models_are_what_the_migrations_make(old: Flask) -> None:
         flask_migrate.check(MIGRATIONS)
 
 
+def test_a_new_database_does_not_read_all_mails_to_find_one(backend: Backend, tmp_path: Path, smtp: Server) -> None:
+    """What is prepared while a table is new is used for thousands of mails, until PostgreSQL looks at it again."""
+    with backend.empty(tmp_path) as own:
+        app = create_app({**settings(smtp.port), **own})
+        upgrade(app)
+        explain = "EXPLAIN" if "REDIS_URL" in own else "EXPLAIN QUERY PLAN"
+        one = "DELETE FROM outgoing_emails WHERE id = 'f47ac10b58cc4372a5670e02b2c3d479'"
+        plan = str(rows(app, f"{explain} {one}"))
+        with app.app_context():
+            db.engine.dispose()
+    assert "outgoing_emails" in plan
+    assert "Seq Scan" not in plan
+    assert "SCAN" not in plan
+
+
 def test_the_way_down_keeps_one_row_an_address_and_says_what_it_dropped(
     old: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
