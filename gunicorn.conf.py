@@ -1,9 +1,11 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
+import gc
 import sys
 
 from gunicorn import glogging
 from gunicorn.config import Config
+from gunicorn.workers.base import Worker
 
 from webapp import logs
 from webapp.config import ConfigError, load
@@ -37,3 +39,9 @@ graceful_timeout = 10
 
 # It would lie in the home directory, where a second app's would be in its way.
 control_socket_disable = True
+
+
+def post_worker_init(_worker: Worker) -> None:
+    """Spare the collector what was loaded, which stays: going through it takes a tenth of a second, while all wait."""
+    gc.collect()
+    gc.freeze()
