@@ -100,8 +100,9 @@ def execute_at_once(statements: tuple[Update | Insert, ...], parameters: Mapping
     they are made once. An insert is one from a select.
     """
     if db.engine.dialect.name == "postgresql":
-        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            return connection.execute(_at_once(statements), parameters).first() is not None
+        sql, constants = _at_once(statements)
+        with engines.autocommit(db.engine) as driver:
+            return driver.execute(sql, {**constants, **parameters}).fetchone() is not None
     first, *others = statements
     connection = db.session.connection()
     if connection.execute(first, parameters).first() is None:
@@ -114,11 +115,13 @@ def execute_at_once(statements: tuple[Update | Insert, ...], parameters: Mapping
 
 
 @cache
-def _at_once(statements: tuple[Update | Insert, ...]) -> Select[Any]:
+def _at_once(statements: tuple[Update | Insert, ...]) -> tuple[str, dict[str, Any]]:
     first, *others = statements
     found = first.cte("found")
     was_found = exists().select_from(found)
-    return select(found).add_cte(*(_only_if(was_found, other).cte(f"other_{n}") for n, other in enumerate(others)))
+    whole = select(found).add_cte(*(_only_if(was_found, other).cte(f"other_{n}") for n, other in enumerate(others)))
+    compiled = whole.compile(dialect=db.engine.dialect)
+    return str(compiled), dict(compiled.params)
 
 
 def _only_if(condition: ColumnElement[bool], statement: Update | Insert) -> Update | Insert:
