@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
@@ -106,32 +107,23 @@ def render(
             pattern = gettext("d MMMM y, HH:mm 'UTC'")
             own["when"] = format_datetime(at or clock.now(), pattern, rebase=False)
             own["where"] = where(facts or {})
-    frames: dict[tuple[str, str], Frame] = current_app.extensions.setdefault("mail_frames", {})
+    frames: dict[tuple[str, str], Message] = current_app.extensions.setdefault("mail_frames", {})
     frame = frames.get((template, locale))
     if frame is None or current_app.debug:
         frame = frames[template, locale] = render_frame(template, locale)
-    return Message(
-        subject=frame.subject,
-        recipients=[address],
-        body=MARK.sub(lambda mark: own[mark[1]], frame.body),
-        html=MARK.sub(lambda mark: str(escape(own[mark[1]])), frame.html),
-        reply_to=current_app.config["MAIL_REPLY_TO"],
-        extra_headers={"Auto-Submitted": "auto-generated"},
-    )
+    # Not a new one, which would get an id, and ask for this machine's name for it.
+    message = copy(frame)
+    message.recipients = [address]
+    message.body = MARK.sub(lambda mark: own[mark[1]], frame.body or "")
+    message.alts = {"html": MARK.sub(lambda mark: str(escape(own[mark[1]])), frame.html or "")}
+    return message
 
 
-class Frame(NamedTuple):
-    """The texts of a template in a language, with a mark for each of a mail's own words.
+def render_frame(template: str, locale: str) -> Message:
+    """Return what is the same in all mails of a template in a language, with a mark for each of their own words.
 
-    Made once: rendering them takes longer than all else that a mail costs.
+    Made once: rendering it takes longer than all else that a mail costs.
     """
-
-    subject: str
-    body: str
-    html: str
-
-
-def render_frame(template: str, locale: str) -> Frame:
     with force_locale(locale):
         context: dict[str, Any] = {name: f"{MARK_BEGIN}{name}{MARK_END}" for name in OWN} | {
             "lang": locale,
@@ -143,10 +135,12 @@ def render_frame(template: str, locale: str) -> Frame:
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
-        return Frame(
-            context["subject"],
-            render_template(f"mail/{template}/body.txt", **context),
-            render_template(f"mail/{template}/body.html", **context),
+        return Message(
+            subject=context["subject"],
+            body=render_template(f"mail/{template}/body.txt", **context),
+            html=render_template(f"mail/{template}/body.html", **context),
+            reply_to=current_app.config["MAIL_REPLY_TO"],
+            extra_headers={"Auto-Submitted": "auto-generated"},
         )
 
 

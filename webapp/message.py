@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import binascii
+import re
 import uuid
 from collections.abc import Iterator
 from email.charset import QP, Charset
 from email.header import Header
 from email.mime.text import MIMEText
-from email.utils import formatdate
+from email.utils import formatdate, parseaddr
 from functools import cached_property, lru_cache
 
 import flask_mail
@@ -18,6 +19,9 @@ SEVEN_BIT = Charset("utf-8")
 SEVEN_BIT.body_encoding = QP
 
 LINE_MAX = 78
+
+# What is an address in ASCII already.
+PLAIN = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
 
 
 class Message(flask_mail.Message):
@@ -40,7 +44,7 @@ class Message(flask_mail.Message):
             return
         # What is quoted-printable never holds "=_".
         boundary = f"=_{uuid.uuid5(uuid.NAMESPACE_URL, self.msgId).hex}"
-        yield header("Content-Type", f'multipart/alternative; boundary="{boundary}"') + b"\r\n"
+        yield f'Content-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n\r\n'.encode()
         for subtype, text in parts.items():
             yield f"--{boundary}\r\n".encode() + part(subtype, text) + b"\r\n"
         yield f"--{boundary}--\r\n".encode()
@@ -85,4 +89,12 @@ def part(subtype: str, text: str | None) -> bytes:
 @lru_cache
 def mailbox(address: str | tuple[str, str]) -> str:
     """Return a name and an address as headers have them, in ASCII. Raises UnicodeError."""
+    if isinstance(address, str) and PLAIN.fullmatch(address):
+        return address
     return flask_mail.sanitize_address(address)
+
+
+def bare(address: str | tuple[str, str]) -> str:
+    """Return the address alone, its domain in ASCII. Raises UnicodeError."""
+    named = mailbox(address)
+    return parseaddr(named)[1] if "<" in named else named

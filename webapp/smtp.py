@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from email.utils import parseaddr
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -18,7 +17,7 @@ import flask_mail
 import structlog
 from flask import Flask
 
-from webapp.message import Message
+from webapp.message import Message, bare
 from webapp.wire import Encrypted, Plain, Watchdog
 
 log = structlog.get_logger(__name__)
@@ -174,7 +173,9 @@ class Connection(flask_mail.Connection):
         `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
         (Aborted). Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
         """
-        content = smtplib._quote_periods(message.content)  # type: ignore[attr-defined]  # noqa: SLF001
+        content = message.content
+        if b"\n." in content:
+            content = smtplib._quote_periods(content)  # type: ignore[attr-defined]  # noqa: SLF001
         commands = envelope(message, envelope_from or message.sender)
         try:
             self._begin(commands)
@@ -293,9 +294,3 @@ def envelope(message: Message, sender: str | tuple[str, str]) -> list[Command]:
     if any("\r" in command.line or "\n" in command.line for command in commands):
         raise flask_mail.BadHeaderError
     return commands
-
-
-@lru_cache
-def bare(address: str | tuple[str, str]) -> str:
-    """Return the address alone, its domain in ASCII."""
-    return parseaddr(flask_mail.sanitize_address(address))[1]
