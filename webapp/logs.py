@@ -16,8 +16,9 @@ from structlog.typing import Processor
 
 # Raw tokens and addresses are in no log, whoever writes the line: gunicorn quotes a request that it cannot
 # parse, Postgres the row that broke a rule.
-TOKENS = (re.compile(r"(/(?:verify|reset|account/email/confirm|account/email/revoke)/)[^\s'\"]+"), r"\1<token>")
-ADDRESSES = (re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
+# Of each: what it never goes without, which is quickly looked for; what it looks like; and what is told of it.
+TOKENS = ("/", re.compile(r"(/(?:verify|reset|account/email/confirm|account/email/revoke)/)[^\s'\"]+"), r"\1<token>")
+ADDRESSES = ("@", re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
 
 SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -56,7 +57,7 @@ def configure(settings: Mapping[str, Any]) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -78,14 +79,15 @@ def configure(settings: Mapping[str, Any]) -> None:
     logging.getLogger("huey").setLevel(logging.WARNING)
 
 
-def leave_out(*secrets: tuple[re.Pattern[str], str]) -> Processor:
+def leave_out(*secrets: tuple[str, re.Pattern[str], str]) -> Processor:
     """Return what puts words in the place of these, in each field of a line."""
 
     def process(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for name, value in fields.items():
             if isinstance(value, str):
-                for secret, substitute in secrets:
-                    value = secret.sub(substitute, value)  # noqa: PLW2901 - one after the other
+                for mark, secret, substitute in secrets:
+                    if mark in value:
+                        value = secret.sub(substitute, value)  # noqa: PLW2901 - one after the other
                 fields[name] = value
         return fields
 
