@@ -96,6 +96,12 @@ def count_sent(connection: psycopg.Connection | sqlite3.Connection) -> int:
     return int(sent)
 
 
+def have_sent(connection: psycopg.Connection | sqlite3.Connection, count: int) -> bool:
+    """Return whether so many mails were sent. All are counted when they were tried: that takes longer than a mail."""
+    (tried,) = connection.execute("SELECT coalesce(max(id), 0) FROM delivery_attempts").fetchone() or (0,)
+    return int(tried) >= count and count_sent(connection) >= count
+
+
 def analyze(app: Flask) -> None:
     """Tell the database how its tables have grown, as its autovacuum does in time."""
     with app.app_context():

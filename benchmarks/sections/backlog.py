@@ -36,12 +36,12 @@ def run(stage: Stage, report: Report) -> None:
             database.execute("VACUUM ANALYZE")
         with Process(*CONSUMER, environ=stage.environ(settings)) as worker:
             contest.await_sent(ours, 100 + STEADY + 1)
-            sent, begun, held = ours.count_sent(), time.perf_counter(), 0
+            sent, begun, held = rows.count_sent(ours.reader), time.perf_counter(), 0
             with Redis.from_url(stage.valkey.url) as redis:
-                while time.perf_counter() < begun + SECONDS and ours.count_sent() < 100 + STEADY + DUE:
+                while time.perf_counter() < begun + SECONDS and not ours.has_sent(100 + STEADY + DUE):
                     held = max(held, redis.info("memory")["used_memory"])
                     time.sleep(1)
-            drained = ours.count_sent() - sent
+            drained = rows.count_sent(ours.reader) - sent
             rate = drained / (time.perf_counter() - begun)
             memory = resident(worker.popen.pid)
             worker.stop()

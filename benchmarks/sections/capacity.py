@@ -36,7 +36,7 @@ def run(stage: Stage, report: Report) -> None:
             sent = rows.count_sent(reader)
             for _ in range(count):
                 browser.sign_up()
-            wait_until(lambda: rows.count_sent(reader) >= sent + count, f"{count} mails were not sent")
+            wait_until(lambda: rows.have_sent(reader, sent + count), f"{count} mails were not sent")
 
         def look() -> Totals:
             return look_at(stage, settings, web, consumer)

@@ -84,7 +84,7 @@ class Signups:
             time.sleep(max(0, begun + (number + 1) * pause - time.monotonic()))
 
     def lateness(self, count: int) -> list[float]:
-        wait_until(lambda: rows.count_sent(self.reader) >= count, f"{count} mails were not sent")
+        wait_until(lambda: rows.have_sent(self.reader, count), f"{count} mails were not sent")
         with self.app.app_context():
             sent = db.session.execute(select(OutgoingEmail.sent_at, OutgoingEmail.next_attempt_at)).all()
             return [(row.sent_at - row.next_attempt_at).total_seconds() for row in sent if row.sent_at]
