@@ -30,6 +30,7 @@ def run(stage: Stage, report: Report) -> None:
             begun = time.perf_counter()
             contest.await_sent(ours, 100 + STEADY)
             steady = STEADY / (time.perf_counter() - begun)
+            steady_memory = resident(worker.popen.pid)
             worker.stop()
         rows.promise(ours.app, DUE)
         with psycopg.connect(settings["DATABASE_URL"], autocommit=True) as database:
@@ -49,7 +50,7 @@ def run(stage: Stage, report: Report) -> None:
     report.table(
         ["backlog", "mails/s", "of the steady rate", "most in Redis, MB", "consumer, MB"],
         [
-            [f"{STEADY:,}", steady, 1, "", ""],
+            [f"{STEADY:,}", steady, 1, "", steady_memory / 1e6],
             [f"{DUE:,} ({drained:,} of them in {SECONDS} s)", rate, rate / steady, held / 1e6, memory / 1e6],
         ],
     )
