@@ -262,6 +262,7 @@ class Outbox(RuleBasedStateMachine):
             assert (mail.status == "sending") == (mail.lease_token is not None) == (mail.lease_until is not None)
             assert mail.attempts <= mail.max_attempts - (mail.status in ACTIVE)
             assert sent[email_id] == (mail.status == "sent")
+            assert mail.sent_at is None or mail.sent_at >= mail.created_at
         assert len({claim.email.id for claim in self.claims if claim.is_live}) == sum(
             holds(claim, now[claim.email.id]) for claim in self.claims
         ), "two hold one mail, or one believes so in vain"

@@ -43,6 +43,9 @@ def autocommit(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
             except BaseException as error:
                 # Nobody else gets it as it is now.
                 pooled.invalidate(error)
+                if connection.closed:
+                    # The others lead to the same server.
+                    engine.dispose()
                 raise
     except psycopg.Error as error:
         raise OperationalError(None, None, error) from error

@@ -116,12 +116,15 @@ def execute_at_once(statements: tuple[Update | Insert, ...], parameters: Mapping
 
 @cache
 def _at_once(statements: tuple[Update | Insert, ...]) -> tuple[str, dict[str, Any]]:
+    """Return them as one statement, and the values in it that are no parameters."""
     first, *others = statements
     found = first.cte("found")
     was_found = exists().select_from(found)
     whole = select(found).add_cte(*(_only_if(was_found, other).cte(f"other_{n}") for n, other in enumerate(others)))
     compiled = whole.compile(dialect=db.engine.dialect)
-    return str(compiled), dict(compiled.params)
+    # What is not given is missed by the driver, as it should be: it is no constant, though it stands there as None.
+    constants = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
+    return str(compiled), constants
 
 
 def _only_if(condition: ColumnElement[bool], statement: Update | Insert) -> Update | Insert:

@@ -97,4 +97,4 @@ def mailbox(address: str | tuple[str, str]) -> str:
 def bare(address: str | tuple[str, str]) -> str:
     """Return the address alone, its domain in ASCII. Raises UnicodeError."""
     named = mailbox(address)
-    return parseaddr(named)[1] if "<" in named else named
+    return named if PLAIN.fullmatch(named) else parseaddr(named)[1]
