@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tests.factories import attempts, change, claim, get, make_signup
-from webapp import backlog, claims, outbox
+from webapp import backlog, claims, outbox, verification
 from webapp.attempts import Failure, redact
 from webapp.claims import LeaseLost
 from webapp.clock import db_now
@@ -169,3 +169,15 @@ def test_the_backoff_doubles_up_to_half_an_hour() -> None:
 )
 def test_replies_are_kept_without_addresses_links_and_codes(reply: str, kept: str) -> None:
     assert redact(reply) == kept
+
+
+def test_an_outcome_that_lacks_a_part_is_refused_and_nobody_else_has_trouble_with_it(app: Flask) -> None:
+    email_id = make_signup(app)
+    with app.app_context():
+        (email,) = claims.claim("ann")
+        db.session.commit()
+        with pytest.raises(SQLAlchemyError):
+            claims.settle(email, "250 taken", verification.HANDED_OFF, proof=email.verify_email_id)
+        db.session.rollback()
+        claims.settle(email, "250 taken")
+    assert get(app, email_id).status == "sent"
