@@ -215,6 +215,13 @@ class Connection:
         if line.startswith("421"):
             raise Dropped
 
+    def heard_already(self) -> bytes:
+        """Return what the client said and had no answer to, without waiting for more."""
+        self.socket.settimeout(0)
+        heard = self.file.peek()
+        self.socket.settimeout(None)
+        return heard
+
     def on_ehlo(self, _rest: str) -> None:
         offers = ["mail.test", "8BITMIME", *(["PIPELINING"] if self.server.is_pipelining else [])]
         if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 from flask import Flask
+from limits import parse_many
 from sqlalchemy import event
 
 from tests.factories import attempts, change, claim, get, make_signup, travel
@@ -57,6 +58,36 @@ def test_each_is_settled_before_the_next_is_handed_over(app: Flask, smtp: Server
     smtp.actions["dot"] = look
     deliver(app, ids[0])
     assert unsettled == [4, 3, 2, 1]
+
+
+def heard_behind_dots(smtp: Server) -> list[bool]:
+    """Return a list that grows with each mail: whether the server heard of another one before it answered."""
+    heard: list[bool] = []
+    smtp.actions["answer"] = lambda connection: heard.append(bool(connection.heard_already()))
+    return heard
+
+
+def test_each_is_begun_behind_the_dot_of_the_one_before(app: Flask, smtp: Server) -> None:
+    heard = heard_behind_dots(smtp)
+    deliver(app, make_signups(app, 4)[0])
+    assert heard == [True, True, True, False]
+
+
+def test_none_is_begun_before_its_turn(app: Flask, smtp: Server) -> None:
+    app.config["MAIL_LIMIT_TOTAL"] = parse_many("20/second")
+    heard = heard_behind_dots(smtp)
+    deliver(app, make_signups(app, 3)[0])
+    assert heard == [False, False, False]
+
+
+def test_a_mail_that_cannot_be_written_is_not_begun(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], template="no_such_template")
+    change(app, ids[2], status="sending", lease_token=uuid.uuid4())
+    deliver(app, ids[0])
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "queued", "sending", "sent"]
+    assert [attempt.outcome for attempt in attempts(app, ids[1])] == ["deferred"]
+    assert smtp.connections == 1
 
 
 def test_one_hint_is_enough_for_all_that_is_due(app: Flask, smtp: Server) -> None:
@@ -124,7 +155,7 @@ def test_what_another_worker_took_is_not_settled_with_its_token(app: Flask, smtp
 def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = make_signups(app, 3)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(sending, "send", fail)
@@ -160,7 +191,7 @@ def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monke
         leases.extend(filter(None, [get(app, ids[2]).lease_until]))
         time.sleep(0.02)
 
-    smtp.actions["RCPT"] = look
+    smtp.actions["dot"] = look
     deliver(app, ids[0])
     assert leases == sorted(set(leases))
     assert {get(app, email_id).status for email_id in ids} == {"sent"}

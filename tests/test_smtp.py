@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from flask_mail import Attachment, BadHeaderError
 
-from tests.smtp_server import Connection, Server, hang
+from tests.smtp_server import Action, Connection, Server, drop, hang
 from webapp import wire
 from webapp.extensions import mail
 from webapp.message import Message
@@ -185,3 +185,100 @@ def test_told_to_stop_a_mail_ends_at_once_wherever_it_is(
     with pytest.raises(SmtpError):
         send(app, stopped)
     assert time.monotonic() - begun < app.config["MAIL_TIMEOUT"] / 2
+
+
+def send_both(app: Flask, *mails: Message) -> None:
+    """Send them one after the other, each with the next one in view."""
+    with app.app_context():
+        for mail_to_send, following in zip(mails, [*mails[1:], None], strict=True):
+            with mail.connect() as connection:
+                connection.send(mail_to_send, following=following)
+
+
+def several(app: Flask, count: int = 2) -> list[Message]:
+    with app.app_context():
+        return [message(recipients=[f"mick{n}@example.com"]) for n in range(count)]
+
+
+def recipients(smtp: Server) -> list[str]:
+    return [recipient for arrived in smtp.mails for recipient in arrived.recipients]
+
+
+@pytest.mark.parametrize("is_pipelining", [True, False])
+def test_the_next_mail_is_begun_behind_the_dot_where_the_server_lets_us(
+    app: Flask, smtp: Server, *, is_pipelining: bool
+) -> None:
+    smtp.is_pipelining = is_pipelining
+    heard: list[bytes] = []
+    smtp.actions["answer"] = lambda connection: heard.append(connection.heard_already())
+    send_both(app, *several(app, 3))
+    ahead = [b"mail FROM:<no-reply@signup.example>\r\nrcpt TO:<mick%d@example.com>\r\ndata\r\n" % n for n in (1, 2)]
+    assert heard == ([*ahead, b""] if is_pipelining else [b""] * 3)
+    assert recipients(smtp) == ["mick0@example.com", "mick1@example.com", "mick2@example.com"]
+    assert smtp.connections == 1
+
+
+def test_what_was_begun_and_is_not_sent_never_arrives(app: Flask, smtp: Server) -> None:
+    first, second, third = several(app, 3)
+    with app.app_context():
+        with mail.connect() as connection:
+            connection.send(first, following=second)
+        begun = time.monotonic()
+        with mail.connect() as connection:
+            connection.send(third)
+    # Nor is the server asked to say good-bye: it waits for a mail, and would not answer.
+    assert time.monotonic() - begun < 0.9
+    assert recipients(smtp) == ["mick0@example.com", "mick2@example.com"]
+    assert smtp.connections == 2
+
+
+def test_what_was_begun_long_ago_is_not_gone_on_with(app: Flask, smtp: Server) -> None:
+    first, second = several(app)
+    with app.app_context():
+        with mail.connect() as connection:
+            connection.send(first, following=second)
+        connection.last_used -= 60
+        with mail.connect() as connection:
+            connection.send(second)
+    assert recipients(smtp) == ["mick0@example.com", "mick1@example.com"]
+    assert smtp.connections == 2
+
+
+def test_a_mail_that_is_refused_takes_the_one_that_was_begun_with_it_to_a_new_connection(
+    app: Flask, smtp: Server
+) -> None:
+    first, second = several(app)
+    smtp.actions["dot"] = lambda connection: "554 no" if connection.recipients == first.recipients else None
+    with app.app_context():
+        with pytest.raises(SmtpError) as refused, mail.connect() as connection:
+            connection.send(first, following=second)
+        with mail.connect() as connection:
+            connection.send(second)
+    assert (refused.value.phase, refused.value.code) == ("dot", 554)
+    assert recipients(smtp) == ["mick1@example.com"]
+
+
+@pytest.mark.parametrize("end", ["421 enough mails for one connection", drop])
+def test_a_server_that_takes_one_mail_a_connection_gets_each_on_its_own(app: Flask, smtp: Server, end: Action) -> None:
+    connections: list[Connection] = []
+
+    def end_second(connection: Connection) -> str | None:
+        if connection not in connections:
+            connections.append(connection)
+            return None
+        return end(connection) if callable(end) else end
+
+    smtp.actions["MAIL"] = end_second
+    send_both(app, *several(app, 3))
+    assert recipients(smtp) == ["mick0@example.com", "mick1@example.com", "mick2@example.com"]
+    assert smtp.connections == 3
+
+
+def test_a_server_that_drops_what_comes_behind_a_dot_is_waited_for_from_then_on(app: Flask, smtp: Server) -> None:
+    mail.timeout = 2
+    smtp.actions["answer"] = lambda connection: connection.file.read(len(connection.heard_already())) and None
+    begun = time.monotonic()
+    send_both(app, *several(app, 4))
+    assert recipients(smtp) == [f"mick{n}@example.com" for n in range(4)]
+    assert smtp.connections == 2
+    assert 0.5 <= time.monotonic() - begun < 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import structlog
 from flask import current_app
@@ -15,6 +16,7 @@ from webapp import breaker, budget, claims, pace, sending, totals, workers
 from webapp.batches import BATCH_LONGEST, Batch, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
+from webapp.message import Message
 from webapp.outbox import OutgoingEmail
 from webapp.sending import DeliveryFailed
 
@@ -26,11 +28,21 @@ ON_AND_ON = 1000
 # Whoever waits for a turn looks so often whether it is told to stop.
 WAIT_SECONDS = 1.0
 
+# What became of mails, by their ids: what failed, or nothing where they were sent.
+Tried = dict[uuid.UUID, DeliveryFailed | None]
+
 batch = Batch()
 
 # What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
 # database. What it gives back gets another hint.
 taken_here = Recent(100_000)
+
+
+class Ready(NamedTuple):
+    """A mail, and how it is written."""
+
+    email: OutgoingEmail
+    message: Message
 
 
 def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
@@ -84,49 +96,73 @@ def _room() -> int:
     return 0 if breaker.is_open() else budget.room()
 
 
-def _send_all(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, DeliveryFailed | None]:
+def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
     """Send mails that were claimed together, one after the other; return those that were tried, and what failed."""
-    tried: dict[uuid.UUID, DeliveryFailed | None] = {}
+    tried: Tried = {}
     # What is not sent may be due again before the others are done: its hint must be heard then.
     unsent = {email.id for email in claimed}
     for email in claimed:
         taken_here.add(email.id, seconds=claims.lease_left(email))
-    waiting: list[OutgoingEmail] = []
+    admitted: list[OutgoingEmail] = []
+    ready: list[Ready] = []
     begun = time.monotonic()
     try:
         proofs = sending.choose(claimed)
-        waiting = budget.admit(claimed)
+        admitted = budget.admit(claimed)
         db.session.commit()
-        taken_here.discard(unsent.difference(email.id for email in waiting))
-        while waiting and _wait_for_turn(waiting):
-            email, *waiting = waiting
+        while admitted:
+            email, *admitted = admitted
+            with _noting(email, tried):
+                if message := sending.prepare(email, proofs.get(email.id)):
+                    ready.append(Ready(email, message))
+        taken_here.discard(unsent.difference(email.id for email, _ in ready))
+        while ready and _wait_for_turn([email for email, _ in ready]):
+            (email, message), *ready = ready
             email_id = email.id
-            with structlog.contextvars.bound_contextvars(**_log_fields(email)):
-                try:
-                    if sending.send(email, proofs.get(email_id)):
-                        tried[email_id] = None
-                        unsent.remove(email_id)
-                        taken_here.add(email_id)
-                except DeliveryFailed as failure:
-                    tried[email_id] = failure
-                    if failure.is_servers:
-                        break
-                except LeaseLost:
-                    db.session.rollback()
-                    log.warning("lease_lost")
-                    totals.count(totals.FENCED_WRITES)
+            with _noting(email, tried):
+                sending.send(email, message, following=_following(ready, begun))
+                tried[email_id] = None
+                unsent.remove(email_id)
+                taken_here.add(email_id)
             if email_id in unsent:
                 taken_here.discard([email_id])
-            if time.monotonic() - begun > BATCH_LONGEST:
+            failure = tried.get(email_id)
+            if (failure and failure.is_servers) or _is_over(begun):
                 break
     finally:
         taken_here.discard(unsent)
-        if waiting:
+        if left := [*(email for email, _ in ready), *admitted]:
+            # It may have been begun on one of them.
+            mail.close()
             # What failed may have left a transaction that can do nothing more.
             db.session.rollback()
-            claims.let_go(waiting)
+            claims.let_go(left)
     batch.note(len(tried), time.monotonic() - begun)
     return tried
+
+
+@contextmanager
+def _noting(email: OutgoingEmail, tried: Tried) -> Iterator[None]:
+    """Note what fails with the mail, and tell its log lines apart."""
+    email_id = email.id
+    with structlog.contextvars.bound_contextvars(**_log_fields(email)):
+        try:
+            yield
+        except DeliveryFailed as failure:
+            tried[email_id] = failure
+        except LeaseLost:
+            db.session.rollback()
+            log.warning("lease_lost")
+            totals.count(totals.FENCED_WRITES)
+
+
+def _following(ready: Sequence[Ready], begun: float) -> Message | None:
+    """Return what goes right after this mail, if anything does."""
+    return ready[0].message if ready and not pace.interval() and not _is_over(begun) else None
+
+
+def _is_over(begun: float) -> bool:
+    return time.monotonic() - begun > BATCH_LONGEST
 
 
 def _log_fields(email: OutgoingEmail) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from webapp import (
 from webapp.attempts import Failure
 from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
+from webapp.message import Message
 from webapp.outbox import OutgoingEmail
 from webapp.smtp import Aborted, SmtpError
 from webapp.verification import VerifyEmail
@@ -81,35 +82,46 @@ def choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
     return chosen
 
 
-def send(email: OutgoingEmail, proof: VerifyEmail | None) -> bool:
-    """Return whether it was sent, or else was needless. Raises DeliveryFailed, LeaseLost."""
+def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
+    """Return what to send, or nothing when that is needless. Raises DeliveryFailed, LeaseLost."""
     if reason := _needless(email, proof):
         budget.drop(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
-        return False
+        return None
     try:
         message = mails.compose(email)
-        size = len(message.content)
+        # Written here, where what goes wrong is this mail's trouble.
+        _ = message.content
     except Exception as error:
         # A template, or an address that no header can hold: nothing that another worker could do better.
         claims.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
         db.session.commit()
         log.exception("email_unsendable")
         raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}") from error
+    return message
+
+
+def send(email: OutgoingEmail, message: Message, following: Message | None = None) -> None:
+    """Hand the mail over, and begin on the following one. Raises DeliveryFailed, LeaseLost."""
     # No transaction stays open during the conversation. (A rollback would expire what was read.)
     db.session.commit()
     try:
         with mail.connect() as connection:
-            reply = connection.send(message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN)
+            reply = connection.send(
+                message, may_finish=lambda: claims.lease_left(email) >= FINISH_MARGIN, following=following
+            )
     except SmtpError as error:
         is_servers = _record_failure(email, error)
         raise DeliveryFailed(attempts.redact(str(error)), is_servers=is_servers) from error
     _settle(email, reply)
     log.info(
-        "email_sent", duration=claims.held_for(email), smtp_code=250, bytes=size, smtp_reply=attempts.redact(reply)
+        "email_sent",
+        duration=claims.held_for(email),
+        smtp_code=250,
+        bytes=len(message.content),
+        smtp_reply=attempts.redact(reply),
     )
-    return True
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:

@@ -27,6 +27,9 @@ Phase = Literal["connect", "tls", "login", "sender", "recipient", "data", "dot"]
 # A connection idle for longer is asked whether it still lives before a mail is trusted to it.
 FRESH_SECONDS = 5
 
+# A server that does not answer what was said behind a final dot in this part of a mail's time did not hear it.
+PATIENCE = 1 / 4
+
 # A worker that is told to stop waits this long for the answer to a mail that was handed over already.
 ANSWER_SECONDS = 5
 
@@ -105,11 +108,15 @@ class Connection(flask_mail.Connection):
     mail: Mail
     host: Plain | Encrypted | None
     last_used = 0.0
+    # Whether the server hears what is said behind a final dot, as far as we know.
+    hears_ahead = True
 
     def __init__(self, mail: Mail) -> None:
         super().__init__(mail)
         self.lock = threading.Lock()
         self.is_past_dot = False
+        # How the next mail was begun, behind the last one's dot.
+        self.said_ahead: list[Command] = []
 
     def __enter__(self) -> Self:
         self.deadline = time.monotonic() + self.mail.timeout
@@ -167,11 +174,13 @@ class Connection(flask_mail.Connection):
         message: Message,
         envelope_from: str | tuple[str, str] | None = None,
         may_finish: Callable[[], bool] = lambda: True,
+        following: Message | None = None,
     ) -> str:
         """Hand the message over; return the server's final reply, "250 …".
 
         `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
         (Aborted). Refused copies (cc, bcc) are logged; a refused recipient raises SmtpError.
+        `following` is what the next call sends, or nothing does: it is begun behind the dot, to save a round trip.
         """
         content = message.content
         if b"\n." in content:
@@ -193,8 +202,10 @@ class Connection(flask_mail.Connection):
             if self.mail.stopping or not may_finish():
                 raise Aborted("data", None, "we stopped before the final dot")
             self.is_past_dot = True
+        if following and self.hears_ahead and host.has_extn("pipelining"):
+            self.said_ahead = envelope(following, following.sender)
         with step("dot"):
-            host.send(b".\r\n")
+            host.send(b".\r\n" + lines(self.said_ahead))
             code, reply = host.getreply()
             accept(code, reply)
         self.num_emails += 1
@@ -207,17 +218,44 @@ class Connection(flask_mail.Connection):
 
     def _begin(self, commands: Sequence[Command]) -> None:
         """Say whom the mail is from and for: in one round trip, where the server lets us (RFC 2920)."""
+        if self.said_ahead == commands:
+            self._hear_ahead()
+            return
+        if self.said_ahead:
+            # The server waits for another mail, and there is no taking that back.
+            self.close()
+            self.configure_host()
         host = self.opened()
         for group in [commands] if host.has_extn("pipelining") else [[command] for command in commands]:
             with step(group[0].phase):
-                host.send("".join(f"{command.line}\r\n" for command in group))
-            for command in group:
-                with step(command.phase):
-                    code, reply = host.getreply()
-                    if command.is_copy and code not in {250, 251}:
-                        log.warning("copy_refused", smtp_code=code, reply=reply.decode(errors="replace"))
-                    else:
-                        accept(code, reply, expected=command.expected)
+                host.send(lines(group))
+            self._hear(group)
+
+    def _hear(self, commands: Sequence[Command]) -> None:
+        host = self.opened()
+        for command in commands:
+            with step(command.phase):
+                code, reply = host.getreply()
+                if command.is_copy and code not in {250, 251}:
+                    log.warning("copy_refused", smtp_code=code, reply=reply.decode(errors="replace"))
+                else:
+                    accept(code, reply, expected=command.expected)
+
+    def _hear_ahead(self) -> None:
+        """Hear the answers to what was said ahead. A server that did not hear it is told nothing ahead again."""
+        said, self.said_ahead = self.said_ahead, []
+        host = self.opened()
+        begun, patience = time.monotonic(), self.mail.timeout * PATIENCE
+        host.sock.settimeout(patience)
+        try:
+            self._hear(said[:1])
+        except SmtpError as error:
+            if error.code is None and time.monotonic() - begun >= patience:
+                self.hears_ahead = False
+                log.warning("pipelining_unheard", seconds=patience)
+            raise
+        host.sock.settimeout(self.mail.timeout)
+        self._hear(said[1:])
 
     def end_soon(self) -> None:
         # The watchdog cuts it, again and again: there may be nothing to cut yet.
@@ -228,10 +266,12 @@ class Connection(flask_mail.Connection):
     def close(self) -> None:
         """Forget the connection, politely where the server still listens."""
         host, self.host = self.host, None
+        is_amid_mail, self.said_ahead = bool(self.said_ahead), []
         if host is not None:
             # What QUIT answers changes nothing about a mail that was accepted.
             with suppress(OSError, smtplib.SMTPException):
-                if host.sock is not None:
+                # Amid a mail it would be a line of the mail's.
+                if host.sock is not None and not is_amid_mail:
                     host.sock.settimeout(1)
                     host.quit()
             host.close()
@@ -245,6 +285,8 @@ class Connection(flask_mail.Connection):
     def _is_alive(self) -> bool:
         if time.monotonic() - self.last_used < FRESH_SECONDS:
             return True
+        if self.said_ahead:
+            return False
         try:
             return bool(self.host and self.host.noop()[0] == 250)
         except (OSError, smtplib.SMTPException):
@@ -275,6 +317,10 @@ def step(phase: Phase) -> Iterator[None]:
         ) from error
     except (OSError, smtplib.SMTPException) as error:
         raise SmtpError(phase, None, f"{type(error).__name__}: {error}") from error
+
+
+def lines(commands: Sequence[Command]) -> bytes:
+    return "".join(f"{command.line}\r\n" for command in commands).encode("ascii")
 
 
 def accept(code: int, reply: bytes, expected: int = 250) -> None:
