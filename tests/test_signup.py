@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -244,3 +245,31 @@ def test_the_same_page_in_another_browser_is_another_signup(
         person.sign_up(**nonce)
     with app.app_context():
         assert db.session.scalar(select(func.count()).select_from(User)) == 3
+
+
+def without_own_words(page: str) -> str:
+    """Return the page without the words that no other answer has."""
+    return re.sub(r'name="(csrf_token|nonce)" value="[^"]+"', "", page)
+
+
+@pytest.mark.parametrize("language", ["en", "th"])
+def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, member: Visitor, language: str) -> None:
+    newcomer, another, returning = (Visitor("http://signup.example", app) for _ in range(3))
+    returning.sign_up(username="ann", email="ann@example.com")
+    everybody = [newcomer, another, returning, member]
+    address = f"/signup?language={language}"
+    for visitor in everybody:
+        visitor.open(address)
+    filled = [visitor.open(address).text for visitor in everybody]
+    assert without_own_words(filled[0]) == without_own_words(filled[1])
+    for visitor, page in zip(everybody, filled, strict=True):
+        app.extensions["page_frames"].clear()
+        assert without_own_words(visitor.open(address).text) == without_own_words(page)
+    for word in ("nonce", "csrf_token"):
+        assert len({visitor.hidden("/signup")[word] for visitor in everybody}) == 4
+    assert "\ue000" not in "".join(filled)
+    newcomer.open(address)
+    another.open(address)
+    for visitor, name in ((another, "ben"), (newcomer, "cat")):
+        visitor.submit("/signup", username=name, email=f"{name}@example.com", full_name="", password=PASSWORD)
+        assert visitor.path == "/signup/sent"

@@ -11,11 +11,12 @@ from flask import Blueprint, current_app, redirect, render_template, session, ur
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
+from flask_wtf.csrf import generate_csrf
 from wtforms import EmailField, HiddenField, PasswordField
 from wtforms.validators import DataRequired
 
 from webapp import passwords, signup, tasks, users
-from webapp.pages import limits, mail_hosts, waiting
+from webapp.pages import frames, limits, mail_hosts, waiting
 from webapp.pages.forms import Form, NameFields, new_password_field, read_address, refuse_weak, strip
 
 blueprint = Blueprint("signup", __name__)
@@ -44,7 +45,8 @@ class SignupForm(NameFields, Form):
 
 @blueprint.get("/signup")
 def show() -> str:
-    return _page(SignupForm(nonce=secrets.token_urlsafe(16)))
+    nonce = secrets.token_urlsafe(16)
+    return frames.fill(lambda: _page(SignupForm(nonce=nonce)), [generate_csrf(), nonce], waiting.has_signed_up())
 
 
 @blueprint.post("/signup")
