@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from benchmarks.measure import cpu_seconds, median, wait_until
 from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
 from tests.processes import BIN, Process
 from webapp import mails
+from webapp.extensions import huey
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Ours(Contestant):
         self.reader = rows.reader(settings)
 
     def fill(self, count: int) -> None:
+        # Of several apps in this process the last one bound has the queue.
+        huey.init_app(self.app)
         self.due_at = time.perf_counter() + self.delay
         promised = rows.promise(self.app, count, delay=self.delay)
         rows.hint(self.app, promised, delay=self.delay)
@@ -171,37 +174,64 @@ class Result:
         return median(self.database_ms)
 
 
-def run(stage: Stage, contestant: Contestant, *, mails: int, rounds: int, warm_up: int = 100) -> Result:
-    """Let the workers send `mails` mails in each round. They stand still while the queue is filled."""
-    result = Result()
-    with ExitStack() as stack:
+class Contest:
+    """A contestant's workers, which run until `stack` is closed; `result` is that of its rounds."""
+
+    def __init__(self, stage: Stage, contestant: Contestant, stack: ExitStack, *, warm_up: int) -> None:
+        self.stage = stage
+        self.contestant = contestant
+        self.result = Result()
+        self.total = warm_up
         environ = stage.environ(contestant.settings)
-        workers = [stack.enter_context(Process(*command, environ=environ)) for command in contestant.commands]
-        pids = [worker.popen.pid for worker in workers]
+        self.workers = [stack.enter_context(Process(*command, environ=environ)) for command in contestant.commands]
+        self.pids = [worker.popen.pid for worker in self.workers]
+        stack.callback(self.stop)
         contestant.fill(warm_up)
-        total = warm_up
-        await_sent(contestant, total)
-        for _ in range(rounds):
-            if contestant.freezes:
-                for pid in pids:
-                    os.killpg(pid, signal.SIGSTOP)
-            contestant.fill(mails)
-            total += mails
-            cpu, database_cpu = cpu_seconds(*pids), cpu_seconds(stage.postgres_pid)
-            for pid in pids:
-                os.killpg(pid, signal.SIGCONT)
-            begun = max(time.perf_counter(), contestant.due_at)
-            await_sent(contestant, total)
-            seconds = time.perf_counter() - begun
-            result.rates.append(mails / seconds)
-            result.worker_ms.append(1000 * (cpu_seconds(*pids) - cpu) / mails)
-            result.database_ms.append(1000 * (cpu_seconds(stage.postgres_pid) - database_cpu) / mails)
-        for worker in workers:
+        await_sent(contestant, self.total)
+
+    def round(self, mails: int) -> None:
+        """Let the workers send so many mails. They stand still while the queue is filled."""
+        if self.contestant.freezes:
+            for pid in self.pids:
+                os.killpg(pid, signal.SIGSTOP)
+        self.contestant.fill(mails)
+        self.total += mails
+        cpu, database_cpu = cpu_seconds(*self.pids), cpu_seconds(self.stage.postgres_pid)
+        for pid in self.pids:
+            os.killpg(pid, signal.SIGCONT)
+        begun = max(time.perf_counter(), self.contestant.due_at)
+        await_sent(self.contestant, self.total)
+        seconds = time.perf_counter() - begun
+        self.result.rates.append(mails / seconds)
+        self.result.worker_ms.append(1000 * (cpu_seconds(*self.pids) - cpu) / mails)
+        self.result.database_ms.append(1000 * (cpu_seconds(self.stage.postgres_pid) - database_cpu) / mails)
+
+    def stop(self) -> None:
+        for worker in self.workers:
             worker.popen.terminate()
-        for worker in workers:
+        for worker in self.workers:
             with suppress(Exception):
                 worker.popen.wait(10)
-    return result
+
+
+def run(stage: Stage, contestant: Contestant, *, mails: int, rounds: int, warm_up: int = 100) -> Result:
+    """Let the workers send `mails` mails in each round."""
+    return run_by_turns(stage, {contestant: mails}, rounds=rounds, warm_up=warm_up)[contestant.name]
+
+
+def run_by_turns(
+    stage: Stage, mails: Mapping[Contestant, int], *, rounds: int, warm_up: int = 100
+) -> dict[str, Result]:
+    """Let each contestant have its first round, then each its second: the machine is not equally fast all the time.
+
+    Returns results by the contestants' names.
+    """
+    with ExitStack() as stack:
+        contests = [Contest(stage, contestant, stack, warm_up=warm_up) for contestant in mails]
+        for _ in range(rounds):
+            for contest in contests:
+                contest.round(mails[contest.contestant])
+    return {contest.contestant.name: contest.result for contest in contests}
 
 
 def await_sent(contestant: Contestant, total: int) -> None:

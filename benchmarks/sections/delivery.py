@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from benchmarks import contest
-from benchmarks.contest import CELERY, DRAMATIQ, RIVALS, Ours, Result, Rival
+from benchmarks.contest import CELERY, DRAMATIQ, RIVALS, Contestant, Ours, Rival
 from benchmarks.report import Report
 from benchmarks.stage import Stage
 
-ROUNDS = 3
+ROUNDS = 5
 MAILS = 1000
 # Theirs take longer.
 RIVALS_MAILS = 400
 
 
 def run(stage: Stage, report: Report) -> None:
-    results: dict[str, Result] = {}
-    for rival in RIVALS:
-        with closing(Rival(stage, rival)) as theirs:
-            results[rival.name] = contest.run(stage, theirs, mails=RIVALS_MAILS, rounds=ROUNDS)
-    for consumers in (1, 2):
-        with stage.servers() as settings, closing(Ours(settings, consumers)) as ours:
-            results[ours.name] = contest.run(stage, ours, mails=MAILS, rounds=ROUNDS)
+    contestants: dict[Contestant, int] = {}
+    with ExitStack() as stack:
+        for consumers in (1, 2):
+            # A queue for each, since all of them run at once.
+            queue = f"redis://127.0.0.1:{stage.valkey.port}/{consumers}"
+            settings = stack.enter_context(stage.servers(REDIS_URL=queue))
+            contestants[stack.enter_context(closing(Ours(settings, consumers)))] = MAILS
+        for rival in RIVALS:
+            contestants[stack.enter_context(closing(Rival(stage, rival)))] = RIVALS_MAILS
+        results = contest.run_by_turns(stage, contestants, rounds=ROUNDS)
+    one, two = (results[ours.name] for ours in contestants if isinstance(ours, Ours))
     celery, dramatiq = results[CELERY.name], results[DRAMATIQ.name]
-    one, two = list(results.values())[-2:]
     report.say(
         f"Median of {ROUNDS} rounds of {RIVALS_MAILS} mails (this app: {MAILS}). The rivals' job is naive: load the",
         "user, insert a row, render the same mail, build it, send it, mark the row, commit. Ours keeps its claims,",
