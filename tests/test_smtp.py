@@ -16,7 +16,7 @@ from tests.smtp_server import Action, Connection, Server, drop, hang
 from webapp import wire
 from webapp.extensions import mail
 from webapp.message import Message
-from webapp.smtp import Aborted, SmtpError
+from webapp.phases import Aborted, SmtpError
 
 
 def message(**fields: object) -> Message:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from webapp.smtp import SmtpError
+from webapp.phases import SmtpError
 
 # What the recipient's server, or the content, may have a part in.
 AT_THE_MAIL = {"recipient", "data", "dot"}

@@ -27,7 +27,7 @@ from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
-from webapp.smtp import Aborted, SmtpError
+from webapp.phases import Aborted, SmtpError
 from webapp.verification import VerifyEmail
 
 log = structlog.get_logger(__name__)

@@ -7,22 +7,21 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
 import flask_mail
 import structlog
 from flask import Flask
 
-from webapp.message import Message, bare
+from webapp.message import Message
+from webapp.phases import Aborted, Command, SmtpError, accept, envelope, lines, step
 from webapp.wire import Encrypted, Plain, Watchdog
 
 log = structlog.get_logger(__name__)
-
-Phase = Literal["connect", "tls", "login", "sender", "recipient", "data", "dot"]
 
 # A connection idle for longer is asked whether it still lives before a mail is trusted to it.
 FRESH_SECONDS = 5
@@ -32,33 +31,6 @@ PATIENCE = 1 / 4
 
 # A worker that is told to stop waits this long for the answer to a mail that was handed over already.
 ANSWER_SECONDS = 5
-
-
-class Command(NamedTuple):
-    """What is said before a mail, and the answer that lets it go on; a copy may be refused."""
-
-    phase: Phase
-    line: str
-    expected: int = 250
-    is_copy: bool = False
-
-
-class SmtpError(Exception):
-    """The conversation ended without a 250 for the message.
-
-    `phase` is the step that failed; `code` and `reply` are the server's, or None and the network's
-    error. Lost at "dot" without a code, the message may have been taken.
-    """
-
-    def __init__(self, phase: Phase, code: int | None, reply: str) -> None:
-        self.phase: Phase = phase
-        self.code = code
-        self.reply = reply
-        super().__init__(f"{phase}: {reply}" if code is None else f"{phase}: {code} {reply}")
-
-
-class Aborted(SmtpError):
-    """The conversation was ended by us, before the final dot: nothing was sent."""
 
 
 class Mail(flask_mail.Mail):
@@ -303,40 +275,3 @@ def our_name() -> str:
     """Return what we call ourselves in EHLO; asking for it may cost a DNS query."""
     name = socket.getfqdn()
     return name if "." in name else "[127.0.0.1]"
-
-
-@contextmanager
-def step(phase: Phase) -> Iterator[None]:
-    """Say in which phase an error of the server's or the network's happened."""
-    try:
-        yield
-    except smtplib.SMTPResponseException as error:
-        reply = error.smtp_error
-        raise SmtpError(
-            phase, error.smtp_code, reply.decode(errors="replace") if isinstance(reply, bytes) else reply
-        ) from error
-    except (OSError, smtplib.SMTPException) as error:
-        raise SmtpError(phase, None, f"{type(error).__name__}: {error}") from error
-
-
-def lines(commands: Sequence[Command]) -> bytes:
-    return "".join(f"{command.line}\r\n" for command in commands).encode("ascii")
-
-
-def accept(code: int, reply: bytes, expected: int = 250) -> None:
-    # 220 greets, 251 forwards.
-    if code != expected and not (expected == 250 and code in {220, 251}):
-        raise smtplib.SMTPResponseException(code, reply)
-
-
-def envelope(message: Message, sender: str | tuple[str, str]) -> list[Command]:
-    """Return what is said before a mail. Raises UnicodeError, BadHeaderError."""
-    commands = [
-        Command("sender", f"mail FROM:<{bare(sender)}>"),
-        *(Command("recipient", f"rcpt TO:<{bare(recipient)}>") for recipient in message.recipients),
-        *(Command("recipient", f"rcpt TO:<{bare(copy)}>", is_copy=True) for copy in [*message.cc, *message.bcc]),
-        Command("data", "data", expected=354),
-    ]
-    if any("\r" in command.line or "\n" in command.line for command in commands):
-        raise flask_mail.BadHeaderError
-    return commands
