@@ -54,8 +54,8 @@ DEFENCES = [
         2,
         "the worker tells an account's owner, without a link",
         "webapp/sending.py",
-        "    if owner is None:\n",
-        "    if owner is not None or owner is None:\n",
+        "            (owner.exists(), ACCOUNT_EXISTS_TEMPLATE),\n",
+        "",
         "test_an_account_is_told_of_signups_under_the_same_limit",
     ),
     Defence(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -44,7 +44,13 @@ class LeaseLost(Exception):
     """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
 
 
-def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
+# What a claim fixes of a mail besides, by column.
+Fixed = dict[str, ColumnElement[Any]]
+
+
+def claim(
+    worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None, fixing: Callable[[], Fixed] = dict
+) -> Sequence[OutgoingEmail]:
     """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
     `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken
@@ -53,7 +59,7 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
     # Before the database sets the lease's end, so that ours is never the later one.
     begun, token = time.monotonic(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(is_hinted=email_id is not None, takes_others=limit > 1),
+        _claim(fixing, is_hinted=email_id is not None, takes_others=limit > 1),
         {
             "hinted": email_id,
             "others": limit - 1,
@@ -69,7 +75,7 @@ def claim(worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None) -> 
 
 
 @cache
-def _claim(*, is_hinted: bool, takes_others: bool) -> ReturningUpdate[OutgoingEmail]:
+def _claim(fixing: Callable[[], Fixed], *, is_hinted: bool, takes_others: bool) -> ReturningUpdate[OutgoingEmail]:
     """Return the statement of a claim, made once: that takes longer than executing it."""
     first = _due(1, *([OutgoingEmail.id == bindparam("hinted")] if is_hinted else [])).cte("first")
     chosen = [select(first.c.id)]
@@ -89,6 +95,7 @@ def _claim(*, is_hinted: bool, takes_others: bool) -> ReturningUpdate[OutgoingEm
             lease_token=bindparam("token"),
             lease_until=db_now(bindparam("lease")),
             locked_by=bindparam("worker"),
+            **fixing(),
         )
         .returning(OutgoingEmail)
     )

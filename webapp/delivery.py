@@ -54,7 +54,7 @@ def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
     if not (room := _room()):
         db.session.commit()
         return
-    claimed = claims.claim(worker_name(), limit=min(limit, room), email_id=email_id)
+    claimed = _claim(min(limit, room), email_id)
     failure = _send_all(claimed).get(email_id)
     if others and len(claimed) == limit:
         deliver_due(ON_AND_ON)
@@ -67,7 +67,7 @@ def deliver_due(limit: int) -> int:
     tried = 0
     while tried < limit and not mail.stopping:
         room = min(_room(), batch.size(), limit - tried)
-        if not room or not (claimed := claims.claim(worker_name(), limit=room)):
+        if not room or not (claimed := _claim(room)):
             # Psycopg forgets its prepared statements at a rollback.
             db.session.commit()
             break
@@ -83,7 +83,7 @@ def probe() -> None:
         db.session.rollback()
         return
     # One that nobody needs, or whose address got enough, says nothing of the server.
-    while claimed := claims.claim(worker_name()):
+    while claimed := _claim(1):
         if tried := _send_all(claimed):
             if not any(tried.values()):
                 breaker.reset(claims.claimed_at(claimed[0]))
@@ -94,6 +94,10 @@ def probe() -> None:
 def _room() -> int:
     """Return how many mails may be claimed now: none while the mail server is down, or too many were sent."""
     return 0 if breaker.is_open() else budget.room()
+
+
+def _claim(limit: int, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
+    return claims.claim(worker_name(), limit=limit, email_id=email_id, fixing=sending.which)
 
 
 def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
@@ -107,7 +111,7 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
     ready: list[Ready] = []
     begun = time.monotonic()
     try:
-        proofs = sending.choose(claimed)
+        proofs = sending.proofs(claimed)
         admitted = budget.admit(claimed)
         db.session.commit()
         while admitted:

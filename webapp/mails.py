@@ -13,7 +13,6 @@ from jinja2.ext import Extension
 from markupsafe import escape
 
 from webapp import clock, notices, operations, recovery, theme, verification
-from webapp.extensions import db
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
 from webapp.verification import VerifyEmail
@@ -59,9 +58,8 @@ def init_app(app: Flask) -> None:
     app.jinja_env.add_extension(InlinedStyles)
 
 
-def compose(email: OutgoingEmail) -> Message:
-    """Build the mail: the same at every call."""
-    proof = db.session.get(VerifyEmail, email.verify_email_id) if email.verify_email_id else None
+def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
+    """Build the mail, with what it is a proof for: the same at every call."""
     secrets: dict[str, Any] = {}
     if proof is not None and link_purpose(email):
         secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 import structlog
+from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import (
@@ -19,7 +20,6 @@ from webapp import (
     mails,
     outbox,
     recovery,
-    users,
     verification,
 )
 from webapp.attempts import Failure
@@ -28,6 +28,7 @@ from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
 from webapp.phases import Aborted, SmtpError
+from webapp.users import User
 from webapp.verification import VerifyEmail
 
 log = structlog.get_logger(__name__)
@@ -53,33 +54,49 @@ class DeliveryFailed(Exception):
         super().__init__(text)
 
 
-def choose(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
-    """Fix which mails these are, within the claim: a retry must not choose again. Return what each is a proof for.
+def which() -> claims.Fixed:
+    """Return which mail it is, and what it is written in and sent to: fixed by its first claim, whatever a retry finds.
 
-    Here and not at signup is decided what a known address gets, so that signup answers everybody alike.
+    There and not at signup is decided what a known address gets, so that signup answers everybody alike.
     """
+    its_proof = VerifyEmail.id == OutgoingEmail.verify_email_id
+    purpose = select(VerifyEmail.purpose).where(its_proof).scalar_subquery()
+    # The person may have chosen another language since.
+    language = select(User.locale).join(VerifyEmail, VerifyEmail.user_id == User.id).where(its_proof)
+    owner = (
+        select(User.id)
+        .join(VerifyEmail, VerifyEmail.email_key == User.email_key)
+        .where(its_proof, User.email_verified_at.is_not(None))
+    )
+    owners_language, owners_address = (
+        owner.with_only_columns(column).scalar_subquery() for column in (User.locale, User.email)
+    )
+    is_open = OutgoingEmail.template.is_(None) & OutgoingEmail.verify_email_id.is_not(None)
+    return {
+        "template": case(
+            (~is_open, OutgoingEmail.template),
+            (owner.exists(), ACCOUNT_EXISTS_TEMPLATE),
+            else_=case(LINK_TEMPLATES, value=purpose),
+        ),
+        "locale": case(
+            (is_open, func.coalesce(owners_language, language.scalar_subquery())), else_=OutgoingEmail.locale
+        ),
+        # An existing account is written to at its own spelling only.
+        "to_address": case(
+            (is_open, func.coalesce(owners_address, OutgoingEmail.to_address)), else_=OutgoingEmail.to_address
+        ),
+    }
+
+
+def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
+    """Return what each claimed mail is a proof for, by the mail's id, as part of the claim."""
     for email in claimed:
         if email.template == recovery.TEMPLATE and email.user_id is None:
             recovery.find_owner(email)
-    proofs = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
-    owners = users.verified([proof.email_key for proof in proofs.values()])
-    chosen = {email.id: proofs[email.verify_email_id] for email in claimed if email.verify_email_id in proofs}
-    for email in claimed:
-        proof = chosen.get(email.id)
-        if proof is None:
-            continue
+    found = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
+    for proof in found.values():
         verification.ensure_key(proof)
-        if email.template is not None:
-            continue
-        owner = owners.get(proof.email_key)
-        if owner is None:
-            # The person may have chosen another language since.
-            email.template, email.locale = LINK_TEMPLATES[proof.purpose], proof.user.locale
-        else:
-            email.template, email.locale = ACCOUNT_EXISTS_TEMPLATE, owner.locale
-            # An existing account is written to at its own spelling only.
-            email.to_address = owner.email
-    return chosen
+    return {email.id: found[email.verify_email_id] for email in claimed if email.verify_email_id in found}
 
 
 def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
@@ -90,7 +107,7 @@ def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
         log.info("email_canceled", reason=reason)
         return None
     try:
-        message = mails.compose(email)
+        message = mails.compose(email, proof)
         # Written here, where what goes wrong is this mail's trouble.
         _ = message.content
     except Exception as error:

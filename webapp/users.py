@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -169,12 +168,6 @@ def find_by_address(email_key: str) -> User | None:
         )
         .limit(1)
     )
-
-
-def verified(email_keys: Sequence[str]) -> dict[str, User]:
-    """Return the accounts that have proved these addresses, by them."""
-    query = select(User).where(User.email_verified_at.is_not(None), User.email_key.in_(email_keys))
-    return {user.email_key: user for user in db.session.scalars(query)} if email_keys else {}
 
 
 def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp import audit, budget, outbox, tokens, users
 from webapp.clock import db_now
@@ -149,9 +149,8 @@ def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
 
 
 def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
-    """Return these verifications and their users as they are now, by their ids."""
-    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).options(joinedload(VerifyEmail.user))
-    query = query.execution_options(populate_existing=True)
+    """Return these verifications as they are now, by their ids."""
+    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).execution_options(populate_existing=True)
     return {verification.id: verification for verification in db.session.scalars(query)} if ids else {}
 
 
