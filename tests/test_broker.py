@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
+from huey.api import Task
 
 from tests.conftest import Backend
 from tests.factories import change, get, make_signup
 from tests.smtp_server import Server
-from webapp import tasks
+from webapp import delivery, tasks
 from webapp.broker import SignedJSON
 from webapp.clock import db_now
 from webapp.extensions import huey
@@ -20,6 +23,15 @@ from webapp.extensions import huey
 
 def queued(app: Flask) -> list[bytes]:
     return list(app.extensions["huey"].storage.enqueued_items())
+
+
+def scheduled(app: Flask) -> list[bytes]:
+    return list(app.extensions["huey"].storage.scheduled_items())
+
+
+def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:
+    found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [event for event in found if event["event"] == name]
 
 
 def run_queue(app: Flask) -> None:
@@ -32,7 +44,9 @@ def test_a_message_is_readable_json_that_holds_only_the_mails_id(app: Flask) -> 
     email_id = uuid.uuid4()
     with app.app_context():
         tasks.deliver_later(email_id, delay=10)
-    (message,) = queued(app)
+    # It wakes nobody up before it is due.
+    assert queued(app) == []
+    (message,) = scheduled(app)
     body, _, signature = bytes(message).decode().rpartition(".")
     assert f'"kwargs":{{"email_id":"{email_id}"}}' in body
     assert '"name":"webapp.tasks.deliver_email"' in body
@@ -63,9 +77,7 @@ def test_a_task_runs_in_the_apps_context_and_is_logged(
         tasks.deliver_later(email_id)
     run_queue(app)
     assert get(app, email_id).status == "sent"
-    events = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    enqueued = next(event for event in events if event["event"] == "enqueued task")
-    processed = next(event for event in events if event["event"] == "processed task")
+    (enqueued,), (processed,) = events(caplog, "enqueued task"), events(caplog, "processed task")
     assert enqueued["task"] == processed["task"] == "deliver_email"
     assert enqueued["payload"] == processed["payload"] == f'{{"email_id": "{email_id}"}}'
 
@@ -78,15 +90,41 @@ def test_a_failing_task_is_logged_with_task_payload_and_error(
     with app.app_context():
         tasks.deliver_later(email_id)
     run_queue(app)
-    failed = next(
-        record.msg
-        for record in caplog.records
-        if isinstance(record.msg, dict) and record.msg["event"] == "process task failed"
-    )
+    (failed,) = events(caplog, "process task failed")
     assert failed["level"] == "error"
     assert failed["task"] == "deliver_email"
     assert failed["payload"] == f'{{"email_id": "{email_id}"}}'
     assert "451 try later" in failed["error"]
+
+
+def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery.batch.note(1, 0.05)
+    ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(5)]
+    with app.app_context():
+        for email_id in ids:
+            tasks.deliver_later(email_id, delay=0.01)
+    time.sleep(0.02)
+    enqueue(huey.read_schedule())
+    assert len(queued(app)) == 1
+    run_queue(app)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+    # A mail that comes back is hinted as any other.
+    delivery.taken_here.discard([ids[4]])
+    again = huey.read_schedule()
+    assert [task.kwargs["email_id"] for task in again] == [str(ids[4])]
+    enqueue(again)
+    run_queue(app)
+    processed = sorted(event["payload"] for event in events(caplog, "processed task"))
+    assert processed == sorted(f'{{"email_id": "{email_id}"}}' for email_id in ids)
+    assert scheduled(app) == queued(app) == huey.read_schedule() == []
+
+
+def enqueue(due: list[Task]) -> None:
+    """What Huey's scheduler does, once a second, with what it reads."""
+    for task in due:
+        huey.enqueue(task)
 
 
 def test_an_unreadable_message_harms_no_other(app: Flask, smtp: Server) -> None:

@@ -87,6 +87,8 @@ class FlaskHuey(Huey):
     def __init__(self) -> None:
         self.companions: list[Companion] = []
         self.stop_hooks: list[Callable[[], None]] = []
+        self.is_needless: Callable[[Task], bool] = lambda _task: False
+        self.workers = 1
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
         self.signal(SIGNAL_ERROR)(_log_error)
@@ -94,6 +96,8 @@ class FlaskHuey(Huey):
     def init_app(self, app: Flask) -> None:
         self.app = app
         self.name = "signup"
+        # Tasks that fell due together with those that keep all workers busy by now.
+        self.held: list[Task] = []
         self.breaker = Breaker()
         self.serializer = SignedJSON([*app.config["SECRET_KEY_FALLBACKS"], app.config["SECRET_KEY"]])
         self.storage = self.create_storage()
@@ -121,10 +125,19 @@ class FlaskHuey(Huey):
             count: int = self.pending_count()
             return count
 
+    def needless(self, is_needless: Callable[[Task], bool]) -> Callable[[Task], bool]:
+        """Register what tells whether a task that is due has nothing to do any more."""
+        self.is_needless = is_needless
+        return is_needless
+
     def enqueue(self, task: Task) -> None:
-        """Raises BrokerDown."""
+        """Queue the task, or schedule it until it is due. Raises BrokerDown."""
         with self.breaker:
-            super().enqueue(task)
+            if self.ready_to_run(task):
+                super().enqueue(task)
+            else:
+                # Huey itself would first wake up a worker, and let it put the task there.
+                self.add_schedule(task)
 
     def dequeue(self) -> Task | None:
         try:
@@ -136,12 +149,23 @@ class FlaskHuey(Huey):
             return None
 
     def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
+        """Return tasks that are due: of many at once one for each worker, and the others at the next call.
+
+        By then most of them are needless, since a worker that wakes up does what others would.
+        """
+        held, self.held = self.held, []
         try:
             with self.breaker:
-                scheduled: list[Task] = super().read_schedule(timestamp)
+                due: list[Task] = super().read_schedule(timestamp)
         except BrokerDown:
-            return []
-        return scheduled
+            due = []
+        now, self.held = due[: self.workers], due[self.workers :]
+        return [task for task in (*held, *now) if not self._is_over(task)]
+
+    def _is_over(self, task: Task) -> bool:
+        if is_needless := self.is_needless(task):
+            _log_complete("", task)
+        return is_needless
 
     # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
 
@@ -162,6 +186,7 @@ class FlaskHuey(Huey):
         self.storage = self.create_storage(storage.WORKER_TIMEOUT)
         if isinstance(self.storage, SqliteStorage):
             options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
+        self.workers = options.get("workers", self.workers)
         options["shutdown_timeout"] = options.get("shutdown_timeout") or STOP_SECONDS
         return FlaskConsumer(self, **options)
 

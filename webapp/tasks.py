@@ -8,6 +8,7 @@ import time
 import uuid
 
 import structlog
+from huey.api import Task
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import backlog, breaker, budget, delivery, pause, retention, totals, users, workers
@@ -40,6 +41,12 @@ def deliver_email(email_id: str) -> None:
     hinted = uuid.UUID(email_id)
     if hinted not in delivery.taken_here:
         delivery.deliver(hinted, others=True)
+
+
+@huey.needless
+def is_taken(hint: Task) -> bool:
+    """Return whether the hint's mail went with others, from this process, or is about to."""
+    return uuid.UUID(hint.kwargs["email_id"]) in delivery.taken_here
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import uuid
+from functools import lru_cache
 
 from flask import current_app
 
@@ -49,6 +50,10 @@ def _mac(use: str, row_id: uuid.UUID, purpose: str, key_id: str) -> bytes:
 
 def _keys() -> dict[str, bytes]:
     """Return the signing keys by their id, the newest first: each follows from one secret."""
-    secrets = [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+    return _derived(current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"])
+
+
+@lru_cache
+def _derived(*secrets: str) -> dict[str, bytes]:
     keys = [hmac.digest(secret.encode(), b"verification links", "sha256") for secret in secrets]
     return {hashlib.sha256(key).hexdigest()[:16]: key for key in keys}
