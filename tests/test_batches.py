@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import pytest
@@ -13,9 +16,10 @@ from limits import parse_many
 from sqlalchemy import event
 
 from tests.factories import attempts, change, claim, get, make_signup, travel
+from tests.processes import wait_until
 from tests.smtp_server import Connection, Server
 from webapp import claims, delivery, sending, tasks
-from webapp.batches import Batch
+from webapp.batches import LOOK_SECONDS, Batch, Lanes
 from webapp.clock import db_now
 from webapp.extensions import db, huey, mail
 from webapp.sending import DeliveryFailed
@@ -213,12 +217,18 @@ def test_a_hint_for_a_mail_that_is_not_due_takes_no_other(app: Flask) -> None:
 def test_a_hint_for_a_mail_that_was_sent_here_costs_no_query(app: Flask, smtp: Server) -> None:
     email_id = make_signup(app)
     deliver(app, email_id)
-    asked: list[str] = []
     with app.app_context():
-        event.listen(db.engine, "before_cursor_execute", lambda *details: asked.append(details[2]))
+        asked = count_queries()
         tasks.deliver_email.call_local(str(email_id))
     assert asked == []
     assert len(smtp.mails) == 1
+
+
+def count_queries() -> list[str]:
+    """Return a list that each query from now on is added to."""
+    asked: list[str] = []
+    event.listen(db.engine, "before_cursor_execute", lambda *details: asked.append(details[2]))
+    return asked
 
 
 def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_heard_again(
@@ -273,3 +283,55 @@ def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
     assert batch.size() == 5
     batch.note(1, 20.0)
     assert batch.size() == 1
+
+
+@contextmanager
+def workers(lanes: Lanes, count: int) -> Iterator[None]:
+    """So many workers that are inside, or wait to be, until the block ends."""
+    over = threading.Event()
+
+    def work() -> None:
+        with lanes.lane():
+            over.wait(20)
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_while_a_worker_computes_the_next_one_waits_until_it_ends() -> None:
+    lanes = Lanes(cpu_seconds=time.monotonic)
+    with workers(lanes, 3):
+        time.sleep(5 * LOOK_SECONDS)
+        assert lanes.inside == 1
+    assert lanes.inside == 0
+
+
+def test_while_workers_wait_for_a_server_others_go_on() -> None:
+    lanes = Lanes(cpu_seconds=lambda: 0)
+    with workers(lanes, 3):
+        wait_until(lambda: lanes.inside == 3, "a worker was kept out")
+    assert lanes.inside == 0
+
+
+def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    email_id = make_signup(app)
+    with app.app_context(), ThreadPoolExecutor(1) as waiting:
+        with lanes.lane():
+            hinted = waiting.submit(huey.execute, tasks.deliver_email.s(email_id=str(email_id)))
+            with pytest.raises(TimeoutError):
+                hinted.result(timeout=2 * LOOK_SECONDS)
+            delivery.taken_here.add(email_id)
+        asked = count_queries()
+        hinted.result(timeout=20)
+    assert asked == []
+    assert smtp.mails == []

@@ -132,4 +132,6 @@ def redact(reply: str) -> str:
     reply = re.sub(r"\w+://\S+", "<link>", reply)
     reply = re.sub(r"\S+@\S+", "<address>", reply)
     reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
-    return "".join(char if char.isprintable() else " " for char in reply)[:REPLY_MAX]
+    if not reply.isprintable():
+        reply = "".join(char if char.isprintable() else " " for char in reply)
+    return reply[:REPLY_MAX]

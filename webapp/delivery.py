@@ -13,7 +13,7 @@ import structlog
 from flask import current_app
 
 from webapp import breaker, budget, claims, pace, sending, totals, workers
-from webapp.batches import BATCH_LONGEST, Batch, Recent
+from webapp.batches import BATCH_LONGEST, Batch, Lanes, Recent
 from webapp.claims import LeaseLost
 from webapp.extensions import db, mail
 from webapp.message import Message
@@ -32,6 +32,7 @@ WAIT_SECONDS = 1.0
 Tried = dict[uuid.UUID, DeliveryFailed | None]
 
 batch = Batch()
+lanes = Lanes()
 
 # What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
 # database. What it gives back gets another hint.
@@ -120,6 +121,8 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
                 if message := sending.prepare(email, proofs.get(email.id)):
                     ready.append(Ready(email, message))
         taken_here.discard(unsent.difference(email.id for email, _ in ready))
+        # No transaction stays open during the conversations. (A rollback would expire what was read.)
+        db.session.commit()
         while ready and _wait_for_turn([email for email, _ in ready]):
             (email, message), *ready = ready
             email_id = email.id
@@ -149,15 +152,17 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
 def _noting(email: OutgoingEmail, tried: Tried) -> Iterator[None]:
     """Note what fails with the mail, and tell its log lines apart."""
     email_id = email.id
-    with structlog.contextvars.bound_contextvars(**_log_fields(email)):
-        try:
-            yield
-        except DeliveryFailed as failure:
-            tried[email_id] = failure
-        except LeaseLost:
-            db.session.rollback()
-            log.warning("lease_lost")
-            totals.count(totals.FENCED_WRITES)
+    former = structlog.contextvars.bind_contextvars(**_log_fields(email))
+    try:
+        yield
+    except DeliveryFailed as failure:
+        tried[email_id] = failure
+    except LeaseLost:
+        db.session.rollback()
+        log.warning("lease_lost")
+        totals.count(totals.FENCED_WRITES)
+    finally:
+        structlog.contextvars.reset_contextvars(**former)
 
 
 def _following(ready: Sequence[Ready], begun: float) -> Message | None:

@@ -120,9 +120,10 @@ def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
 
 
 def send(email: OutgoingEmail, message: Message, following: Message | None = None) -> None:
-    """Hand the mail over, and begin on the following one. Raises DeliveryFailed, LeaseLost."""
-    # No transaction stays open during the conversation. (A rollback would expire what was read.)
-    db.session.commit()
+    """Hand the mail over, and begin on the following one; the caller has no transaction open.
+
+    Raises DeliveryFailed, LeaseLost.
+    """
     try:
         with mail.connect() as connection:
             reply = connection.send(

@@ -39,8 +39,12 @@ BATCH = 100
 @huey.task(name="deliver_email", priority=HINT_PRIORITY)
 def deliver_email(email_id: str) -> None:
     hinted = uuid.UUID(email_id)
-    if hinted not in delivery.taken_here:
-        delivery.deliver(hinted, others=True)
+    if hinted in delivery.taken_here:
+        return
+    with delivery.lanes.lane():
+        # Those inside may have had it meanwhile.
+        if hinted not in delivery.taken_here:
+            delivery.deliver(hinted, others=True)
 
 
 @huey.needless
