@@ -19,6 +19,7 @@ from webapp import delivery, tasks
 from webapp.broker import SignedJSON
 from webapp.clock import db_now
 from webapp.extensions import huey
+from webapp.storage import DUE_MAX
 
 
 def queued(app: Flask) -> list[bytes]:
@@ -119,6 +120,17 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     processed = sorted(event["payload"] for event in events(caplog, "processed task"))
     assert processed == sorted(f'{{"email_id": "{email_id}"}}' for email_id in ids)
     assert scheduled(app) == queued(app) == huey.read_schedule() == []
+
+
+def test_of_a_great_many_that_are_due_a_consumer_takes_some_at_a_look(app: Flask) -> None:
+    with app.app_context():
+        for _ in range(DUE_MAX + 2):
+            tasks.deliver_later(uuid.uuid4(), delay=0.01)
+    time.sleep(0.02)
+    assert len(huey.read_schedule()) == 1
+    assert (len(huey.held), len(scheduled(app))) == (DUE_MAX - 1, 2)
+    assert len(huey.read_schedule()) == DUE_MAX
+    assert (len(huey.held), len(scheduled(app))) == (1, 0)
 
 
 def enqueue(due: list[Task]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,39 @@ WORKER_TIMEOUT = 3.0
 # A cluster hashes what is in braces: so all our keys are on one node, and one connection serves them.
 TAG = "{signup}"
 
+# After an outage of hours there may be any number of messages that are due: a consumer takes so many at a look, since
+# it holds them in memory.
+DUE_MAX = 500
+
+POP_DUE = f"""
+local due = redis.call('zrangebyscore', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, {DUE_MAX})
+if #due > 0 then redis.call('zrem', KEYS[1], unpack(due)) end
+return due
+"""
+
+TAKE_DUE = """
+DELETE FROM schedule WHERE id IN (
+    SELECT id FROM schedule WHERE queue = ? AND timestamp <= ? ORDER BY timestamp, id LIMIT ?
+) RETURNING data
+"""
+
+
+class RedisQueue(PriorityRedisStorage):
+    """Huey's queue in Redis, whose schedule is read in parts."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._pop = self.conn.register_script(POP_DUE)
+
+
+class SqliteQueue(SqliteStorage):
+    """Huey's queue in an SQLite file, whose schedule is read in parts."""
+
+    def read_schedule(self, ts: datetime) -> list[bytes]:
+        with self.db(commit=True) as cursor:
+            cursor.execute(TAKE_DUE, (self.name, ts.timestamp(), DUE_MAX))
+            return [data for (data,) in cursor.fetchall()]
+
 
 def create(name: str, config: Config, timeout: float) -> BaseStorage:
     """`timeout`: seconds that connecting, and each answer, may take."""
@@ -36,7 +70,7 @@ def create(name: str, config: Config, timeout: float) -> BaseStorage:
     url = redis_url.parse(config["REDIS_URL"])
     in_cluster = bool(url.nodes and not url.service)
     # Plain RedisStorage refuses priorities; a cleaned name has no braces.
-    return PriorityRedisStorage(
+    return RedisQueue(
         TAG if in_cluster else name,
         connection_pool=redis_pool(config["REDIS_URL"], timeout),
         read_timeout=1,
@@ -52,7 +86,7 @@ def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
         database = Path(url.database)
         file = database.with_name(f"{database.stem}-queue.db")
     file.parent.mkdir(parents=True, exist_ok=True)
-    return SqliteStorage(name, filename=str(file), timeout=timeout)
+    return SqliteQueue(name, filename=str(file), timeout=timeout)
 
 
 def redis_pool(raw: str, timeout: float) -> ConnectionPool:
