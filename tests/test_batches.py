@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -15,7 +16,7 @@ from sqlalchemy import event
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.smtp_server import Connection, Server
 from webapp import claims, delivery, sending, tasks
-from webapp.batches import Batch
+from webapp.batches import Batch, Recent
 from webapp.clock import db_now
 from webapp.extensions import db, huey, mail
 from webapp.sending import DeliveryFailed
@@ -273,3 +274,35 @@ def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
     assert batch.size() == 5
     batch.note(1, 20.0)
     assert batch.size() == 1
+
+
+def test_an_id_is_remembered_for_its_seconds_or_until_it_is_discarded() -> None:
+    recent = Recent(1000)
+    sent, in_hand, overdue, given_back = ids = [uuid.UUID(int=n) for n in range(4)]
+    recent.add(sent)
+    recent.add(in_hand, seconds=60)
+    recent.add(overdue, seconds=0)
+    recent.add(given_back)
+    recent.discard([given_back])
+    assert [email_id in recent for email_id in ids] == [True, True, False, False]
+
+
+def test_an_id_is_never_taken_for_another_that_has_its_place() -> None:
+    recent = Recent(1000)
+    first, second = uuid.UUID(int=1), uuid.UUID(int=1001)
+    recent.add(first)
+    recent.add(second)
+    recent.discard([first])
+    assert [first in recent, second in recent] == [False, True]
+
+
+def test_a_large_backlog_is_remembered_in_little_memory_and_hardly_any_of_its_last_mails_forgotten() -> None:
+    ids = [uuid.uuid4() for _ in range(100_000)]
+    tracemalloc.start()
+    recent = Recent(100_000)
+    for email_id in ids:
+        recent.add(email_id)
+    held, _most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 3_000_000
+    assert sum(email_id in recent for email_id in ids[-10_000:]) > 9_000
