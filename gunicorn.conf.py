@@ -7,7 +7,7 @@ from gunicorn import glogging
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from webapp import logs
+from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import ConfigError, load
 
 try:

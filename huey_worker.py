@@ -1,6 +1,6 @@
 """The worker, for huey_consumer."""
 
-from webapp import create_app
+import webapp.tasks
 
-app = create_app()
+app = webapp.create_worker()
 huey = app.extensions["huey"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.processes import wait_until
 from tests.smtp_server import Connection, Server
 from webapp import claims, delivery, sending, tasks
-from webapp.batches import LOOK_SECONDS, Batch, Lanes
+from webapp.batches import LOOK_SECONDS, Batch, Lanes, Recent
 from webapp.clock import db_now
 from webapp.extensions import db, huey, mail
 from webapp.sending import DeliveryFailed
@@ -335,3 +336,35 @@ def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(
         hinted.result(timeout=20)
     assert asked == []
     assert smtp.mails == []
+
+
+def test_an_id_is_remembered_for_its_seconds_or_until_it_is_discarded() -> None:
+    recent = Recent(1000)
+    sent, in_hand, overdue, given_back = ids = [uuid.UUID(int=n) for n in range(4)]
+    recent.add(sent)
+    recent.add(in_hand, seconds=60)
+    recent.add(overdue, seconds=0)
+    recent.add(given_back)
+    recent.discard([given_back])
+    assert [email_id in recent for email_id in ids] == [True, True, False, False]
+
+
+def test_an_id_is_never_taken_for_another_that_has_its_place() -> None:
+    recent = Recent(1000)
+    first, second = uuid.UUID(int=1), uuid.UUID(int=1001)
+    recent.add(first)
+    recent.add(second)
+    recent.discard([first])
+    assert [first in recent, second in recent] == [False, True]
+
+
+def test_a_large_backlog_is_remembered_in_little_memory_and_hardly_any_of_its_last_mails_forgotten() -> None:
+    ids = [uuid.uuid4() for _ in range(100_000)]
+    tracemalloc.start()
+    recent = Recent(100_000)
+    for email_id in ids:
+        recent.add(email_id)
+    held, _most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 3_000_000
+    assert sum(email_id in recent for email_id in ids[-10_000:]) > 9_000

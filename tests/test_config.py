@@ -130,6 +130,19 @@ def test_a_program_with_wrong_settings_ends_with_one_message_and_no_traceback(pr
     assert "Traceback" not in ended.stderr
 
 
+def test_a_worker_loads_neither_pages_nor_commands() -> None:
+    needless = ["alembic", "flask_wtf", "webapp.cli", "webapp.pages"]
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, huey_worker; print(*sys.modules.keys() & {needless})"],
+        cwd=ROOT,
+        env={**GOOD, "APP_ENV": "development"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.split() == []
+
+
 def test_the_example_file_is_the_manual_of_every_setting() -> None:
     manual = (ROOT / ".env.example").read_text()
     assert re.findall(r"^#?([A-Z_]+)=", manual, re.MULTILINE) == list(SETTINGS)

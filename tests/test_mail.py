@@ -16,7 +16,7 @@ from flask import Flask
 from tests.conftest import Embedded
 from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import mails, theme
+from webapp import create_worker, mails, theme
 from webapp.message import Message
 
 Send = Callable[[], None]
@@ -328,3 +328,14 @@ def luminance(color: str) -> float:
     channels = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("template", mails.TEMPLATES)
+def test_a_worker_writes_what_the_web_shows(app: Flask, environ: dict[str, str], template: str) -> None:
+    written = []
+    for each in (app, create_worker(environ)):
+        with each.app_context():
+            sample = mails.sample(template, "th")
+            written.append((sample.subject, sample.body, sample.html, sample.alts))
+    assert written[0] == written[1]
+    assert "Acme" in str(written[0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from webapp import cli, config, extensions, logs, mails, pages, passwords
+from webapp import config, extensions, logs, mails, passwords
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -15,15 +15,24 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     `environ` stands in for the process environment and `.env`. Raises ConfigError.
     """
+    from webapp import cli, pages  # noqa: PLC0415 - they take 12 MB, which workers have no use for
+
+    app = create_worker(environ)
+    if proxies := app.config["TRUSTED_PROXIES"]:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
+    pages.init_app(app)
+    cli.init_app(app)
+    return app
+
+
+def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
+    """Return the app without pages and commands: all that it takes to send mails."""
     # pages/assets.py serves our files.
     app = Flask(__name__, instance_path=str(config.INSTANCE), static_folder=None)
     app.config.from_mapping(config.load(environ))
-    if proxies := app.config["TRUSTED_PROXIES"]:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     logs.init_app(app)
     extensions.init_app(app)
     passwords.init_app(app)
     mails.init_app(app)
-    pages.init_app(app)
-    cli.init_app(app)
+    app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
     return app

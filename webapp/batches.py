@@ -6,9 +6,9 @@ import math
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from struct import Struct
 
 # A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
 # a price, which more mails share.
@@ -21,6 +21,9 @@ BATCH_LONGEST = 4 * BATCH_SECONDS
 # A process that uses more than this of a core has no use for one more worker.
 BUSY = 0.4
 LOOK_SECONDS = 0.1
+
+# An id, and until when it counts, by time.monotonic().
+PLACE = Struct("=16sd")
 
 
 class Batch:
@@ -75,23 +78,31 @@ class Lanes:
 
 
 class Recent:
-    """The last ids that were added, so many of them; each for so many seconds, or until it is discarded."""
+    """Ids that were added lately, each for so many seconds, or until it is discarded.
 
-    def __init__(self, size: int) -> None:
-        self.until: OrderedDict[uuid.UUID, float] = OrderedDict()
-        self.size = size
-        self.lock = threading.Lock()
+    Each has one place of so many, and is forgotten when another takes it: so a process that has sent 100,000 mails
+    holds 24 bytes for each, where Python's own objects would take ten times as many.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.kept = bytearray(places * PLACE.size)
 
     def add(self, email_id: uuid.UUID, seconds: float = math.inf) -> None:
-        with self.lock:
-            self.until[email_id] = time.monotonic() + seconds
-            if len(self.until) > self.size:
-                self.until.popitem(last=False)
+        self._keep(email_id, until=time.monotonic() + seconds)
 
     def discard(self, email_ids: Iterable[uuid.UUID]) -> None:
-        with self.lock:
-            for email_id in email_ids:
-                self.until.pop(email_id, None)
+        for email_id in email_ids:
+            if email_id in self:
+                self._keep(email_id, until=0)
 
     def __contains__(self, email_id: uuid.UUID) -> bool:
-        return time.monotonic() < self.until.get(email_id, 0)
+        kept, until = PLACE.unpack_from(self.kept, self._place(email_id))
+        return bool(kept == email_id.bytes and time.monotonic() < until)
+
+    def _keep(self, email_id: uuid.UUID, until: float) -> None:
+        # One call, which no other thread sees half of.
+        PLACE.pack_into(self.kept, self._place(email_id), email_id.bytes, until)
+
+    def _place(self, email_id: uuid.UUID) -> int:
+        return email_id.int % self.places * PLACE.size

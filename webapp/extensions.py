@@ -11,7 +11,6 @@ from flask import Flask
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     ColumnElement,
@@ -56,7 +55,6 @@ class Base(DeclarativeBase):
 
 # Rows stay readable after their commit: without this, reading one attribute costs a SELECT.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
-migrate = Migrate(compare_type=True, render_as_batch=False)
 login = LoginManager()
 babel = Babel()
 mail = Mail()
@@ -136,7 +134,6 @@ def _only_if(condition: ColumnElement[bool], statement: Update | Insert) -> Upda
 
 def init_app(app: Flask) -> None:
     db.init_app(app)
-    migrate.init_app(app, db)
     login.init_app(app)
     babel.init_app(app)
     mail.init_app(app)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from flask import Flask
+from flask_migrate import Migrate
 
 from webapp.cli import mail, mend, users
+from webapp.extensions import db
+
+migrate = Migrate(compare_type=True, render_as_batch=False)
 
 
 def init_app(app: Flask) -> None:
+    migrate.init_app(app, db)
     for command in mend.COMMANDS:
         mail.mail_commands.add_command(command)
     # For a dead mail that is the word.

@@ -54,7 +54,6 @@ def init_app(app: Flask) -> None:
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
-    app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
     language.init_app(app)
     app.jinja_env.globals["reasons"] = advice.reasons
     signed_in.init_app(app)
