@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 from sqlalchemy import ColumnElement, Row, Update, and_, case, exists, func, or_, select, tuple_, update
@@ -86,6 +86,19 @@ def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence
         .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries),
         execution_options={"synchronize_session": False},
     ).all()
+
+
+def are_due(email_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return which of these mails wait to be sent now."""
+    return set(
+        db.session.scalars(
+            select(OutgoingEmail.id).where(
+                OutgoingEmail.id.in_(email_ids),
+                OutgoingEmail.status == "queued",
+                OutgoingEmail.next_attempt_at <= db_now(),
+            )
+        )
+    )
 
 
 def seconds_to_next() -> float | None:

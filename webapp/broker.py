@@ -87,7 +87,7 @@ class FlaskHuey(Huey):
     def __init__(self) -> None:
         self.companions: list[Companion] = []
         self.stop_hooks: list[Callable[[], None]] = []
-        self.is_needless: Callable[[Task], bool] = lambda _task: False
+        self.choose_due: Callable[[list[Task]], list[Task]] = list
         self.workers = 1
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
@@ -125,10 +125,10 @@ class FlaskHuey(Huey):
             count: int = self.pending_count()
             return count
 
-    def needless(self, is_needless: Callable[[Task], bool]) -> Callable[[Task], bool]:
-        """Register what tells whether a task that is due has nothing to do any more."""
-        self.is_needless = is_needless
-        return is_needless
+    def when_due(self, choose: Callable[[list[Task]], list[Task]]) -> Callable[[list[Task]], list[Task]]:
+        """Register what tells which of the tasks that are due still have something to do, in the app's context."""
+        self.choose_due = choose
+        return choose
 
     def enqueue(self, task: Task) -> None:
         """Queue the task, or schedule it until it is due. Raises BrokerDown."""
@@ -151,7 +151,7 @@ class FlaskHuey(Huey):
     def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
         """Return tasks that are due: of many at once one for each worker, and the others at the next call.
 
-        By then most of them are needless, since a worker that wakes up does what others would.
+        By then most of them are needless, since a worker that wakes up goes on while there is something to do.
         """
         held, self.held = self.held, []
         try:
@@ -159,13 +159,14 @@ class FlaskHuey(Huey):
                 due: list[Task] = super().read_schedule(timestamp)
         except BrokerDown:
             due = []
-        now, self.held = due[: self.workers], due[self.workers :]
-        return [task for task in (*held, *now) if not self._is_over(task)]
-
-    def _is_over(self, task: Task) -> bool:
-        if is_needless := self.is_needless(task):
-            _log_complete("", task)
-        return is_needless
+        due, self.held = [*held, *due[: self.workers]], due[self.workers :]
+        with self.app.app_context():
+            needed = self.choose_due(due)
+        still = {task.id for task in needed}
+        for task in due:
+            if task.id not in still:
+                _log_complete("", task)
+        return needed
 
     # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
 

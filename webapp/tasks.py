@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 import structlog
 from huey.api import Task
@@ -47,10 +48,17 @@ def deliver_email(email_id: str) -> None:
             delivery.deliver(hinted, others=True)
 
 
-@huey.needless
-def is_taken(hint: Task) -> bool:
-    """Return whether the hint's mail went with others, from this process, or is about to."""
-    return uuid.UUID(hint.kwargs["email_id"]) in delivery.taken_here
+@huey.when_due
+def still_needed(hints: list[Task]) -> list[Task]:
+    """Return those of the hints whose mails are still to be sent: many go with others, or from another consumer."""
+    ids = {hint.id: uuid.UUID(hint.kwargs["email_id"]) for hint in hints}
+    needed = {email_id for email_id in ids.values() if email_id not in delivery.taken_here}
+    if len(needed) > 1:
+        # One question for all of them, where each would ask as much by itself.
+        with suppress(SQLAlchemyError):
+            needed = backlog.are_due(needed)
+            db.session.commit()
+    return [hint for hint in hints if ids[hint.id] in needed]
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:
