@@ -279,7 +279,7 @@ def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
     batch = Batch()
     assert batch.size() == 1
     batch.note(1, 0.01)
-    assert batch.size() == 25
+    assert batch.size() == 50
     batch.note(10, 1.0)
     assert batch.size() == 5
     batch.note(1, 20.0)

@@ -13,7 +13,7 @@ from struct import Struct
 # A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
 # a price, which more mails share.
 BATCH_SECONDS = 0.5
-BATCH_MAX = 25
+BATCH_MAX = 50
 
 # A batch that turns out to be slow ends after this: what is left of it is for whoever has time.
 BATCH_LONGEST = 4 * BATCH_SECONDS
@@ -56,7 +56,7 @@ class Lanes:
     def lane(self) -> Iterator[None]:
         """Wait until one more worker is of use; it is inside until the block ends."""
         with self.turn:
-            while self.inside and self._is_busy():
+            while self._is_full():
                 self.turn.wait(LOOK_SECONDS)
             self.inside += 1
             # What one more makes of it is not known before the next look.
@@ -68,10 +68,15 @@ class Lanes:
                 self.inside -= 1
                 self.turn.notify()
 
-    def _is_busy(self) -> bool:
-        if (passed := time.monotonic() - self.looked_at) > LOOK_SECONDS:
+    def are_full(self) -> bool:
+        """Return whether one more worker is of no use: those inside go on while mails are due."""
+        with self.turn:
+            return self._is_full()
+
+    def _is_full(self) -> bool:
+        if self.inside and (passed := time.monotonic() - self.looked_at) > LOOK_SECONDS:
             self._look(is_busy=self.cpu_seconds() - self.used > BUSY * passed)
-        return self.is_busy
+        return self.inside > 0 and self.is_busy
 
     def _look(self, *, is_busy: bool) -> None:
         self.looked_at, self.used, self.is_busy = time.monotonic(), self.cpu_seconds(), is_busy

@@ -154,6 +154,10 @@ def sweep() -> float:
     if budget.spent():
         db.session.commit()
         return LONGEST_SLEEP / 2
+    if delivery.lanes.are_full():
+        # Whoever is at work goes on while mails are due, and to write down a hint of each takes as long as a claim.
+        db.session.commit()
+        return LONGEST_SLEEP / 4
     try:
         hinted = hint()
     except BrokerDown:
