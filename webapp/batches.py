@@ -20,7 +20,7 @@ BATCH_LONGEST = 4 * BATCH_SECONDS
 
 # A process that uses more than this of a core has no use for one more worker.
 BUSY = 0.4
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.05
 
 # An id, and until when it counts, by time.monotonic().
 PLACE = Struct("=16sd")

@@ -17,7 +17,7 @@ from tests.processes import Process, free_port, wait_for_port
 ROUND_TRIP_MS = 20
 ROUNDS = 2
 # Some batches for each of eight workers: with fewer mails the last batch is what is measured.
-MAILS = 1200
+MAILS = 1800
 RIVALS_MAILS = 150
 
 
