@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import trustme
 from flask import Flask
@@ -262,6 +263,30 @@ def test_a_pooler_that_lost_its_postgres_is_a_database_that_is_away(
         made = app.test_cli_runner().invoke(args=["users", "create", "root@example.com", "--generate"])
         assert made.exit_code == 3
         assert "database" in made.stderr
+
+
+def test_each_web_process_is_connected_before_anybody_asks(on_own_postgres: Environ) -> None:
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with (
+        psycopg.connect(on_own_postgres["DATABASE_URL"], autocommit=True) as connection,
+        website({**on_own_postgres, "WEB_CONCURRENCY": "3"}),
+    ):
+        deadline = time.monotonic() + 20
+        while connection.execute(ours).fetchone() != (3,):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_the_web_starts_while_its_database_answers_nothing(process_environ: Environ) -> None:
+    with listening(black_hole) as port:
+        process_environ["DATABASE_URL"] = f"postgresql://mick@127.0.0.1:{port}/signup"
+        with website_and_log(process_environ) as (url, process):
+            begun = time.monotonic()
+            assert Visitor(url).open("/livez").status_code == 200
+            assert time.monotonic() - begun < 1.5
+            # What it tried in vain by itself is nobody's trouble.
+            time.sleep(3)
+            assert "Traceback" not in process.log
 
 
 def test_without_postgres_operators_are_told_so_at_once(on_own_postgres: Environ, own_postgres: OwnPostgres) -> None:
