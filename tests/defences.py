@@ -37,9 +37,10 @@ DEFENCES = [
         1,
         "signup looks no address up",
         "webapp/signup.py",
-        "    if users.is_username_taken(name_key):\n",
-        "    if users.find_verified(email_key=address.key):\n        users.find_verified(email_key=address.key)\n"
-        "    if users.is_username_taken(name_key):\n",
+        "        added = execute_at_once(SIGNED_UP, parameters)\n",
+        "        if users.find_verified(email_key=address.key):\n"
+        "            users.find_verified(email_key=address.key)\n"
+        "        added = execute_at_once(SIGNED_UP, parameters)\n",
         "test_signing_up_tells_no_address_from_another",
     ),
     Defence(
@@ -327,8 +328,8 @@ DEFENCES = [
         20,
         "who forgot the password is looked up by the worker",
         "webapp/recovery.py",
-        "    email = outbox.post(\n        to_address=address.mailed,\n",
-        "    users.find_by_address(address.key)\n    email = outbox.post(\n        to_address=address.mailed,\n",
+        "    email_id = outbox.post(\n        to_address=address.mailed,\n",
+        "    users.find_by_address(address.key)\n    email_id = outbox.post(\n        to_address=address.mailed,\n",
         "test_a_forgotten_password_tells_no_address_from_another",
     ),
     Defence(

@@ -26,17 +26,17 @@ def make_signup(
 ) -> uuid.UUID:
     """Sign somebody up; return the id of the mail that was promised, due at once."""
     with app.app_context():
-        _user, email = signup.sign_up(
+        _user_id, email_id = signup.sign_up(
             username=username,
             full_name="",
             address=users.parse_address(address),
             password_hash=NO_PASSWORD,
             locale="en",
         )
-        assert email is not None
+        assert email_id is not None
         if due:
-            change(app, email.id, next_attempt_at=db_now())
-        return email.id
+            change(app, email_id, next_attempt_at=db_now())
+        return email_id
 
 
 def change(app: Flask, email_id: uuid.UUID, **values: Any) -> None:

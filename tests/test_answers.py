@@ -389,5 +389,5 @@ def test_one_person_who_is_refused_again_and_again_says_nothing_about_the_server
         with app.app_context():
             again = signup.resend(only_user(app))
             assert again
-            email_id = again.id
+            email_id = again
     assert not is_open(app)

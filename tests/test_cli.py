@@ -165,12 +165,12 @@ def test_of_dead_mails_that_keep_one_promise_retry_revives_the_newest(app: Flask
         again = signup.resend(db.session.scalars(select(User)).one())
     assert again
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
-    change(app, again.id, next_attempt_at=db_now(-5))
+    change(app, again, next_attempt_at=db_now(-5))
     work(app)
     smtp.actions.clear()
     assert flask_mail(app, "retry", "--dead").stdout == "revived 1, made due 0\n"
     work(app)
-    assert [get(app, email_id).status for email_id in (first, again.id)] == ["dead", "sent"]
+    assert [get(app, email_id).status for email_id in (first, again)] == ["dead", "sent"]
     assert len(smtp.mails) == 1
 
 

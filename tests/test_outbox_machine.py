@@ -136,7 +136,7 @@ class Outbox(RuleBasedStateMachine):
         user_id, proof_id = self.proofs[n]
         is_active = any(mail.verify_email_id == proof_id and mail.status in ACTIVE for mail in self.seen.values())
         with self.committing():
-            email = outbox.post(
+            email_id = outbox.post(
                 to_address=f"mick{n}@example.com",
                 user_id=user_id,
                 verify_email_id=proof_id,
@@ -146,9 +146,9 @@ class Outbox(RuleBasedStateMachine):
                 delay=delay,
                 expires_in=expires_in,
             )
-        assert (email is None) == is_active
-        if email is not None:
-            self.seen[email.id] = self.mails()[email.id]
+        assert (email_id is None) == is_active
+        if email_id is not None:
+            self.seen[email_id] = self.mails()[email_id]
 
     def claim(self, data: st.DataObject) -> None:
         self.take(data.draw(st.sampled_from(["ann", "ben", "cat"])), data.draw(st.integers(1, 3)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
-from tests.factories import only_user
+from tests.factories import NO_PASSWORD, only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import signup, users
@@ -219,6 +220,28 @@ def test_a_form_that_is_sent_many_times_at_once_is_one_signup_and_one_mail(
     assert only_user(app).username == "mick19"
     send_due()
     assert len(smtp.mails) == 1
+
+
+def test_a_form_that_is_sent_twice_costs_no_connection(app: Flask) -> None:
+    made = []
+    with app.app_context():
+        event.listen(db.engine, "connect", lambda *_: made.append("a connection"))
+
+    def sign_up() -> tuple[int, uuid.UUID | None]:
+        with app.app_context():
+            return signup.sign_up(
+                username="mick19",
+                full_name="",
+                address=users.parse_address("mick@example.com"),
+                password_hash=NO_PASSWORD,
+                locale="en",
+                verification_id=uuid.UUID(int=1),
+            )
+
+    user_id, email_id = sign_up()
+    assert email_id is not None
+    assert [sign_up() for _ in range(3)] == [(user_id, None)] * 3
+    assert len(made) == 1
 
 
 def test_a_form_that_was_mended_after_going_back_is_another_signup(visitor: Visitor, app: Flask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -17,7 +18,7 @@ from webapp.users import User
 from webapp.verification import VerifyEmail
 
 
-def rename(user: User, *, username: str, full_name: str) -> OutgoingEmail | None:
+def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
     """Commit another username or full name; return the mail that says so, if it is one to sign in with.
 
     Raises UsernameTaken.
@@ -39,16 +40,16 @@ def rename(user: User, *, username: str, full_name: str) -> OutgoingEmail | None
     user.username, user.username_key, user.full_name = username, name_key, full_name
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
-    email = notices.post(user, notices.USERNAME_CHANGED) if "username" in changed else None
+    email_id = notices.post(user, notices.USERNAME_CHANGED) if "username" in changed else None
     try:
         db.session.commit()
     except IntegrityError as error:
         db.session.rollback()
         raise users.UsernameTaken from error
-    return email
+    return email_id
 
 
-def end(user: User) -> OutgoingEmail | None:
+def end(user: User) -> uuid.UUID | None:
     """Delete the account and all that is its own, and commit; return the mail that says so to its address.
 
     Its mails that wait are canceled, its links and sessions go with it, its events stay without it.
@@ -63,10 +64,10 @@ def end(user: User) -> OutgoingEmail | None:
         execution_options={"synchronize_session": False},
     )
     audit.record("account_deleted", detail=f"user {user.id}")
-    email = notices.post(user, notices.ACCOUNT_DELETED)
+    email_id = notices.post(user, notices.ACCOUNT_DELETED)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
     db.session.commit()
-    return email
+    return email_id
 
 
 def export(user: User) -> dict[str, Any]:

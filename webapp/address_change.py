@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, or_, select
 from webapp import audit, codes, notices, outbox, sessions, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
 from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
@@ -27,7 +26,7 @@ class AddressTaken(Exception):
     """The address belongs to another account by now."""
 
 
-def ask(user: User, address: Address, session_token: str) -> OutgoingEmail | None:
+def ask(user: User, address: Address, session_token: str) -> uuid.UUID | None:
     """Promise the new address a link and a code; those of an earlier wish are void. Commits.
 
     Never looks the address up: what a known one means is the worker's to decide, as at signup.
@@ -36,10 +35,10 @@ def ask(user: User, address: Address, session_token: str) -> OutgoingEmail | Non
     if former := awaited(user):
         verification.void(former, ASKED_AGAIN)
     proof = verification.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token))
-    email = verification.post_link(proof, to_address=address.mailed, expires_in=WAITS)
+    email_id = verification.post_link(proof, to_address=address.mailed, expires_in=WAITS)
     audit.record("address_asked", user.id)
     db.session.commit()
-    return email
+    return email_id
 
 
 def awaited(user: User) -> VerifyEmail | None:
@@ -59,14 +58,14 @@ def is_asked_by(proof: VerifyEmail, session_token: str) -> bool:
     return proof.asked_by == sessions.hashed(session_token)
 
 
-def resend(user: User) -> OutgoingEmail | None:
+def resend(user: User) -> uuid.UUID | None:
     """Promise the same link and code again, and commit; nothing when they are on their way already."""
     current = awaited(user)
-    email = None
+    email_id = None
     if current is not None and current.email is not None:
-        email = verification.post_link(current, to_address=current.email, expires_in=WAITS)
+        email_id = verification.post_link(current, to_address=current.email, expires_in=WAITS)
     db.session.commit()
-    return email
+    return email_id
 
 
 def call_off(user: User) -> None:
@@ -78,7 +77,7 @@ def call_off(user: User) -> None:
     db.session.commit()
 
 
-def confirm_by_code(user: User, typed: str, session_token: str) -> OutgoingEmail | None:
+def confirm_by_code(user: User, typed: str, session_token: str) -> uuid.UUID | None:
     """Do as confirm(); the code counts only in the session that asked. Raises CodeWrong or TooManyTries too."""
     proof = awaited(user)
     if proof is None:
@@ -91,7 +90,7 @@ def confirm_by_code(user: User, typed: str, session_token: str) -> OutgoingEmail
         raise codes.CodeWrong from error
 
 
-def confirm(verification_id: uuid.UUID) -> OutgoingEmail | None:
+def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     """Give the account the address that the link proves, and commit; of rivals for one address the first wins.
 
     Returns the mail that tells the former address, with a link that undoes it. Raises AlreadyVerified,
@@ -102,11 +101,11 @@ def confirm(verification_id: uuid.UUID) -> OutgoingEmail | None:
     _give(user, proof, CHANGED, VerifyEmail.purpose != "revoke")
     undo = verification.begin(user, "revoke", becomes=former)
     db.session.flush()
-    email = notices.post(user, notices.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
+    email_id = notices.post(user, notices.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
     outbox.cancel(proof.id, "verified meanwhile")
     db.session.commit()
-    return email
+    return email_id
 
 
 def put_back(verification_id: uuid.UUID, password_hash: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,9 @@ from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
+    FromClause,
     Index,
     Insert,
     MetaData,
@@ -30,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, registry
+from sqlalchemy.sql.visitors import replacement_traverse
 
 from webapp import clock, engines
 from webapp.broker import FlaskHuey
@@ -79,6 +82,13 @@ def table(model: type[Base]) -> Table:
     return cast("Table", model.__table__)
 
 
+def row_of(model: type[Base], *named: str, **values: ColumnElement[Any]) -> Select[Any]:
+    """Return a row to insert: of parameters that are named as their columns, and of these values."""
+    columns = table(model).columns
+    parameters = {name: bindparam(name, type_=columns[name].type) for name in named}
+    return select(*(value.label(name) for name, value in (parameters | values).items()))
+
+
 # Made once, as what every mail needs.
 LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
 
@@ -90,26 +100,28 @@ def lock(*keys: str) -> None:
         db.session.execute(LOCK, {"keys": sorted(keys)})
 
 
-def execute_at_once(statements: tuple[Update | Insert, ...], parameters: Mapping[str, Any]) -> bool:
-    """Execute statements of which none needs what another writes, and commit: all, or none if the first finds no row.
+def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[str, Any]) -> Sequence[Any] | None:
+    """Execute statements of which none reads what another writes, and commit: all, or none if the first finds no row.
 
-    Return whether it found one. On Postgres they are one statement, which needs no transaction around it, so the
-    caller has none open: that is half of the round trips. They name what they have in common by parameters, so that
-    they are made once. An insert is one from a select.
+    Return what the first returns, which inserts get too, as parameters of those names. On Postgres they are one
+    statement, which needs no transaction around it, so the caller has none open: that is half of the round trips. They
+    name what they have in common by parameters, so that they are made once. An insert is one from a select.
     """
     if db.engine.dialect.name == "postgresql":
         sql, constants = _at_once(statements)
         with engines.autocommit(db.engine) as driver:
-            return driver.execute(sql, {**constants, **parameters}).fetchone() is not None
+            found: Sequence[Any] | None = driver.execute(sql, constants | parameters).fetchone()
+            return found
     first, *others = statements
     connection = db.session.connection()
-    if connection.execute(first, parameters).first() is None:
+    row = connection.execute(first, parameters).first()
+    if row is None:
         db.session.rollback()
-        return False
+        return None
     for other in others:
-        connection.execute(other, parameters)
+        connection.execute(other, parameters | row._asdict() if isinstance(other, Insert) else parameters)
     db.session.commit()
-    return True
+    return row
 
 
 @cache
@@ -117,18 +129,24 @@ def _at_once(statements: tuple[Update | Insert, ...]) -> tuple[str, dict[str, An
     """Return them as one statement, and the values in it that are no parameters."""
     first, *others = statements
     found = first.cte("found")
-    was_found = exists().select_from(found)
-    whole = select(found).add_cte(*(_only_if(was_found, other).cte(f"other_{n}") for n, other in enumerate(others)))
+    whole = select(found).add_cte(*(_only_if(found, other).cte(f"other_{n}") for n, other in enumerate(others)))
     compiled = whole.compile(dialect=db.engine.dialect)
     # What is not given is missed by the driver, as it should be: it is no constant, though it stands there as None.
     constants = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
     return str(compiled), constants
 
 
-def _only_if(condition: ColumnElement[bool], statement: Update | Insert) -> Update | Insert:
+def _only_if(found: FromClause, statement: Update | Insert) -> Update | Insert:
+    """Return the statement for when a row was found; an insert has its columns in the place of parameters."""
+
+    def column(element: object, **_: Any) -> ColumnElement[Any] | None:
+        return found.columns.get(element.key) if isinstance(element, BindParameter) else None
+
+    was_found = exists().select_from(found).correlate(None)
     if isinstance(statement, Update):
-        return statement.where(condition)
-    values = cast("Select[Any]", statement.select).where(condition)
+        return statement.where(was_found)
+    values = cast("Select[Any]", statement.select).where(was_found)
+    values = cast("Select[Any]", replacement_traverse(values, {}, column))
     return insert(statement.table).from_select(values.selected_columns.keys(), values)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 
 from webapp import audit, devices, outbox
-from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
 PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password  # nosec B105
@@ -24,7 +23,7 @@ def post(
     to_address: str | None = None,
     verify_email_id: uuid.UUID | None = None,
     **facts: str,
-) -> OutgoingEmail | None:
+) -> uuid.UUID | None:
     """Promise the owner a notice of what is done now, as part of the caller's transaction.
 
     `to_address`: when it is not the user's own any more; `verify_email_id`: the link that it carries; `facts`: what its

@@ -13,10 +13,14 @@ from flask import current_app
 from sqlalchemy import (
     JSON,
     CheckConstraint,
+    Float,
     ForeignKey,
     Index,
     String,
+    Uuid,
+    bindparam,
     false,
+    insert,
     select,
     text,
     update,
@@ -27,7 +31,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp import attempts
 from webapp.attempts import Failure
 from webapp.clock import db_now
-from webapp.extensions import Model, db, partial_index
+from webapp.extensions import Model, db, partial_index, row_of, table
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +129,45 @@ class OutgoingEmail(Model):
     claim_token = uuid.UUID(int=0)
 
 
-def post(
+# What promises a mail; `entry` gives its parameters.
+PROMISE = row_of(
+    OutgoingEmail,
+    "message_id",
+    "dedupe_key",
+    "user_id",
+    "template",
+    "locale",
+    "to_address",
+    "facts",
+    "budget",
+    "priority",
+    "max_attempts",
+    "request_id",
+    id=bindparam("mail", type_=Uuid),
+    verify_email_id=bindparam("proof", type_=Uuid),
+    next_attempt_at=db_now(bindparam("delay", type_=Float)),
+    expires_at=db_now(bindparam("expires_in", type_=Float)),
+    created_at=db_now(),
+)
+POSTED = insert(table(OutgoingEmail)).from_select(PROMISE.selected_columns.keys(), PROMISE)
+
+
+def post(**promise: Any) -> uuid.UUID | None:
+    """Promise a mail, as part of the caller's transaction, and return its id; `promise` as of entry().
+
+    Returns nothing when a mail with this key waits already: its promise serves both.
+    """
+    parameters = entry(**promise)
+    try:
+        with db.session.begin_nested():
+            db.session.execute(POSTED, parameters)
+    except IntegrityError:
+        return None
+    email_id: uuid.UUID = parameters["mail"]
+    return email_id
+
+
+def entry(
     *,
     to_address: str,
     user_id: int | None,
@@ -136,40 +178,32 @@ def post(
     locale: str | None = None,
     facts: dict[str, str] | None = None,
     priority: int = NOTICE_PRIORITY,
+    max_attempts: int | None = None,
     delay: float = 0,
     expires_in: float | None = None,
-) -> OutgoingEmail | None:
-    """Promise a mail, as part of the caller's transaction; due in `delay` seconds.
+) -> dict[str, Any]:
+    """Return the parameters of POSTED for a mail that is due in `delay` seconds.
 
-    Returns nothing when a mail with this key waits already: its promise serves both.
     Without `template` the first claim chooses one.
     """
     email_id = uuid.uuid4()
-    email = OutgoingEmail(
-        id=email_id,
-        message_id=f"<{email_id}@{sender_domain()}>",
-        dedupe_key=dedupe_key,
-        user_id=user_id,
-        verify_email_id=verify_email_id,
-        template=template,
-        locale=locale,
-        to_address=to_address,
-        facts=facts,
-        budget=budget,
-        priority=priority,
-        status="queued",
-        max_attempts=current_app.config["MAIL_MAX_ATTEMPTS"],
-        next_attempt_at=db_now(delay),
-        expires_at=db_now(expires_in) if expires_in is not None else None,
-        created_at=db_now(),
-        request_id=structlog.contextvars.get_contextvars().get("request_id"),
-    )
-    try:
-        with db.session.begin_nested():
-            db.session.add(email)
-    except IntegrityError:
-        return None
-    return email
+    return {
+        "mail": email_id,
+        "message_id": f"<{email_id}@{sender_domain()}>",
+        "dedupe_key": dedupe_key,
+        "user_id": user_id,
+        "proof": verify_email_id,
+        "template": template,
+        "locale": locale,
+        "to_address": to_address,
+        "facts": facts,
+        "budget": budget,
+        "priority": priority,
+        "max_attempts": max_attempts or current_app.config["MAIL_MAX_ATTEMPTS"],
+        "delay": delay,
+        "expires_in": expires_in,
+        "request_id": structlog.contextvars.get_contextvars().get("request_id"),
+    }
 
 
 def sender_domain() -> str:

@@ -20,13 +20,13 @@ CHANGED = "the password was changed"
 WAITS = 2 * 86400.0
 
 
-def ask(address: Address, locale: str) -> OutgoingEmail:
+def ask(address: Address, locale: str) -> uuid.UUID:
     """Promise a link to whoever this address belongs to, and commit.
 
     Never looks the address up: whom the link is for, if anybody, is the worker's to find out, so that this answers
     the same, as fast, for everybody's address.
     """
-    email = outbox.post(
+    email_id = outbox.post(
         to_address=address.mailed,
         user_id=None,
         dedupe_key=f"reset:{uuid.uuid4()}",
@@ -36,11 +36,11 @@ def ask(address: Address, locale: str) -> OutgoingEmail:
         priority=outbox.VERIFICATION_PRIORITY,
         expires_in=WAITS,
     )
-    if email is None:
+    if email_id is None:
         raise AssertionError("a new key cannot have a mail already")
     audit.record("reset_asked")
     db.session.commit()
-    return email
+    return email_id
 
 
 def find_owner(email: OutgoingEmail) -> None:
@@ -70,7 +70,7 @@ def find(token_text: str) -> VerifyEmail:
 
 def reset_password(
     verification_id: uuid.UUID, *, password_hash: str, holder: User | None = None, username: str | None = None
-) -> OutgoingEmail | None:
+) -> uuid.UUID | None:
     """Give the link's user another password, sign out every browser, and commit; return the notice of it.
 
     A pending user is verified by that, as by the link of the signup: see verification.prove() for `holder`,
@@ -89,12 +89,12 @@ def reset_password(
         user.password_hash = password_hash
     else:
         user = verification.prove(proof, holder=holder, username=username, password_hash=password_hash)
-    email = _shut_others_out(user, "password_reset")
+    email_id = _shut_others_out(user, "password_reset")
     verification.commit()
-    return email
+    return email_id
 
 
-def change_password(user: User, password_hash: str) -> OutgoingEmail | None:
+def change_password(user: User, password_hash: str) -> uuid.UUID | None:
     """Give the user, whose password was asked just now, another one; sign out every browser, and commit.
 
     Returns the notice of it. Raises PasswordChanged.
@@ -106,12 +106,12 @@ def change_password(user: User, password_hash: str) -> OutgoingEmail | None:
         db.session.rollback()
         raise sessions.PasswordChanged
     user.password_hash = password_hash
-    email = _shut_others_out(user, "password_changed")
+    email_id = _shut_others_out(user, "password_changed")
     db.session.commit()
-    return email
+    return email_id
 
 
-def _shut_others_out(user: User, action: str) -> OutgoingEmail | None:
+def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
     """Let nobody in who came by the former password, or has a link to set another."""
     sessions.revoke_all(user)
     verification.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")

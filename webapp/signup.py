@@ -8,9 +8,7 @@ from flask import current_app
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit, users, verification
-from webapp.clock import db_now
-from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.extensions import db, execute_at_once
 from webapp.users import Address, User
 from webapp.verification import VerifyEmail
 
@@ -23,6 +21,10 @@ class TooManyChanges(Exception):
     """The address was changed often enough."""
 
 
+# Made once, as what every signup needs.
+SIGNED_UP = (users.ADDED, *verification.BEGUN, audit.ENTRY)
+
+
 def sign_up(
     *,
     username: str,
@@ -31,39 +33,34 @@ def sign_up(
     password_hash: str,
     locale: str,
     verification_id: uuid.UUID | None = None,
-) -> tuple[User, OutgoingEmail | None]:
-    """Commit a pending user and its mail, together or not at all. Raises UsernameTaken.
+) -> tuple[int, uuid.UUID | None]:
+    """Commit a pending user and its mail, together or not at all; return their ids. Raises UsernameTaken.
 
     A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
     """
-    name_key = users.username_key(username)
-    if users.is_username_taken(name_key):
-        db.session.rollback()
-        raise users.UsernameTaken
-    user = User(
-        username=username,
-        username_key=name_key,
-        full_name=full_name,
-        email=address.mailed,
-        email_key=address.key,
-        password_hash=password_hash,
-        purge_at=db_now(users.PURGE_AFTER),
-        locale=locale,
-        created_at=db_now(),
-    )
-    db.session.add(user)
-    proof = verification.begin(user, "signup", verification_id=verification_id)
+    parameters = {
+        **verification.first(verification_id or uuid.uuid4(), address, locale, delay=delay()),
+        **audit.entry("signed_up"),
+        "username": username,
+        "username_key": users.username_key(username),
+        "full_name": full_name,
+        "email": address.mailed,
+        "password_hash": password_hash,
+    }
     try:
-        email = _post_link(user, proof, after=delay())
+        added = execute_at_once(SIGNED_UP, parameters)
     except IntegrityError:
         db.session.rollback()
-        return db.session.get_one(VerifyEmail, verification_id).user, None
-    audit.record("signed_up", user.id)
-    db.session.commit()
-    return user, email
+        twin = db.session.get(VerifyEmail, verification_id) if verification_id else None
+        if twin is None:
+            raise
+        return twin.user_id, None
+    if added is None:
+        raise users.UsernameTaken
+    return added[0], parameters["mail"]
 
 
 def delay() -> float:
@@ -71,18 +68,18 @@ def delay() -> float:
     return float(current_app.config["VERIFY_EMAIL_DELAY"])
 
 
-def resend(user: User) -> OutgoingEmail | None:
+def resend(user: User) -> uuid.UUID | None:
     """Promise the pending user's link again, at once; nothing when one is on its way already.
 
     The link stays the same. Who signed up before verification existed gets a first one.
     """
     current = verification.current_for(user) or verification.begin(user, "signup")
-    email = _post_link(user, current)
+    email_id = _post_link(user, current)
     db.session.commit()
-    return email
+    return email_id
 
 
-def change_address(user: User, address: Address) -> OutgoingEmail | None:
+def change_address(user: User, address: Address) -> uuid.UUID | None:
     """Give a pending user another address: what was sent to the former one is void at once. Commits.
 
     Raises TooManyChanges, or AlreadyVerified.
@@ -100,13 +97,13 @@ def change_address(user: User, address: Address) -> OutgoingEmail | None:
     if former := verification.current_for(user):
         verification.void(former, CHANGED)
     user.email, user.email_key = address.mailed, address.key
-    email = _post_link(user, verification.begin(user, "signup"))
+    email_id = _post_link(user, verification.begin(user, "signup"))
     audit.record("address_changed", user.id)
     db.session.commit()
-    return email
+    return email_id
 
 
-def _post_link(user: User, proof: verification.VerifyEmail, *, after: float = 0) -> OutgoingEmail | None:
+def _post_link(user: User, proof: VerifyEmail) -> uuid.UUID | None:
     # Asked before it is written: after that, reading a time that the database set costs a query.
     expires_in = users.PURGE_AFTER if user.purge_at is not None else None
-    return verification.post_link(proof, to_address=user.email, delay=after, expires_in=expires_in)
+    return verification.post_link(proof, to_address=user.email, expires_in=expires_in)

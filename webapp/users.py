@@ -8,13 +8,28 @@ from datetime import datetime
 
 from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
-from sqlalchemy import ColumnElement, Index, ScalarSelect, String, Update, case, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Index,
+    ScalarSelect,
+    Select,
+    String,
+    Update,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp import extensions, passwords
 from webapp.clock import db_now
-from webapp.extensions import Model, db, partial_index, table
+from webapp.extensions import Model, db, partial_index, row_of, table
 
 USERNAME_MAX = 64
 USERNAME_KEY_MAX = 256
@@ -171,7 +186,12 @@ def find_by_address(email_key: str) -> User | None:
 
 
 def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:
-    """Return whether somebody else holds this username.
+    """Return whether somebody else holds this username."""
+    return db.session.scalar(_holders(username_key, asked_by).limit(1)) is not None
+
+
+def _holders(username_key: str | BindParameter[str], asked_by: User | None = None) -> Select[int]:
+    """Return the choice of who holds this username, but for who asks.
 
     Verified users do, and so do users from before verification existed, whom nothing
     purges. Between two of those the first to verify wins.
@@ -180,9 +200,23 @@ def is_username_taken(username_key: str, *, asked_by: User | None = None) -> boo
     if asked_by is None or asked_by.purge_at is not None:
         holds = holds | User.purge_at.is_(None)
     query = select(User.id).where(User.username_key == username_key, holds)
-    if asked_by is not None:
-        query = query.where(User.id != asked_by.id)
-    return db.session.scalar(query.limit(1)) is not None
+    return query if asked_by is None else query.where(User.id != asked_by.id)
+
+
+# What adds a pending user, unless somebody holds the username, and returns the id: made once.
+PENDING = row_of(
+    User,
+    "username",
+    "username_key",
+    "full_name",
+    "email",
+    "email_key",
+    "password_hash",
+    "locale",
+    purge_at=db_now(PURGE_AFTER),
+    created_at=db_now(),
+).where(~_holders(bindparam("username_key", type_=String)).exists())
+ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
 
 
 def authenticate(identifier: str, password: str) -> User | None:

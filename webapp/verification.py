@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ColumnElement, ForeignKey, Index, String, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, Uuid, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp import audit, budget, outbox, tokens, users
 from webapp.clock import db_now
-from webapp.extensions import Model, db, table
+from webapp.extensions import Model, db, row_of, table
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
 
@@ -80,13 +80,12 @@ def begin(
     user: User,
     purpose: str,
     *,
-    verification_id: uuid.UUID | None = None,
     becomes: users.Address | None = None,
     asked_by: str | None = None,
 ) -> VerifyEmail:
     """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
     verification = VerifyEmail(
-        id=verification_id or uuid.uuid4(),
+        id=uuid.uuid4(),
         user=user,
         email_key=becomes.key if becomes else user.email_key,
         email=becomes.mailed if becomes else None,
@@ -105,20 +104,47 @@ def post_link(
     to_address: str,
     delay: float = 0,
     expires_in: float | None = None,
-) -> OutgoingEmail | None:
+) -> uuid.UUID | None:
     """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
     db.session.flush()
     return outbox.post(
+        **_mail(verification.id, verification.purpose, verification.email_key),
         to_address=to_address,
         user_id=verification.user_id,
-        verify_email_id=verification.id,
-        dedupe_key=f"verify:{verification.id}",
-        budget=f"{verification.purpose}:{verification.email_key}",
         locale=verification.user.locale,
-        priority=outbox.VERIFICATION_PRIORITY,
         delay=delay,
         expires_in=expires_in,
     )
+
+
+# What begins the verification of a user who is only just added, and promises its mail; `first` gives its parameters.
+FIRST = row_of(
+    VerifyEmail, "user_id", "email_key", "purpose", "key_id", id=bindparam("proof", type_=Uuid), created_at=db_now()
+)
+BEGUN = (insert(table(VerifyEmail)).from_select(FIRST.selected_columns.keys(), FIRST), outbox.POSTED)
+
+
+def first(verification_id: uuid.UUID, address: users.Address, locale: str, *, delay: float) -> dict[str, Any]:
+    """Return the parameters of BEGUN, but for the user, whom the database adds."""
+    mail = outbox.entry(
+        **_mail(verification_id, "signup", address.key),
+        to_address=address.mailed,
+        user_id=None,
+        locale=locale,
+        delay=delay,
+        expires_in=users.PURGE_AFTER,
+    )
+    return {**mail, "email_key": address.key, "purpose": "signup", "key_id": tokens.newest_key()}
+
+
+def _mail(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
+    """Return what all mails with this link have in common."""
+    return {
+        "verify_email_id": verification_id,
+        "dedupe_key": f"verify:{verification_id}",
+        "budget": f"{purpose}:{email_key}",
+        "priority": outbox.VERIFICATION_PRIORITY,
+    }
 
 
 def latest_mail(user: User) -> OutgoingEmail | None:

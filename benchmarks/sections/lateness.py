@@ -72,15 +72,15 @@ class Signups:
         begun = time.monotonic()
         for number in range(count):
             with self.app.app_context():
-                _user, email = signup.sign_up(
+                _user_id, email_id = signup.sign_up(
                     username=f"person{number}",
                     full_name="",
                     address=users.parse_address(f"person{number}@example.com"),
                     password_hash=rows.NO_PASSWORD,
                     locale="en",
                 )
-                if email is not None:
-                    tasks.deliver_later(email.id, delay=signup.delay())
+                if email_id is not None:
+                    tasks.deliver_later(email_id, delay=signup.delay())
             time.sleep(max(0, begun + (number + 1) * pause - time.monotonic()))
 
     def lateness(self, count: int) -> list[float]:

@@ -110,25 +110,25 @@ def test(*, address: Address, timeout: int) -> None:
     if pause.is_paused():
         click.echo("all mail is held back; this lets it go: flask mail resume", err=True)
         sys.exit(FOUND)
-    email = operations.post_test(address)
+    email_id = operations.post_test(address)
     if figures.stats().workers:
-        tasks.deliver_later(email.id)
+        tasks.deliver_later(email_id)
     else:
         click.echo("no worker is alive: sending it from here", err=True)
         with stopping_softly(), suppress(DeliveryFailed):
-            delivery.deliver(email.id)
-    outcome = wait_for_outcome(email.id, timeout)
-    for attempt in figures.attempts_at(email.id):
+            delivery.deliver(email_id)
+    outcome = wait_for_outcome(email_id, timeout)
+    for attempt in figures.attempts_at(email_id):
         print_fields({"outcome": attempt.outcome, "phase": attempt.phase, "answer": attempt.reply})
     if outcome.status == "sent":
         click.echo(f"accepted as {outcome.message_id}", err=True)
         return
     say_what_holds_mail_up()
     # Nobody wants it hours later.
-    if operations.cancel([email.id]):
+    if operations.cancel([email_id]):
         click.echo("not accepted, and canceled", err=True)
     else:
-        click.echo(f"not accepted so far: flask mail show {email.id}", err=True)
+        click.echo(f"not accepted so far: flask mail show {email_id}", err=True)
     sys.exit(FOUND)
 
 

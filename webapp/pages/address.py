@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext
@@ -11,7 +13,6 @@ from wtforms import EmailField
 from wtforms.validators import DataRequired, ValidationError
 
 from webapp import address_change, codes, outbox, tasks, users
-from webapp.outbox import OutgoingEmail
 from webapp.pages import limits, progress
 from webapp.pages.forms import Form, code_field, read_address, strip
 from webapp.pages.signed_in import current_password_field, knows_password, me
@@ -101,16 +102,16 @@ def call_off() -> ResponseReturnValue:
     return redirect(url_for("account.show"), 303)
 
 
-def changed(email: OutgoingEmail | None) -> ResponseReturnValue:
+def changed(email_id: uuid.UUID | None) -> ResponseReturnValue:
     """Lead on whoever confirmed, and have the former address told."""
-    _hint(email)
+    _hint(email_id)
     flash(gettext("Your address is changed. We told your former address, too."))
     return redirect(url_for("account.show"), 303)
 
 
-def _hint(email: OutgoingEmail | None) -> None:
-    if email is not None:
-        tasks.deliver_later(email.id)
+def _hint(email_id: uuid.UUID | None) -> None:
+    if email_id is not None:
+        tasks.deliver_later(email_id)
 
 
 def _page(form: Form) -> str:

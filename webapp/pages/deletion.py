@@ -29,10 +29,10 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form = DeleteForm()
     if form.validate() and knows_password(me(), form.password):
-        email = account.end(me())
+        email_id = account.end(me())
         session.clear()
-        if email is not None:
-            tasks.deliver_later(email.id)
+        if email_id is not None:
+            tasks.deliver_later(email_id)
         flash(gettext("Your account is deleted. A last mail to your address says so."))
         return redirect(url_for("home.show"), 303)
     return _page(form), form.status

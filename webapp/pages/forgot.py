@@ -49,8 +49,7 @@ def submit() -> ResponseReturnValue:
 def send_to(address: users.Address) -> ResponseReturnValue:
     """Promise a link to this address, and lead to the page that says so."""
     limits.spend("RATELIMIT_RESET", limits.network())
-    email = recovery.ask(address, str(get_locale()))
-    tasks.deliver_later(email.id)
+    tasks.deliver_later(recovery.ask(address, str(get_locale())))
     session["forgot"] = address.mailed
     return redirect(url_for("forgot.sent"), 303)
 

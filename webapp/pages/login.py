@@ -48,7 +48,7 @@ def submit() -> ResponseReturnValue:
             sign_in(user)
             return redirect(url_for("account.show"), 303)
         if user is not None:
-            waiting.remember(user)
+            waiting.remember(user.id)
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]

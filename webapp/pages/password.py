@@ -40,7 +40,7 @@ def submit() -> ResponseReturnValue:
         except sessions.PasswordChanged:
             return redirect(url_for("login.show"), 303)
         if notice is not None:
-            tasks.deliver_later(notice.id)
+            tasks.deliver_later(notice)
         sign_in(user)
         flash(gettext("Your new password is set. You are signed out everywhere else."))
         return redirect(url_for("account.show"), 303)

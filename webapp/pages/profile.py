@@ -34,12 +34,12 @@ def submit() -> ResponseReturnValue:
         # Each name that is tried tells whether somebody has it.
         limits.spend("RATELIMIT_RESEND", f"profile:{me().id}")
         try:
-            email = account.rename(me(), username=form.name, full_name=form.full_name.data)
+            email_id = account.rename(me(), username=form.name, full_name=form.full_name.data)
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
         else:
-            if email is not None:
-                tasks.deliver_later(email.id)
+            if email_id is not None:
+                tasks.deliver_later(email_id)
             flash(gettext("Saved."))
             return redirect(url_for("account.show"), 303)
     return _page(form), form.status

@@ -80,7 +80,7 @@ def submit() -> ResponseReturnValue:
     except (AlreadyVerified, LinkInvalid):
         return _invalid()
     if notice is not None:
-        tasks.deliver_later(notice.id)
+        tasks.deliver_later(notice)
     # Whoever else was signed in here: the next page is for the account whose password this is.
     forget()
     flash(gettext("Your new password is set. Please sign in with it."))

@@ -57,7 +57,7 @@ def submit() -> ResponseReturnValue:
         # Before the transaction, which must not stay open for as long as a hash takes.
         password_hash = passwords.hash(form.password.data)
         try:
-            user, email = signup.sign_up(
+            user_id, email_id = signup.sign_up(
                 username=form.name,
                 full_name=form.full_name.data,
                 address=form.address,
@@ -68,9 +68,9 @@ def submit() -> ResponseReturnValue:
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
         else:
-            if email is not None:
-                tasks.deliver_later(email.id, delay=signup.delay())
-            waiting.remember(user)
+            if email_id is not None:
+                tasks.deliver_later(email_id, delay=signup.delay())
+            waiting.remember(user_id)
             return redirect(url_for("waiting.show"), 303)
     return _page(form), form.status
 

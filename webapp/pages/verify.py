@@ -115,8 +115,8 @@ def renew() -> ResponseReturnValue:
     except LinkExpired:
         if not form.validate():
             return _expired(form)
-        if email := signup.resend(proof.user):
-            tasks.deliver_later(email.id)
+        if email_id := signup.resend(proof.user):
+            tasks.deliver_later(email_id)
         return redirect(url_for("verify.renewed"), 303)
     except LinkInvalid:
         return _invalid()

@@ -50,9 +50,9 @@ class AddressForm(Form):
             raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
 
 
-def remember(user: User) -> None:
+def remember(user_id: int) -> None:
     """Bind the pending signup to this browser, in place of any other."""
-    session["signup"] = {"user_id": user.id, "at": int(time.time())}
+    session["signup"] = {"user_id": user_id, "at": int(time.time())}
 
 
 def has_signed_up() -> bool:
@@ -99,8 +99,8 @@ def resend() -> ResponseReturnValue:
     if not form.validate():
         return _page(user, form), form.status
     limits.spend("RATELIMIT_RESEND", str(user.id))
-    if not user.is_email_verified and (email := signup.resend(user)):
-        tasks.deliver_later(email.id)
+    if not user.is_email_verified and (email_id := signup.resend(user)):
+        tasks.deliver_later(email_id)
     return redirect(url_for("waiting.show"), 303)
 
 
@@ -114,14 +114,14 @@ def change_address() -> ResponseReturnValue:
     # Each address that one can have mailed counts, however it is asked for.
     limits.spend("RATELIMIT_SIGNUP", limits.network())
     try:
-        email = signup.change_address(user, form.address)
+        email_id = signup.change_address(user, form.address)
     except signup.TooManyChanges:
         form.email.errors = [_("You changed the address several times already. Please sign up again.")]
         return _page(user, form), form.status
     except AlreadyVerified:
-        email = None
-    if email is not None:
-        tasks.deliver_later(email.id)
+        email_id = None
+    if email_id is not None:
+        tasks.deliver_later(email_id)
     return redirect(url_for("waiting.show"), 303)
 
 

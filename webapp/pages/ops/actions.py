@@ -157,10 +157,10 @@ def send_test() -> ResponseReturnValue:
     form = TestForm()
     if not form.validate():
         return render_template("ops/test.html", form=form), form.status
-    email = operations.post_test(form.address)
-    tasks.deliver_later(email.id)
+    email_id = operations.post_test(form.address)
+    tasks.deliver_later(email_id)
     flash(gettext("The test mail is on its way; reload this page to see what the mail server says."))
-    return redirect(url_for("ops.show_mail", email_id=email.id), 303)
+    return redirect(url_for("ops.show_mail", email_id=email_id), 303)
 
 
 def _many(action: str, form: ManyForm, *, total: int) -> str:
