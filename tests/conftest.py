@@ -95,6 +95,7 @@ class Embedded:
         storage.close()
         with closing(sqlite3.connect(storage.filename)) as queue, queue:
             queue.execute("DROP TABLE task")
+            queue.execute("DROP TABLE schedule")
 
     def _queue(self, environ: Mapping[str, str]) -> Path:
         return Path(environ["DATABASE_URL"].removeprefix("sqlite:///")).with_name("app-queue.db")
