@@ -29,6 +29,10 @@ FRESH_SECONDS = 5
 # A server that does not answer what was said behind a final dot in this part of a mail's time did not hear it.
 PATIENCE = 1 / 4
 
+# So much the system takes at once, whether or not the server reads. A longer mail takes its time, so it goes before we
+# ask whether its dot may follow.
+ONE_WRITE = 16384
+
 # A worker that is told to stop waits this long for the answer to a mail that was handed over already.
 ANSWER_SECONDS = 5
 
@@ -168,8 +172,11 @@ class Connection(flask_mail.Connection):
             self.configure_host()
             self._begin(commands)
         host = self.opened()
-        with step("data"):
-            host.send(content if content.endswith(b"\r\n") else content + b"\r\n")
+        rest = content if content.endswith(b"\r\n") else content + b"\r\n"
+        if len(rest) > ONE_WRITE:
+            with step("data"):
+                host.send(rest)
+            rest = b""
         with self.lock:
             if self.mail.stopping or not may_finish():
                 raise Aborted("data", None, "we stopped before the final dot")
@@ -177,7 +184,7 @@ class Connection(flask_mail.Connection):
         if following and self.hears_ahead and host.has_extn("pipelining"):
             self.said_ahead = envelope(following, following.sender)
         with step("dot"):
-            host.send(b".\r\n" + lines(self.said_ahead))
+            host.send(rest + b".\r\n" + lines(self.said_ahead))
             code, reply = host.getreply()
             accept(code, reply)
         self.num_emails += 1
