@@ -59,5 +59,6 @@ def post_worker_init(worker: Worker) -> None:
 
 def connect(app: Flask) -> None:
     """Read the driver's code from the disk, and leave a connection in the pool."""
-    with app.app_context(), suppress(SQLAlchemyError):
+    # As a request, since these wait for no database without end.
+    with app.test_request_context(), suppress(SQLAlchemyError):
         db.engine.connect().close()

@@ -99,6 +99,8 @@ class Server:
 
     def __init__(self, *, password: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.mails: list[Mail] = []
+        # What came of mails whose final dot did not.
+        self.unfinished: list[bytes] = []
         self.connections = 0
         self.actions: dict[Step, Action] = {}
         self.password = password
@@ -267,6 +269,7 @@ class Connection:
         refusal = self.act("content")
         while (line := self.file.readline()) != b".\r\n":
             if not line:
+                self.server.unfinished.append(b"".join(lines))
                 raise Dropped
             lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
         refusal = refusal or self.act("dot")

@@ -147,7 +147,11 @@ def test_what_another_worker_took_is_not_settled_with_its_token(app: Flask, smtp
             for email_id in ids[:2]:
                 change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
 
-    smtp.actions["answer"] = take
+    def look(_connection: Connection) -> None:
+        # Which takes SQLite's one lock, that no conversation may hold.
+        change(app, ids[2], hinted_at=None)
+
+    smtp.actions.update(answer=take, dot=look)
     deliver(app, ids[0])
     rows = [get(app, email_id) for email_id in ids]
     assert [(row.status, row.locked_by) for row in rows] == [
@@ -319,6 +323,17 @@ def test_while_workers_wait_for_a_server_others_go_on() -> None:
     with workers(lanes, 3):
         wait_until(lambda: lanes.inside == 3, "a worker was kept out")
     assert lanes.inside == 0
+
+
+def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    change(app, make_signup(app), lease_expiries=1)
+    travel(app, 2)
+    with lanes.lane(), app.app_context():
+        assert tasks.sweep() == tasks.LONGEST_SLEEP / 2
+    assert huey.waiting() == 1
 
 
 def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(

@@ -125,6 +125,21 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     assert scheduled(app) == queued(app) == huey.read_schedule() == []
 
 
+def test_a_hint_is_due_at_the_same_moment_wherever_it_is_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In what each machine takes for its time.
+    for zone, due in (("America/New_York", 0), ("Asia/Bangkok", 1)):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        if due:
+            time.sleep(0.02)
+            assert len(huey.read_schedule()) == due
+        else:
+            with app.app_context():
+                tasks.deliver_later(uuid.uuid4(), delay=0.01)
+    monkeypatch.undo()
+    time.tzset()
+
+
 def test_of_a_great_many_that_are_due_a_consumer_takes_some_at_a_look(app: Flask) -> None:
     with app.app_context():
         for _ in range(DUE_MAX + 2):

@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 from flask_mail import Attachment, BadHeaderError
 
+from tests.processes import wait_until
 from tests.smtp_server import Action, Connection, Server, drop, hang
 from webapp import wire
 from webapp.extensions import mail
@@ -116,6 +117,8 @@ def test_without_leave_for_the_final_dot_nothing_is_sent(app: Flask, smtp: Serve
         late = message()
         with pytest.raises(Aborted), mail.connect() as connection:
             connection.send(late, may_finish=lambda: False)
+    # Nor is it told to quit, which would be a line of the mail's.
+    wait_until(lambda: smtp.unfinished == [b""], "the connection stayed open")
     assert smtp.mails == []
 
 

@@ -160,12 +160,16 @@ class FlaskHuey(Huey):
         except BrokerDown:
             due = []
         due, self.held = [*held, *due[: self.workers]], due[self.workers :]
-        with self.app.app_context():
-            needed = self.choose_due(due)
+        try:
+            with self.app.app_context():
+                needed = self.choose_due(due)
+        except Exception:
+            log.exception("due_tasks_unknown", tasks=len(due))
+            return due
         still = {task.id for task in needed}
         for task in due:
             if task.id not in still:
-                _log_complete("", task)
+                self._emit(SIGNAL_COMPLETE, task)
         return needed
 
     # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.

@@ -44,7 +44,7 @@ class LeaseLost(Exception):
     """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
 
 
-# What a claim fixes of a mail besides, by column.
+# What a claim writes of a mail besides, by column.
 Fixed = dict[str, ColumnElement[Any]]
 
 
@@ -54,7 +54,8 @@ def claim(
     """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
     `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken
-    alone: it may be what ended it. Nobody gets any while all mail is held back. The caller commits.
+    alone: it may be what ended it. Nobody gets any while all mail is held back. `fixing` returns what is written of
+    each besides, the same at every call. The caller commits.
     """
     # Before the database sets the lease's end, so that ours is never the later one.
     begun, token = time.monotonic(), uuid.uuid4()

@@ -121,8 +121,6 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
                 if message := sending.prepare(email, proofs.get(email.id)):
                     ready.append(Ready(email, message))
         taken_here.discard(unsent.difference(email.id for email, _ in ready))
-        # No transaction stays open during the conversations. (A rollback would expire what was read.)
-        db.session.commit()
         while ready and _wait_for_turn([email for email, _ in ready]):
             (email, message), *ready = ready
             email_id = email.id

@@ -13,7 +13,7 @@ import psycopg
 from flask import has_request_context, request
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 # A connection to Postgres that rested for longer is asked whether it still lives.
 FRESH_SECONDS = 5.0
@@ -40,8 +40,8 @@ def autocommit(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
                 connection.autocommit = True
                 yield connection
                 connection.autocommit = False
-            except psycopg.IntegrityError:
-                # It is as good as before.
+            except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError):
+                # The statement was wrong; the connection is as good as before.
                 connection.autocommit = False
                 raise
             except BaseException as error:
@@ -51,10 +51,8 @@ def autocommit(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
                     # The others lead to the same server.
                     engine.dispose()
                 raise
-    except psycopg.IntegrityError as error:
-        raise IntegrityError(None, None, error) from error
     except psycopg.Error as error:
-        raise OperationalError(None, None, error) from error
+        raise DBAPIError.instance(None, None, error, psycopg.Error, dialect=engine.dialect) from error
 
 
 def _tune_sqlite(engine: Engine) -> None:

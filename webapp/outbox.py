@@ -94,7 +94,7 @@ class OutgoingEmail(Model):
     dedupe_key: Mapped[str] = mapped_column(String(320))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     verify_email_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("verify_emails.id", ondelete="SET NULL"))
-    # Both are fixed by the first claim, so that a retry sends the same mail.
+    # These and the address are fixed by the first claim, so that a retry sends the same mail.
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))

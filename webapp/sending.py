@@ -120,10 +120,11 @@ def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
 
 
 def send(email: OutgoingEmail, message: Message, following: Message | None = None) -> None:
-    """Hand the mail over, and begin on the following one; the caller has no transaction open.
-
-    Raises DeliveryFailed, LeaseLost.
-    """
+    """Hand the mail over, and begin on the following one. Raises DeliveryFailed, LeaseLost."""
+    # No transaction stays open during the conversation: what went wrong with the mail before may have left one. (A
+    # rollback would expire what was read.)
+    if db.session().in_transaction():
+        db.session.commit()
     try:
         with mail.connect() as connection:
             reply = connection.send(

@@ -93,6 +93,8 @@ class Connection(flask_mail.Connection):
         self.is_past_dot = False
         # How the next mail was begun, behind the last one's dot.
         self.said_ahead: list[Command] = []
+        # Whether what we say is part of a mail.
+        self.is_amid_mail = False
 
     def __enter__(self) -> Self:
         self.deadline = time.monotonic() + self.mail.timeout
@@ -171,6 +173,7 @@ class Connection(flask_mail.Connection):
             self.close()
             self.configure_host()
             self._begin(commands)
+        self.is_amid_mail = True
         host = self.opened()
         rest = content if content.endswith(b"\r\n") else content + b"\r\n"
         if len(rest) > ONE_WRITE:
@@ -186,6 +189,7 @@ class Connection(flask_mail.Connection):
         with step("dot"):
             host.send(rest + b".\r\n" + lines(self.said_ahead))
             code, reply = host.getreply()
+            self.is_amid_mail = bool(self.said_ahead)
             accept(code, reply)
         self.num_emails += 1
         return f"{code} {reply.decode(errors='replace')}"
@@ -245,7 +249,7 @@ class Connection(flask_mail.Connection):
     def close(self) -> None:
         """Forget the connection, politely where the server still listens."""
         host, self.host = self.host, None
-        is_amid_mail, self.said_ahead = bool(self.said_ahead), []
+        is_amid_mail, self.is_amid_mail, self.said_ahead = self.is_amid_mail, False, []
         if host is not None:
             # What QUIT answers changes nothing about a mail that was accepted.
             with suppress(OSError, smtplib.SMTPException):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,25 @@ class RedisQueue(PriorityRedisStorage):
         super().__init__(*args, **options)
         self._pop = self.conn.register_script(POP_DUE)
 
+    def convert_ts(self, ts: datetime) -> float:
+        return seconds_of(ts)
+
 
 class SqliteQueue(SqliteStorage):
     """Huey's queue in an SQLite file, whose schedule is read in parts."""
 
+    def add_to_schedule(self, data: bytes, ts: datetime) -> None:
+        super().add_to_schedule(data, ts.replace(tzinfo=UTC))
+
     def read_schedule(self, ts: datetime) -> list[bytes]:
         with self.db(commit=True) as cursor:
-            cursor.execute(TAKE_DUE, (self.name, ts.timestamp(), DUE_MAX))
+            cursor.execute(TAKE_DUE, (self.name, seconds_of(ts), DUE_MAX))
             return [data for (data,) in cursor.fetchall()]
+
+
+def seconds_of(ts: datetime) -> float:
+    """Return a time of Huey's in seconds. It is UTC and does not say so: Huey takes it for each machine's own time."""
+    return ts.replace(tzinfo=UTC).timestamp()
 
 
 def create(name: str, config: Config, timeout: float) -> BaseStorage:

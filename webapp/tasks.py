@@ -154,15 +154,14 @@ def sweep() -> float:
     if budget.spent():
         db.session.commit()
         return LONGEST_SLEEP / 2
-    if delivery.lanes.are_full():
-        # Whoever is at work goes on while mails are due, and to write down a hint of each takes as long as a claim.
-        db.session.commit()
-        return LONGEST_SLEEP / 4
     try:
         hinted = hint()
     except BrokerDown:
         # Workers get no messages then: what is due is sent from here.
         hinted = delivery.deliver_due(BATCH)
+    if delivery.lanes.are_full():
+        # Whoever is at work takes along what is due, mostly; and to write down a hint takes as long as a claim.
+        return LONGEST_SLEEP / 2
     if hinted:
         return SHORTEST_SLEEP
     next_due = backlog.seconds_to_next()
