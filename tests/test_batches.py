@@ -332,8 +332,18 @@ def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
     change(app, make_signup(app), lease_expiries=1)
     travel(app, 2)
     with lanes.lane(), app.app_context():
+        time.sleep(2 * LOOK_SECONDS)
         assert tasks.sweep() == tasks.LONGEST_SLEEP / 2
     assert huey.waiting() == 1
+
+
+def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    change(app, make_signup(app, due=False), next_attempt_at=db_now(0.5))
+    with lanes.lane(), app.app_context():
+        assert tasks.sweep() <= 0.5
 
 
 def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(

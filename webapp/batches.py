@@ -60,7 +60,7 @@ class Lanes:
                 self.turn.wait(LOOK_SECONDS)
             self.inside += 1
             # What one more makes of it is not known before the next look.
-            self._look(is_busy=True)
+            self._look(is_busy=None)
         try:
             yield
         finally:
@@ -69,16 +69,16 @@ class Lanes:
                 self.turn.notify()
 
     def are_full(self) -> bool:
-        """Return whether one more worker is of no use: those inside go on while mails are due."""
+        """Return whether one more worker is known to be of no use: those inside go on while mails are due."""
         with self.turn:
-            return self._is_full()
+            return self._is_full() and self.is_busy is True
 
     def _is_full(self) -> bool:
         if self.inside and (passed := time.monotonic() - self.looked_at) > LOOK_SECONDS:
             self._look(is_busy=self.cpu_seconds() - self.used > BUSY * passed)
-        return self.inside > 0 and self.is_busy
+        return self.inside > 0 and self.is_busy is not False
 
-    def _look(self, *, is_busy: bool) -> None:
+    def _look(self, *, is_busy: bool | None) -> None:
         self.looked_at, self.used, self.is_busy = time.monotonic(), self.cpu_seconds(), is_busy
 
 

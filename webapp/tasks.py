@@ -31,7 +31,7 @@ SHORTEST_SLEEP = 0.1
 # Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
 PRUNE_SECONDS = 3600.0
 
-# With a large backlog the queue never holds more hints than this.
+# With so many in the queue the relay adds no hints to them.
 QUEUE_MAX = 500
 BATCH = 100
 
@@ -154,12 +154,13 @@ def sweep() -> float:
     if budget.spent():
         db.session.commit()
         return LONGEST_SLEEP / 2
+    are_busy = delivery.lanes.are_full()
     try:
         hinted = hint()
     except BrokerDown:
         # Workers get no messages then: what is due is sent from here.
         hinted = delivery.deliver_due(BATCH)
-    if delivery.lanes.are_full():
+    if are_busy:
         # Whoever is at work takes along what is due, mostly; and to write down a hint takes as long as a claim.
         return LONGEST_SLEEP / 2
     if hinted:
