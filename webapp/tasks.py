@@ -162,6 +162,7 @@ def sweep() -> float:
         hinted = delivery.deliver_due(BATCH)
     if are_busy:
         # Whoever is at work takes along what is due, mostly; and to write down a hint takes as long as a claim.
+        db.session.commit()
         return LONGEST_SLEEP / 2
     if hinted:
         return SHORTEST_SLEEP
