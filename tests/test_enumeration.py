@@ -121,8 +121,6 @@ def environ(environ: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def recorder(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     hasher = Hasher(time_cost=1, memory_cost=8, parallelism=1)
-    # Made once in a process' life, by the first sign-in that needs it.
-    passwords._dummy(hasher)
     monkeypatch.setattr(passwords, "hasher", lambda: hasher)
     recorder = Recorder(app, hasher)
     yield recorder

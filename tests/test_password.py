@@ -13,7 +13,7 @@ from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.test_recovery import NEW, count, forget, on_embedded, owner, reset_link, sign_in
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, recovery, sessions, users
+from webapp import authentication, passwords, recovery, sessions
 from webapp.extensions import db
 from webapp.users import User
 
@@ -102,7 +102,7 @@ def test_a_changed_password_voids_the_links_to_set_another(
 
 def test_a_sign_in_that_a_change_overtook_begins_no_session(owner: Visitor, app: Flask) -> None:
     with app.app_context():
-        user = users.authenticate("mick19", PASSWORD)
+        user = authentication.authenticate("mick19", PASSWORD)
         assert user is not None
         with db.engine.begin() as meanwhile:
             meanwhile.execute(update(User).values(password_hash=passwords.hash(NEW)))

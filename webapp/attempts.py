@@ -92,6 +92,16 @@ def entry(
     }
 
 
+def held_since(email_id: uuid.UUID) -> datetime | None:
+    """Return when this mail first had to wait for its address's limit, if it ever did."""
+    return db.session.scalar(
+        select(DeliveryAttempt.finished_at)
+        .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome == "held")
+        .order_by(DeliveryAttempt.id)
+        .limit(1)
+    )
+
+
 def last_in_a_row(count: int) -> Sequence[uuid.UUID]:
     """Return the mails of the last `count` tries, if each was another mail's and the recipient's server refused all."""
     latest = db.session.execute(

@@ -24,6 +24,9 @@ QUARANTINE = 3600.0
 # The class of error of a mail that an operator canceled: what its person sees is that it did not arrive.
 CANCELED_BY_OPERATOR = "CanceledByOperator"
 
+# And of one whose time was over before it was sent.
+EXPIRED = "Expired"
+
 
 def reap() -> int:
     """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
@@ -51,7 +54,7 @@ def reap() -> int:
     expired = db.session.execute(
         update(OutgoingEmail)
         .where(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now())
-        .values(status="dead", finished_at=db_now(), last_error_class="Expired")
+        .values(status="dead", finished_at=db_now(), last_error_class=EXPIRED)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     ).all()

@@ -261,8 +261,13 @@ def bury(email: OutgoingEmail, failure: Failure) -> None:
 
 
 def hold(email: OutgoingEmail, until: datetime, reason: str) -> None:
-    """Let a claimed mail wait, since its address got enough for now. It spends no attempt."""
-    _release(email, "held", Failure("Held", reason), status="queued", next_attempt_at=until)
+    """Let a claimed mail wait, since its address got enough for now. It spends no attempt.
+
+    Its key is free for the next one: whoever asks again must not find out that it waits.
+    """
+    _release(
+        email, "held", Failure("Held", reason), status="queued", next_attempt_at=until, dedupe_key=f"held:{email.id}"
+    )
 
 
 def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:

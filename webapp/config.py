@@ -219,6 +219,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RATELIMIT_RESET": (_limits, parse_many("30/hour")),
     "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
     "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
+    "RATELIMIT_LOGIN_KNOWN": (_limits, parse_many("10/15 minutes")),
     "RETENTION_DAYS": (_number(14, 3650), 90),
     "METRICS_TOKEN": (_secret, None),
     "TRUSTED_PROXIES": (_number(0, 10), 0),

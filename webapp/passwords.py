@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from flask import Flask, current_app
+
+from webapp import hash_cost
 
 MAX_LENGTH = 128
 
@@ -52,12 +53,11 @@ def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash
 
 
 def verify(kept: str | None, password: str) -> bool:
-    """Return whether `kept` is this password's hash; without one it takes as long to say no."""
-    try:
-        _hashing().submit(_verify, hasher(), kept, normalize(password)).result()
-    except (VerifyMismatchError, InvalidHashError):
-        return False
-    return kept is not None
+    """Return whether `kept` is this password's hash; without one it takes as long to say no.
+
+    Raises hash_cost.HashUnreadable, which takes as long too.
+    """
+    return _hashing().submit(hash_cost.verify, hasher(), kept, normalize(password)).result()
 
 
 def is_outdated(kept: str) -> bool:
@@ -83,12 +83,3 @@ def _hasher(memory: int, passes: int, lanes: int) -> PasswordHasher:
 def _hashing() -> ThreadPoolExecutor:
     pool: ThreadPoolExecutor = current_app.extensions["hashing"]
     return pool
-
-
-def _verify(hasher: PasswordHasher, kept: str | None, password: str) -> None:
-    hasher.verify(kept or _dummy(hasher), password)
-
-
-@cache
-def _dummy(hasher: PasswordHasher) -> str:
-    return hasher.hash(os.urandom(16).hex())

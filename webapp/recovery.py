@@ -70,8 +70,8 @@ def find(token_text: str) -> VerifyEmail:
 
 def reset_password(
     verification_id: uuid.UUID, *, password_hash: str, holder: User | None = None, username: str | None = None
-) -> uuid.UUID | None:
-    """Give the link's user another password, sign out every browser, and commit; return the notice of it.
+) -> tuple[User, uuid.UUID | None]:
+    """Give the link's user another password, sign out every browser, and commit; return the user, and the notice of it.
 
     A pending user is verified by that, as by the link of the signup: see verification.prove() for `holder`,
     `username`, and what it raises.
@@ -91,7 +91,7 @@ def reset_password(
         user = verification.prove(proof, holder=holder, username=username, password_hash=password_hash)
     email_id = _shut_others_out(user, "password_reset")
     verification.commit()
-    return email_id
+    return user, email_id
 
 
 def change_password(user: User, password_hash: str) -> uuid.UUID | None:

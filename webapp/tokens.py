@@ -26,6 +26,16 @@ def code(row_id: uuid.UUID, purpose: str, key_id: str) -> str:
     return f"{int.from_bytes(_mac('code', row_id, purpose, key_id)[:8], 'big') % 1_000_000:06}"
 
 
+def seal(use: str, text: str) -> str:
+    """Return what shows that we said this, for this use."""
+    return _seal(_keys()[newest_key()], use, text)
+
+
+def is_sealed(use: str, text: str, seal: str) -> bool:
+    """Return whether it was us who said this, with a key that is kept."""
+    return any([hmac.compare_digest(_seal(key, use, text).encode(), seal.encode()) for key in _keys().values()])
+
+
 def read(token_text: str) -> uuid.UUID | None:
     """Return the id that a token begins with, whoever made it; nothing when it is none."""
     try:
@@ -46,6 +56,10 @@ def is_kept(key_id: str) -> bool:
 
 def _mac(use: str, row_id: uuid.UUID, purpose: str, key_id: str) -> bytes:
     return hmac.digest(_keys()[key_id], f"{use}:{purpose}:".encode() + row_id.bytes, "sha256")
+
+
+def _seal(key: bytes, use: str, text: str) -> str:
+    return hmac.digest(key, f"{use}:{text}".encode(), "sha256").hex()
 
 
 def _keys() -> dict[str, bytes]:

@@ -20,14 +20,13 @@ from sqlalchemy import (
     case,
     func,
     insert,
-    or_,
     select,
     update,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import extensions, passwords
+from webapp import extensions
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index, row_of, table
 
@@ -217,54 +216,6 @@ PENDING = row_of(
     created_at=db_now(),
 ).where(~_holders(bindparam("username_key", type_=String)).exists())
 ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
-
-
-def authenticate(identifier: str, password: str) -> User | None:
-    """Return whose username or address and password these are: a verified user before a pending one.
-
-    Always two lookups and two hashes, so that time tells nothing. Ends the transaction it reads in.
-    """
-    # Postgres takes no NUL, and nobody's name has one.
-    typed = "" if "\0" in identifier else identifier.strip()
-    verified = _find_by_identifier(typed, User.email_verified_at.is_not(None))
-    pending = _find_by_identifier(typed, User.email_verified_at.is_(None))
-    # No transaction stays open while a password is hashed. (A rollback would expire what was read.)
-    db.session.commit()
-    candidates = (verified, pending)
-    are_right = [passwords.verify(user and user.password_hash, password) for user in candidates]
-    for user, is_right in zip(candidates, are_right, strict=True):
-        if user is not None and is_right:
-            _rehash(user, password)
-            return user
-    return None
-
-
-def _rehash(user: User, password: str) -> None:
-    """Give a password that is known for this moment the strength that passwords have by now, and commit."""
-    former = user.password_hash
-    if passwords.is_outdated(former):
-        renewed = passwords.hash(password)
-        # Unless it was changed meanwhile.
-        db.session.execute(
-            update(User).where(User.id == user.id, User.password_hash == former).values(password_hash=renewed)
-        )
-        db.session.commit()
-
-
-def _find_by_identifier(typed: str, state: ColumnElement[bool]) -> User | None:
-    """Return who is meant: by address before by name, as it is spelled, from before verification, the newest."""
-    address = address_key(typed)
-    return db.session.scalar(
-        select(User)
-        .where(state, or_(User.email_key == address, User.username_key == username_key(typed)))
-        .order_by(
-            (User.email_key != address),
-            case((or_(User.email == typed, User.username == typed), 0), else_=1),
-            case((User.purge_at.is_(None), 0), else_=1),
-            User.id.desc(),
-        )
-        .limit(1)
-    )
 
 
 def address_key(typed: str) -> str:

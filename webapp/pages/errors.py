@@ -13,6 +13,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noq
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
 
 from webapp.extensions import login
+from webapp.pages.limits import TooManyGuesses
 
 log = structlog.get_logger(__name__)
 
@@ -60,4 +61,5 @@ def _show(error: HTTPException) -> ResponseReturnValue:
         wait = format_timedelta(timedelta(seconds=error.retry_after), threshold=1.2)
         advice = _("Please try again in %(wait)s. Nothing was changed.", wait=wait)
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
-    return render_template("error.html", code=code, title=title, advice=advice), code, headers
+    forgets = isinstance(error, TooManyGuesses)
+    return render_template("error.html", code=code, title=title, advice=advice, forgets=forgets), code, headers

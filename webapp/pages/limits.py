@@ -41,25 +41,39 @@ def check(limit: str, key: str) -> None:
 
 
 @contextmanager
-def guessing(account: str) -> Iterator[Guess]:
+def guessing(account: str, *, known_by: str | None = None) -> Iterator[Guess]:
     """Limit the guesses at a password: of one account from everywhere, and of all from one network.
 
-    `account`: what was typed to name it. Raises TooManyRequests.
+    `account`: what was typed to name it. `known_by`: the session, the link or the browser by which we know who asks.
+    Those guess on counts of their own, so that nobody else's wrong tries keep an owner out, not even from one network.
+    Raises TooManyGuesses.
     """
-    check("RATELIMIT_LOGIN_IP", network())
+    if known_by is None:
+        check("RATELIMIT_LOGIN_IP", network())
+    limit, key = ("RATELIMIT_LOGIN_ACCOUNT", account) if known_by is None else ("RATELIMIT_LOGIN_KNOWN", known_by)
     # Counted beforehand: of many guesses at once, all would find that they may be checked.
-    spend("RATELIMIT_LOGIN_ACCOUNT", account)
+    spend(limit, key)
     guess = Guess()
     yield guess
     if guess.is_right:
-        _forget("RATELIMIT_LOGIN_ACCOUNT", account)
-    else:
+        _forget(limit, key)
+    elif known_by is None:
         spend("RATELIMIT_LOGIN_IP", network())
 
 
 @dataclass
 class Guess:
     is_right: bool = False
+
+
+class TooManyGuesses(TooManyRequests):
+    """At a password: whoever forgot it need not wait."""
+
+
+def forgive(*accounts: str) -> None:
+    """Begin to count the guesses at these anew: by another way their owner showed who it is."""
+    for account in accounts:
+        _forget("RATELIMIT_LOGIN_ACCOUNT", account)
 
 
 def network() -> str:
@@ -101,7 +115,8 @@ def _ask(limit: str, item: RateLimitItem, key: str, *, spends: bool) -> None:
         return
     if not is_within:
         log.warning("limit_reached", limit=limit)
-        raise TooManyRequests(retry_after=max(1, math.ceil(resets_at - time.time())))
+        refusal = TooManyGuesses if limit.startswith("RATELIMIT_LOGIN_") else TooManyRequests
+        raise refusal(retry_after=max(1, math.ceil(resets_at - time.time())))
 
 
 def _breaker() -> AbstractContextManager[None]:

@@ -9,8 +9,8 @@ from flask_login import current_user
 from wtforms import StringField
 from wtforms.validators import DataRequired, Length
 
-from webapp import sessions, users
-from webapp.pages import limits, waiting
+from webapp import authentication, sessions, users
+from webapp.pages import known_browser, limits, waiting
 from webapp.pages.forms import Form, strip
 from webapp.pages.signed_in import current_password_field, forget, sign_in
 
@@ -41,8 +41,9 @@ def show() -> ResponseReturnValue:
 def submit() -> ResponseReturnValue:
     form = LoginForm()
     if form.validate():
-        with limits.guessing(users.identifier_key(form.identifier.data)) as guess:
-            user = users.authenticate(form.identifier.data, form.password.data)
+        typed = form.identifier.data
+        with limits.guessing(users.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
+            user = authentication.authenticate(typed, form.password.data, waiting.pending_user())
             guess.is_right = user is not None
         if user is not None and user.is_email_verified:
             sign_in(user)

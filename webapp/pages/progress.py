@@ -1,4 +1,9 @@
-"""What is told of a link's mail: where it is, and since when. The same for every address, whoever has it."""
+"""What is told of a link's mail: where it is, and since when.
+
+The same for every address, whoever has it, and whoever else had mail sent there: one that waits for its address's
+limit is told as it would be without a limit, which is sent. Unless its recipient refuses it later: who waits for a
+mail must be told that none comes.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,8 @@ from datetime import datetime
 
 from flask_babel import format_timedelta
 
-from webapp import breaker, clock
-from webapp.backlog import CANCELED_BY_OPERATOR
+from webapp import attempts, breaker, clock
+from webapp.backlog import CANCELED_BY_OPERATOR, EXPIRED
 from webapp.languages import ago
 from webapp.outbox import SERVER_FAILURE, OutgoingEmail
 
@@ -50,12 +55,14 @@ class Progress:
 def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
     # Asked in any case: what an answer takes must not tell one address from another.
     is_down = breaker.is_open()
-    state = _state(email, is_verified=is_verified, is_down=is_down)
+    held_since = attempts.held_since(email.id) if email else None
+    state = _state(email, is_verified=is_verified, is_down=is_down, was_held=held_since is not None)
     if email is None:
         return Progress(state)
     now = clock.now()
     seconds = max(0, round((email.next_attempt_at - now).total_seconds()))
-    since_sent = (now - email.finished_at).total_seconds() if email.finished_at else 0
+    sent_at = held_since or email.finished_at
+    since_sent = (now - sent_at).total_seconds() if sent_at else 0
     return Progress(
         state,
         seconds=seconds,
@@ -66,11 +73,13 @@ def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
     )
 
 
-def _state(email: OutgoingEmail | None, *, is_verified: bool, is_down: bool) -> str:
+def _state(email: OutgoingEmail | None, *, is_verified: bool, is_down: bool, was_held: bool) -> str:
     if is_verified:
         return "verified"
     if email is None:
         return "none"
+    if was_held and (email.status in {"queued", "sending"} or email.last_error_class == EXPIRED):
+        return "sent"
     if email.status == "queued":
         return _queued(email, is_down=is_down)
     if email.last_error_class == CANCELED_BY_OPERATOR:

@@ -1,4 +1,4 @@
-"""The link for a forgotten password: looking at it changes nothing, and it signs nobody in."""
+"""The link for a forgotten password: looking at it changes nothing, only a new password signs in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from wtforms.validators import ValidationError
 
 from webapp import passwords, recovery, tasks, users, verification
 from webapp.extensions import db
-from webapp.pages import forgot, links, waiting
+from webapp.pages import forgot, limits, links, waiting
 from webapp.pages.forms import Form, new_password_field, refuse_weak, strip, username_advice
-from webapp.pages.signed_in import forget
+from webapp.pages.signed_in import sign_in
 from webapp.users import Address, User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
 
@@ -63,7 +63,7 @@ def submit() -> ResponseReturnValue:
         refuse_weak(form.password, name or user.username, user.full_name, user.email)
         # No transaction stays open while a password is hashed.
         db.session.commit()
-        notice = recovery.reset_password(
+        user, notice = recovery.reset_password(
             proof.id, password_hash=passwords.hash(form.password.data), holder=user, username=name
         )
     except ValidationError as error:
@@ -81,10 +81,11 @@ def submit() -> ResponseReturnValue:
         return _invalid()
     if notice is not None:
         tasks.deliver_later(notice)
-    # Whoever else was signed in here: the next page is for the account whose password this is.
-    forget()
-    flash(gettext("Your new password is set. Please sign in with it."))
-    response = make_response(redirect(url_for("login.show"), 303))
+    # Whoever failed to guess the former password must not keep its owner from using the new one.
+    limits.forgive(users.identifier_key(user.email), users.identifier_key(user.username))
+    sign_in(user)
+    flash(gettext("Your new password is set. You are signed out everywhere else."))
+    response = make_response(redirect(url_for("account.show"), 303))
     links.drop(response, PATH)
     return response
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from flask import Flask, abort, redirect, session, url_for
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
@@ -9,9 +11,9 @@ from werkzeug import Response
 from wtforms import PasswordField
 from wtforms.validators import InputRequired, Length
 
-from webapp import extensions, passwords, sessions, users
+from webapp import authentication, extensions, passwords, sessions, users
 from webapp.extensions import db
-from webapp.pages import limits
+from webapp.pages import known_browser, limits
 from webapp.users import User
 
 
@@ -40,6 +42,7 @@ def sign_in(user: User) -> None:
     except sessions.PasswordChanged:
         abort(_ask_to_sign_in())
     login_user(user)
+    known_browser.remember(user)
 
 
 def forget() -> None:
@@ -74,15 +77,16 @@ def current_password_field(label: str = _("Password")) -> PasswordField:
     )
 
 
-def knows_password(user: User, field: PasswordField) -> bool:
+def knows_password(user: User, field: PasswordField, *, link: uuid.UUID | None = None) -> bool:
     """Return whether the person knows the account's password; else say so at the field.
 
-    Failures count with those of sign-in. Raises TooManyRequests. No transaction is open after it.
+    Failures of this session count, or of who has this link. Raises TooManyGuesses. No transaction is open after it.
     """
     # None stays open while a password is hashed.
     db.session.commit()
-    with limits.guessing(user.email_key) as guess:
-        guess.is_right = passwords.verify(user.password_hash, field.data or "")
+    known_by = f"link:{link}" if link else f"session:{user.session_token}"
+    with limits.guessing(user.email_key, known_by=known_by) as guess:
+        guess.is_right = authentication.is_password(user, field.data or "")
     if guess.is_right:
         return True
     sessions.refuse()

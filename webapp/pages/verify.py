@@ -8,7 +8,7 @@ from flask_babel import lazy_gettext as _
 from wtforms import PasswordField, StringField
 from wtforms.validators import Length, Optional, ValidationError
 
-from webapp import passwords, signup, tasks, users, verification
+from webapp import authentication, passwords, signup, tasks, users, verification
 from webapp.extensions import db
 from webapp.pages import limits, links, waiting
 from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
@@ -81,7 +81,7 @@ def confirm() -> ResponseReturnValue:
         holder = waiting.holder(proof.email_key)
         # No transaction stays open while a password is hashed.
         db.session.commit()
-        password_hash = _prove(form, proof.user, holder)
+        password_hash = _prove(form, proof, holder)
         if form.errors:
             return _page(proof, form), form.status
         user = verification.confirm(proof.id, holder=holder, username=_chosen_name(form), password_hash=password_hash)
@@ -146,12 +146,13 @@ def _opened() -> VerifyEmail:
     return verification.find(links.kept())
 
 
-def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
+def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | None:
     """Check that the person who holds the link also chose the password, or chooses one now.
 
     The link alone never gives an account: whoever typed the address first chose its password.
     Returns a new password's hash; puts what is wrong into the form's errors.
     """
+    user = proof.user
     if form.new_password.data:
         try:
             refuse_weak(form.new_password, user.username, user.full_name, user.email)
@@ -164,8 +165,8 @@ def _prove(form: ConfirmForm, user: User, holder: User | None) -> str | None:
     if not form.password.data:
         form.password.errors = [_("Please give the password that you chose, or set a new one below.")]
         return None
-    with limits.guessing(user.email_key) as guess:
-        guess.is_right = passwords.verify(user.password_hash, form.password.data)
+    with limits.guessing(user.email_key, known_by=f"link:{proof.id}") as guess:
+        guess.is_right = authentication.is_password(user, form.password.data)
     if not guess.is_right:
         form.password.errors = [_("This is not the password of this signup. Try again, or set a new one below.")]
     return None
