@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import httpx
@@ -14,7 +17,7 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from limits import parse_many
-from sqlalchemy import event
+from sqlalchemy import delete, event, update
 
 from tests.factories import travel
 from tests.smtp_server import Server
@@ -22,22 +25,35 @@ from tests.visitor import PASSWORD, Visitor
 from webapp import passwords, signup
 from webapp.config import LIMITS
 from webapp.extensions import db
+from webapp.outbox import OutgoingEmail
+from webapp.users import User
+from webapp.verification import VerifyEmail
 
 Send = Callable[[], None]
 
 WRONG_PASSWORD = "staple battery horse"  # noqa: S105 - a test's own
 
 # All of one length, so that nothing else has another.
-KINDS = {"new": "anna@example.com", "pending": "bert@example.com", "verified": "carl@example.com"}
-OWNERS = {"new": "owner-a", "pending": "owner-b", "verified": "owner-c"}
-PROBES = {"new": "probe-a", "pending": "probe-b", "verified": "probe-c"}
+KINDS = {
+    "new": "anna@example.com",
+    "pending": "bert@example.com",
+    "verified": "carl@example.com",
+    # From before verification existed.
+    "former": "dora@example.com",
+}
+OWNERS = {"new": "owner-a", "pending": "owner-b", "verified": "owner-c", "former": "owner-d"}
+PROBES = {"new": "probe-a", "pending": "probe-b", "verified": "probe-c", "former": "probe-d"}
+
+# A session cookie is compressed, so that its length follows from what is random in it.
+COOKIE_VARIES = 12
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a request shows to who sent it, and what it makes us do."""
+    """What a request shows to who sent it, and what it makes us do; `cookies`: how long each is that it sets."""
 
     status: int
+    cookies: dict[str, int] = field(compare=False)
     headers: list[tuple[str, str]]
     body: str
     statements: list[str]
@@ -136,6 +152,7 @@ class Probe:
         self.owner = OWNERS[kind]
         self.visitor = Visitor("http://signup.example", app)
         self.recorder = recorder
+        self.app = app
 
     def open(self, url: str) -> Seen:
         with self.recorder.begin():
@@ -159,15 +176,14 @@ class Probe:
         return self.submit("/signup/resend", on="/signup/sent")
 
     def _seen(self, page: httpx.Response) -> Seen:
-        names = [name for name, _value in page.headers.multi_items()]
-        assert len(set(names)) == len(names), "headers that are repeated need another comparison"
         assert int(page.headers["content-length"]) == len(page.content)
         # The length follows from the body, and that from how many digits a second has.
         unequal = {"content-length", "date", "x-request-id"}
-        headers = [(name, self._general(value)) for name, value in page.headers.items() if name not in unequal]
+        headers = [(name, self._general(value)) for name, value in page.headers.multi_items() if name not in unequal]
         hasher = self.recorder.hasher
         return Seen(
             page.status_code,
+            {cookie.partition("=")[0]: len(cookie) for cookie in page.headers.get_list("set-cookie")},
             headers,
             self._general(page.text),
             list(self.recorder.statements),
@@ -193,8 +209,14 @@ def probes(app: Flask, recorder: Recorder, send_due: Send, smtp: Server) -> list
     owner.sign_up(username=OWNERS["verified"], email=KINDS["verified"])
     send_due()
     confirm(owner, smtp)
-    Visitor("http://signup.example", app).sign_up(username=OWNERS["pending"], email=KINDS["pending"])
-    send_due()
+    for kind in ("pending", "former"):
+        Visitor("http://signup.example", app).sign_up(username=OWNERS[kind], email=KINDS[kind])
+        send_due()
+    with app.app_context():
+        db.session.execute(delete(OutgoingEmail).where(OutgoingEmail.to_address == KINDS["former"]))
+        db.session.execute(delete(VerifyEmail).where(VerifyEmail.email_key == KINDS["former"]))
+        db.session.execute(update(User).where(User.email == KINDS["former"]).values(purge_at=None))
+        db.session.commit()
     return [Probe(kind, app, recorder) for kind in KINDS]
 
 
@@ -210,7 +232,13 @@ def only(seen: list[Seen]) -> Seen:
     for other in others:
         assert other.statements == first.statements
         assert other == first
+        _compare_cookies(first, other)
     return first
+
+
+def _compare_cookies(first: Seen, other: Seen) -> None:
+    assert first.cookies.keys() == other.cookies.keys()
+    assert all(abs(length - other.cookies[name]) <= COOKIE_VARIES for name, length in first.cookies.items())
 
 
 def only_shown(seen: list[Seen]) -> tuple[int, str]:
@@ -218,6 +246,7 @@ def only_shown(seen: list[Seen]) -> tuple[int, str]:
     first, *others = seen
     for other in others:
         assert other.shown == first.shown
+        _compare_cookies(first, other)
     return first.status, first.body
 
 
@@ -340,8 +369,9 @@ def test_each_sign_in_checks_two_passwords(probes: list[Probe]) -> None:
     """Whoever has an account, a signup, or both."""
     probes[2].sign_up()
     answers = [
-        probe.submit("/login", on="/login", identifier=probe.address, password=password)
+        sign_in(probe, by, password)
         for probe in probes
+        for by in ("address", "owner")
         for password in (PASSWORD, "another horse battery", WRONG_PASSWORD)
     ]
     assert {answer.verifications for answer in answers} == {2}
@@ -358,7 +388,7 @@ def test_a_forgotten_password_tells_no_address_from_another(probes: list[Probe],
         seen = only([probe.open("/forgot/sent") for probe in probes])
         assert seen.statements == []
         send_due()
-    assert {mail.recipients[0] for mail in smtp.mails} == {KINDS["pending"], KINDS["verified"]}
+    assert {mail.recipients[0] for mail in smtp.mails} == {KINDS["pending"], KINDS["verified"], KINDS["former"]}
 
 
 def test_forgetting_too_often_tells_no_address_from_another(probes: list[Probe], app: Flask) -> None:
@@ -517,12 +547,147 @@ def test_a_mail_over_the_limit_tells_the_same_story_of_every_address(
         probe.sign_up()
     only_shown([probe.open("/signup/sent") for probe in probes])
     send_due()
-    assert "Your mail leaves in" in only_shown([probe.open("/signup/sent") for probe in probes])[1]
+    assert "Sent " in only_shown([probe.open("/signup/sent") for probe in probes])[1]
+
+
+@pytest.mark.parametrize("limits", ["1/hour", "1/minute, 1/day"])
+def test_a_mail_that_waits_for_its_address_tells_the_story_of_one_that_does_not(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server, limits: str
+) -> None:
+    """For all its life: the addresses of two had mail just now, those of the others none."""
+    app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many(limits)
+
+    def story() -> str:
+        only([probe.open("/signup/sent/progress") for probe in probes])
+        only([wrong_code(probe) for probe in probes])
+        return only([probe.open("/signup/sent") for probe in probes]).body
+
+    sent = len(smtp.mails)
+    for probe in probes:
+        probe.sign_up()
+    assert "Your mail leaves in" in story()
+    send_due()
+    assert {mail.recipients[0] for mail in smtp.mails[sent:]} == {KINDS["new"], KINDS["former"]}
+    assert "Sent " in story()
+    for act in (Probe.resend, Probe.resend):
+        only([act(probe) for probe in probes])
+        story()
+        send_due()
+        assert "Sent " in story()
+        travel(app, 300)
+        assert "Sent 5 minutes ago" in story()
+    for hours in (1, 24, 24):
+        travel(app, hours * 3600)
+        send_due()
+        assert re.search(r"Sent (\d+ (minutes|hours|days)|1 (hour|day)) ago", story())
+    assert {mail.recipients[0] for mail in smtp.mails[sent:]} == set(KINDS.values())
+    only([change_address(probe, probe.address) for probe in probes])
+    story()
+
+
+def test_an_account_whose_mail_waits_for_its_new_address_sees_nothing_of_it(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server
+) -> None:
+    for probe in probes:
+        probe.sign_up(email=f"{probe.username}@example.com")
+        send_due()
+        probe.visitor.open(smtp.mails[-1].link)
+        probe.visitor.submit("/verify")
+    app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/hour")
+    rival = Visitor("http://signup.example", app)
+    rival.sign_up(username="rival", email="rival@example.com")
+    send_due()
+    rival.open(smtp.mails[-1].link)
+    rival.submit("/verify")
+    for kind in ("pending", "verified"):
+        rival.open("/account/email")
+        rival.submit("/account/email", email=KINDS[kind], password=PASSWORD)
+        send_due()
+    only([ask_for(probe) for probe in probes])
+    for seconds in (0, 300, 3600, 86400):
+        send_due()
+        travel(app, seconds)
+        assert "Sent " in only([probe.open("/account/email") for probe in probes]).body
+        only([probe.submit("/account/email/resend", on="/account/email") for probe in probes])
+
+
+@pytest.mark.parametrize("rivals", ["before", "after"])
+def test_what_a_signup_can_do_depends_on_no_other_of_its_address(
+    probes: list[Probe], app: Flask, send_due: Send, smtp: Server, rivals: str
+) -> None:
+    """In its own browser it is found by address and name, in any other by name, whoever else has the address."""
+    own = "the probe's own password"
+
+    def rival() -> None:
+        for probe in probes:
+            Visitor("http://signup.example", app).sign_up(username=f"{probe.username}2", email=probe.address)
+
+    def story() -> None:
+        for by in ("address", "username"):
+            assert only([sign_in(probe, by, own) for probe in probes]).status == 303
+        others = [elsewhere(probe) for probe in probes]
+        assert only([sign_in(other, "address", own) for other in others]).status == 422
+        assert only([sign_in(other, "username", own) for other in others]).status == 303
+
+    if rivals == "before":
+        rival()
+    for probe in probes:
+        probe.sign_up(password=own)
+    story()
+    if rivals == "after":
+        rival()
+    story()
+    owners_verify(app, send_due, smtp)
+    story()
+
+
+def elsewhere(probe: Probe) -> Probe:
+    """Return the same somebody with another browser."""
+    other = copy(probe)
+    other.visitor = Visitor("http://signup.example", probe.app)
+    return other
+
+
+@pytest.mark.parametrize(
+    "kept", ["cheap", "", "garbage", "$2b$12$R9h/cIPz0gi.URNNX3kh2O", "h\xe4sh", "$argon2id$v=19$m=8"]
+)
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_a_failed_sign_in_takes_as_long_whatever_the_kept_hash_costs(
+    probes: list[Probe], app: Flask, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """By CPU time, medians of attempts in turn: two hashes, which cost more by now than when they were kept."""
+    raised = PasswordHasher(time_cost=2, memory_cost=8192, parallelism=1)
+    cheap = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    with app.app_context():
+        db.session.execute(update(User).values(password_hash=cheap.hash(PASSWORD) if kept == "cheap" else kept))
+        db.session.commit()
+    monkeypatch.setattr(passwords, "hasher", lambda: raised)
+    took: dict[str, list[float]] = {probe.owner: [] for probe in probes}
+    for number in range(12):
+        for probe in probes:
+            probe.visitor.open("/login")
+            fields = {**probe.visitor.hidden("/login"), "identifier": probe.owner, "password": WRONG_PASSWORD}
+            begun = time.process_time()
+            assert probe.visitor.http.post("/login", data=fields).status_code == 422
+            # What is measured or made once in a process is not an account's.
+            if number > 1:
+                took[probe.owner].append(time.process_time() - begun)
+    medians = [statistics.median(times) for times in took.values()]
+    assert max(medians) / min(medians) < 1.3, took
+
+
+@pytest.mark.parametrize("cookie", ["x.y", ".", "0" * 500, f"{'0' * 32}.{'0' * 64}"])
+def test_a_browser_that_pretends_to_be_known_tells_nobody_from_another(probes: list[Probe], cookie: str) -> None:
+    for probe in probes:
+        probe.visitor.http.cookies.set("known", cookie, domain="signup.example")
+    for by in ("address", "owner"):
+        seen = only([sign_in(probe, by, WRONG_PASSWORD) for probe in probes])
+        assert (seen.status, seen.verifications) == (422, 2)
 
 
 def test_the_comparison_sees_what_differs(probes: list[Probe]) -> None:
     """Else all of the above could hold for a comparison that sees nothing."""
-    new, pending, _verified = probes
+    new, pending, *_others = probes
     good, bad = new.sign_up(), pending.sign_up(email="nobody")
     assert good.status != bad.status
     assert good.headers != bad.headers
@@ -536,11 +701,8 @@ def test_the_comparison_sees_what_differs(probes: list[Probe]) -> None:
 
 
 def test_the_comparison_sees_a_sign_in_that_succeeds(probes: list[Probe]) -> None:
-    _new, pending, verified = probes
-    failed, succeeded = (
-        probe.submit("/login", on="/login", identifier=probe.address, password=PASSWORD)
-        for probe in (verified, pending)
-    )
+    _new, pending, verified, _former = probes
+    failed, succeeded = (sign_in(probe, "owner", PASSWORD) for probe in (verified, pending))
     assert failed.verifications == succeeded.verifications
     with pytest.raises(AssertionError):
         only([failed, succeeded])

@@ -76,7 +76,7 @@ def test_without_a_csrf_token_nothing_happens_and_the_form_comes_back(
 def test_a_pending_user_is_led_to_the_waiting_page_and_not_in(visitor: Visitor, another_visitor: Visitor) -> None:
     visitor.sign_up()
     another_visitor.open("/login")
-    another_visitor.submit("/login", identifier="mick@example.com", password=PASSWORD)
+    another_visitor.submit("/login", identifier="mick19", password=PASSWORD)
     assert another_visitor.path == "/signup/sent"
     another_visitor.open("/account")
     assert another_visitor.path == "/login"

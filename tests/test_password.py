@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
-from limits import parse_many
 from sqlalchemy import select, update
 
 from tests.factories import only_user
@@ -27,7 +26,7 @@ def environ(environ: dict[str, str]) -> dict[str, str]:
     return {
         **environ,
         "RATELIMIT_ENABLED": "true",
-        "RATELIMIT_LOGIN_ACCOUNT": "3/hour",
+        "RATELIMIT_LOGIN_KNOWN": "3/hour",
         "MAIL_LIMIT_PER_ADDRESS": "none",
     }
 
@@ -120,12 +119,3 @@ def test_of_two_changes_at_once_one_wins(owner: Visitor, app: Flask) -> None:
         with pytest.raises(sessions.PasswordChanged):
             recovery.change_password(one, passwords.hash("yet another password"))
     assert sign_in(owner, NEW) == "/account"
-
-
-def test_failures_here_and_at_signing_in_by_address_count_together(
-    owner: Visitor, another_visitor: Visitor, app: Flask
-) -> None:
-    app.config["RATELIMIT_LOGIN_ACCOUNT"] = parse_many("2/hour")
-    change(owner, password="staple battery horse")
-    sign_in(another_visitor, "staple battery horse", "mick@example.com")
-    assert change(owner) == 429

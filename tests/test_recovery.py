@@ -95,12 +95,13 @@ def test_a_forgotten_password_is_set_anew_and_its_owner_signs_in_with_it(
     assert another_visitor.page.status_code == 422
     another_visitor.submit("/reset", password="mick19mick19")
     assert "This is easy to guess" in another_visitor.text
+    # The link alone signs nobody in.
+    assert another_visitor.open("/account").url.path == "/login"
+    another_visitor.open("/reset")
     another_visitor.submit("/reset", password=NEW)
-    assert another_visitor.path == "/login"
-    assert "Your new password is set. Please sign in with it." in another_visitor.text
-    # The link alone signs nobody in, and every browser is signed out.
-    for browser in (owner, another_visitor):
-        assert browser.open("/account").url.path == "/login"
+    assert another_visitor.path == "/account"
+    assert "Your new password is set. You are signed out everywhere else." in another_visitor.text
+    assert owner.open("/account").url.path == "/login"
     assert sign_in(another_visitor, PASSWORD) == "/login"
     assert sign_in(another_visitor, NEW) == "/account"
     assert count(app, "password_reset") == 1
@@ -136,7 +137,7 @@ def test_fifty_looks_at_a_link_for_a_new_password_change_nothing_and_the_click_s
     assert everything(app) == before
     another_visitor.open(link)
     another_visitor.submit("/reset", password=NEW)
-    assert another_visitor.path == "/login"
+    assert another_visitor.path == "/account"
 
 
 @on_embedded
@@ -242,7 +243,7 @@ def test_who_resets_before_verifying_proves_the_address_and_its_rivals_lose_it(
     phone.open(reset_link(smtp))
     assert "mick19" in phone.page.text
     phone.submit("/reset", password=NEW)
-    assert phone.path == "/login"
+    assert phone.path == "/account"
     rival, mick = find_users(app)
     assert (rival.is_email_verified, mick.is_email_verified, mick.purge_at) == (False, True, None)
     assert another_visitor.open(rivals_link).status_code == 404
@@ -302,7 +303,7 @@ def test_a_username_taken_meanwhile_is_chosen_anew(
     another_visitor.submit("/reset", password=NEW, username="a@b")
     assert another_visitor.page.status_code == 422
     another_visitor.submit("/reset", password=NEW, username="mick20")
-    assert another_visitor.path == "/login"
+    assert another_visitor.path == "/account"
     assert sign_in(another_visitor, NEW, "mick20") == "/account"
 
 
@@ -363,7 +364,7 @@ def test_links_have_a_budget_of_their_own_and_the_newest_waits(
     # Whichever arrived serves.
     visitor.open(first)
     visitor.submit("/reset", password=NEW)
-    assert visitor.path == "/login"
+    assert visitor.path == "/account"
 
 
 @on_embedded

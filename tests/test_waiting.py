@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from limits import parse_many
 
 from tests.factories import travel
 from tests.smtp_server import Server
@@ -151,6 +152,32 @@ def test_a_code_may_be_typed_in_thai_digits(visitor: Visitor, send_due: Send, sm
 def test_a_refused_address_is_told(visitor: Visitor, send_due: Send, smtp: Server) -> None:
     smtp.actions["RCPT"] = "550 no such user"
     visitor.sign_up()
+    send_due()
+    visitor.open("/signup/sent")
+    assert "We could not reach that address" in visitor.text
+
+
+def test_a_mail_that_waited_for_its_address_and_is_refused_then_is_told_as_failed(
+    visitor: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/hour")
+    another_visitor.sign_up(username="rival")
+    send_due()
+    visitor.sign_up()
+    send_due()
+    visitor.open("/signup/sent")
+    assert "Sent " in visitor.text
+    # What it may wait for besides is no more to be seen.
+    with app.app_context():
+        breaker.trip("nobody answers")
+        db.session.commit()
+    visitor.open("/signup/sent")
+    assert "Sent " in visitor.text
+    with app.app_context():
+        breaker.reset()
+        db.session.commit()
+    travel(app, 3600)
+    smtp.actions["RCPT"] = "550 no such user"
     send_due()
     visitor.open("/signup/sent")
     assert "We could not reach that address" in visitor.text

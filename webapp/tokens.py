@@ -33,7 +33,7 @@ def seal(use: str, text: str) -> str:
 
 def is_sealed(use: str, text: str, seal: str) -> bool:
     """Return whether it was us who said this, with a key that is kept."""
-    return any([hmac.compare_digest(_seal(key, use, text).encode(), seal.encode()) for key in _keys().values()])
+    return any(hmac.compare_digest(_seal(key, use, text).encode(), seal.encode()) for key in _keys().values())
 
 
 def read(token_text: str) -> uuid.UUID | None:

@@ -61,9 +61,7 @@ def confirm() -> ResponseReturnValue:
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("account/disowned.html")
-        if isinstance(form, PasswordForm) and not knows_password(
-            proof.user, form.password, link=proof.id
-        ):
+        if isinstance(form, PasswordForm) and not knows_password(proof.user, form.password, link=proof.id):
             return _page(proof, form), form.status
         return address.changed(address_change.confirm(proof.id))
     except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
