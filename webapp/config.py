@@ -17,12 +17,18 @@ from limits import RateLimitItem, parse_many
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from webapp import redis_url, theme
+from webapp import redis_url, theme, usernames
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
 LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
 EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
+# Names that people take for ours: mostly those of RFC 2142, to which mail of a domain's owner goes.
+RESERVED = [
+    *("abuse", "admin", "administrator", "billing", "contact", "help", "helpdesk", "hostmaster", "info"),
+    *("mailer-daemon", "moderator", "no-reply", "noreply", "official", "postmaster", "root", "security", "staff"),
+    *("support", "sysadmin", "system", "team", "webmaster"),
+]
 MEGABYTE = 1024 * 1024
 
 Parser = Callable[[str], Any]
@@ -179,6 +185,16 @@ def _limits(raw: str) -> list[RateLimitItem]:
     return limits
 
 
+def _usernames(raw: str) -> list[str]:
+    names = [] if raw.lower() == "none" else [part.strip() for part in _text(raw).split(",")]
+    for name in names:
+        try:
+            usernames.normalize(name)
+        except usernames.UsernameInvalid:
+            raise ValueError(f"must be usernames, as in admin, support, or none, and {name!r} is none") from None
+    return names
+
+
 # The manual of these settings is .env.example; a test keeps the two together.
 SETTINGS: dict[str, tuple[Parser, Any]] = {
     "APP_ENV": (_choice("production", "development"), "production"),
@@ -219,6 +235,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RATELIMIT_RESET": (_limits, parse_many("30/hour")),
     "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
     "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
+    "RESERVED_USERNAMES": (_usernames, RESERVED),
     "RETENTION_DAYS": (_number(14, 3650), 90),
     "METRICS_TOKEN": (_secret, None),
     "TRUSTED_PROXIES": (_number(0, 10), 0),

@@ -24,6 +24,7 @@ from webapp.pages import (
     ops,
     password,
     profile,
+    proxies,
     put_back,
     reset,
     sessions,
@@ -49,6 +50,7 @@ def init_app(app: Flask) -> None:
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
+    proxies.init_app(app)
     assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)
@@ -60,7 +62,7 @@ def init_app(app: Flask) -> None:
 
 
 def _note_where_from() -> None:
-    audit.asked_from.set(request.remote_addr)
+    audit.asked_from.set(request.remote_addr or None)
     audit.asked_with.set(request.user_agent.string)
     audit.acting.set(None)
 
