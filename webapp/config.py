@@ -121,12 +121,19 @@ def _choice(*choices: str) -> Parser:
 
 
 def _secret(raw: str) -> str:
-    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS):
+    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS) or _repeats(raw):
         raise ValueError(
             "must be at least 16 random characters, "
             "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return raw
+
+
+def _repeats(raw: str) -> bool:
+    """Return whether a secret is made of few characters, or of few that come again and again."""
+    # Of a long one, ever more come by chance.
+    triples = [raw[start : start + 3] for start in range(min(len(raw), 100) - 2)]
+    return len(set(triples)) < 0.75 * len(triples)
 
 
 def _secrets(raw: str) -> list[str]:
@@ -156,6 +163,21 @@ def _public_url(raw: str) -> str:
     if not found or int(found[1] or 443) > 65535:
         raise ValueError(f"must look like https://www.example.com, in ASCII and without a path, not {raw!r}")
     return raw.rstrip("/")
+
+
+def _cookie_name(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", raw):
+        raise ValueError(f"must be letters, digits, - and _ (what https wants before it is added), not {raw!r}")
+    return raw
+
+
+def _contact(raw: str) -> str:
+    """Return where to write, as an address that security.txt takes."""
+    if re.fullmatch(r"(https://|mailto:|tel:)[!-~]+", raw):
+        return raw
+    if re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", raw):
+        return f"mailto:{raw}"
+    raise ValueError(f"must be an address such as security@example.com, or https://…, not {raw!r}")
 
 
 def _logo(raw: str) -> str:
@@ -205,6 +227,9 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "DATABASE_TIMEOUT": (_number(1, 60), 2),
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
+    "HSTS_INCLUDE_SUBDOMAINS": (_boolean, False),
+    "SESSION_COOKIE_NAME": (_cookie_name, "session"),
+    "SECURITY_CONTACT": (_contact, None),
     "APP_NAME": (_text, "Signup"),
     "APP_VERSION": (_text, None),
     "APP_LOGO": (_logo, None),
@@ -300,8 +325,7 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
         "MAX_CONTENT_LENGTH": MEGABYTE,
         "MAX_FORM_MEMORY_SIZE": MEGABYTE,
-        # A __Host- cookie must be Secure, so the name follows the scheme.
-        "SESSION_COOKIE_NAME": "__Host-session" if secure else "session",
+        **_cookies(config["SESSION_COOKIE_NAME"], secure=secure),
         "SESSION_COOKIE_SECURE": secure,
         "SESSION_COOKIE_HTTPONLY": True,
         "SESSION_COOKIE_SAMESITE": "Lax",
@@ -310,6 +334,20 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "WTF_CSRF_SSL_STRICT": False,
         # A waiting page may stay open for hours.
         "WTF_CSRF_TIME_LIMIT": None,
+    }
+
+
+def _cookies(name: str, *, secure: bool) -> dict[str, str]:
+    """Return what all our cookies are called: by the session's, so that two apps on one host share none."""
+    link, language = ("link", "language") if name == "session" else (f"{name}-link", f"{name}-language")
+    if not secure:
+        return {"SESSION_COOKIE_NAME": name, "LINK_COOKIE_NAME": link, "LANGUAGE_COOKIE_NAME": language}
+    return {
+        # These must be Secure, so the names follow the scheme.
+        "SESSION_COOKIE_NAME": f"__Host-{name}",
+        "LANGUAGE_COOKIE_NAME": f"__Host-{language}",
+        # "__Host-" would be sent to every page.
+        "LINK_COOKIE_NAME": f"__Secure-{link}",
     }
 
 

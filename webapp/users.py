@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import extensions, passwords, usernames
+from webapp import extensions, passwords, pasted, usernames
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index, row_of, table
 
@@ -129,6 +129,10 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Raises AddressInvalid."""
+    text = pasted.address(text)
+    if len(text) > EMAIL_MAX:
+        # Before it is normalized, which takes seconds for a long row of accents.
+        raise AddressInvalid("too long")
     try:
         # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
         valid = validate_email(
@@ -268,7 +272,10 @@ def address_key(typed: str) -> str:
 
 def identifier_key(typed: str) -> str:
     """Return what two ways to type the same username or address have in common."""
-    return address_key(typed) if "@" in typed else usernames.key(typed)
+    try:
+        return parse_address(typed).key
+    except AddressInvalid:
+        return address_key(typed) if "@" in typed else usernames.key(typed)
 
 
 def fill_in_keys(limit: int = 1000) -> int:
