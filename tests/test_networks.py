@@ -88,7 +88,7 @@ def test_a_forwarded_address_with_a_port_or_a_zone_is_understood(behind: Make, w
     assert sign_up(app, 3, X_Forwarded_For="203.0.113.8:51234") == 200
 
 
-@pytest.mark.parametrize("rubbish", ["unknown", "x" * 60, "<script>alert(1)</script>", "", ",", '"', "203.0.113.7, ü"])
+@pytest.mark.parametrize("rubbish", ["unknown", "x" * 60, "<script>alert(1)</script>", "", ",", '"', "203.0.113.7, {}"])
 def test_a_forwarded_text_that_is_no_address_counts_as_the_peers_own(behind: Make, rubbish: str) -> None:
     app = behind(1)
     assert [sign_up(app, n, ip="192.0.2.1", X_Forwarded_For=rubbish) for n in range(3)] == [200, 200, 429]

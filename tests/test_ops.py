@@ -242,6 +242,18 @@ def test_what_is_not_there_is_said_to_be_so(admin: Visitor, path: str, status: i
     assert admin.open(path).status_code == status
 
 
+@pytest.mark.parametrize(
+    "name", ["endpoint", "_method", "_anchor", "_external", "_scheme", "action", "email_id", "self"]
+)
+def test_an_address_says_nothing_but_which_mails_are_meant(admin: Visitor, app: Flask, name: str) -> None:
+    make_signup(app)
+    for path in ("/ops/retry", "/ops/cancel", "/ops/mails"):
+        assert admin.open(f"{path}?status=queued&{name}=nowhere").status_code == 200
+    admin.open(f"/ops/cancel?status=queued&{name}=nowhere")
+    press(admin)
+    assert str(admin.page.url).endswith("/ops/mails?status=queued")
+
+
 def test_the_chosen_are_canceled_and_nothing_without_a_token(admin: Visitor, app: Flask) -> None:
     ids = [make_signup(app, username=name, address=f"{name}@example.com", due=False) for name in ("ann", "bob", "eve")]
     chosen = f"/ops/cancel?id={ids[0]}&id={ids[1]}"

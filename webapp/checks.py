@@ -106,9 +106,7 @@ def _no_proxy() -> Finding | None:
     # We speak no https ourselves.
     if not current_app.config["SESSION_COOKIE_SECURE"] or current_app.config["TRUSTED_PROXIES"]:
         return None
-    text = (
-        "PUBLIC_URL is https, so a proxy stands before the web server, and none is trusted: all people share one limit"
-    )
+    text = "PUBLIC_URL is https, so a proxy stands before us, and none is trusted: all people share one limit"
     return Finding("no_proxy", f"{text}, and forms that are opened over http fail", "TRUSTED_PROXIES=1")
 
 

@@ -12,7 +12,7 @@ LONGEST = 512
 # As it stands in a mail: Ann Lee <ann@example.com>.
 NAMED = re.compile(r"[^<>\x00-\x1f]*<([^<>]+)>")
 QUOTED = re.compile(r"\((.+)\)|\[(.+)\]|\"(.+)\"|'(.+)'")
-AT_SIGNS = str.maketrans("＠﹫", "@@")
+AT_SIGNS = str.maketrans("\N{FULLWIDTH COMMERCIAL AT}\N{SMALL COMMERCIAL AT}", "@@")
 AROUND = " \t\u00a0,;"
 
 
