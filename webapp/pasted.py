@@ -13,17 +13,17 @@ LONGEST = 512
 NAMED = re.compile(r"[^<>\x00-\x1f]*<([^<>]+)>")
 QUOTED = re.compile(r"\((.+)\)|\[(.+)\]|\"(.+)\"|'(.+)'")
 AT_SIGNS = str.maketrans("\N{FULLWIDTH COMMERCIAL AT}\N{SMALL COMMERCIAL AT}", "@@")
-AROUND = " \t\u00a0,;"
+AROUND = re.compile(r"^[\s,;]+|[\s,;.]+$")
 
 
 def address(text: str) -> str:
     """Return the address alone. What is longer than any address with a name comes back as it is, and is none."""
     if len(text) > LONGEST:
         return text
-    bare = usernames.INVISIBLE.sub("", text).translate(AT_SIGNS).strip(AROUND).rstrip(AROUND + ".")
+    bare = AROUND.sub("", usernames.INVISIBLE.sub("", text).translate(AT_SIGNS))
     if found := NAMED.fullmatch(bare) or QUOTED.fullmatch(bare):
-        bare = next(part for part in found.groups() if part).strip(AROUND)
+        bare = next(part for part in found.groups() if part).strip()
     if bare[:7].lower() == "mailto:":
         # A link may say what the mail is about.
         bare = bare[7:].partition("?")[0]
-    return bare.strip(AROUND).rstrip(AROUND + ".")
+    return AROUND.sub("", bare)
