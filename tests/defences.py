@@ -96,7 +96,7 @@ DEFENCES = [
         "names that look alike are one",
         "webapp/users.py",
         "    is_same = (User.username_key == key, User.username_skeleton == skeleton)\n",
-        "    is_same = (User.username_key == key, User.username_skeleton == \"\")\n",
+        '    is_same = (User.username_key == key, User.username_skeleton == "")\n',
         "test_a_username_that_looks_like_one_that_is_held_is_taken",
     ),
     Defence(

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -103,3 +105,35 @@ def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20
     while not condition():
         assert time.monotonic() < deadline, f"{complaint} (within {seconds} s)"
         time.sleep(0.05)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail when the block takes longer than that on a machine of our own: of what others take of it, as much more.
+
+    For what waits. What computes in this very process would count as theirs: see time.thread_time().
+    """
+    over, wall, cpu = threading.Event(), [0.0], [0.0]
+
+    def probe() -> None:
+        while True:
+            begun, used = time.perf_counter(), time.thread_time()
+            while time.thread_time() - used < 0.005:
+                pass
+            wall[0] += time.perf_counter() - begun
+            cpu[0] += time.thread_time() - used
+            if over.wait(0.05):
+                return
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        took = time.monotonic() - begun
+        over.set()
+        thread.join()
+    # A wait is one's own, though others are at work; what is done before and after it is slower by their share.
+    allowed = seconds * max(1.0, wall[0] / cpu[0])
+    assert took < allowed, f"took {took:.2f} s of {allowed:.2f} s ({seconds} s by itself)"
