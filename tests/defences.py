@@ -87,8 +87,8 @@ DEFENCES = [
         4,
         "a pending signup takes no name",
         "webapp/users.py",
-        "    holds: ColumnElement[bool] = User.email_verified_at.is_not(None)\n",
-        "    holds: ColumnElement[bool] = User.id > 0\n",
+        "HOLDS = or_(User.email_verified_at.is_not(None), User.purge_at.is_(None))\n",
+        "HOLDS = or_(User.id > 0, User.purge_at.is_(None))\n",
         "test_a_pending_signup_reserves_nothing",
     ),
     Defence(
