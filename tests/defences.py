@@ -95,8 +95,8 @@ DEFENCES = [
         4,
         "names that look alike are one",
         "webapp/users.py",
-        "    is_same = (User.username_key == key, User.username_skeleton == skeleton)\n",
-        '    is_same = (User.username_key == key, User.username_skeleton == "")\n',
+        "User.username_skeleton == skeleton)\n",
+        "User.username_skeleton == key)\n",
         "test_a_username_that_looks_like_one_that_is_held_is_taken",
     ),
     Defence(
