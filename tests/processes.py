@@ -113,27 +113,37 @@ def within(seconds: float) -> Iterator[None]:
 
     For what waits. What computes in this very process would count as theirs: see time.thread_time().
     """
-    over, wall, cpu = threading.Event(), [0.0], [0.0]
-
-    def probe() -> None:
-        while True:
-            begun, used = time.perf_counter(), time.thread_time()
-            while time.thread_time() - used < 0.005:
-                pass
-            wall[0] += time.perf_counter() - begun
-            cpu[0] += time.thread_time() - used
-            if over.wait(0.05):
-                return
-
-    thread = threading.Thread(target=probe)
-    thread.start()
-    begun = time.monotonic()
-    try:
+    with Load() as load:
+        begun = time.monotonic()
         yield
-    finally:
         took = time.monotonic() - begun
-        over.set()
-        thread.join()
-    # A wait is one's own, though others are at work; what is done before and after it is slower by their share.
-    allowed = seconds * max(1.0, wall[0] / cpu[0])
+    allowed = seconds * load.slowness
     assert took < allowed, f"took {took:.2f} s of {allowed:.2f} s ({seconds} s by itself)"
+
+
+class Load:
+    """Looks, while it is open, at what the machine gives us: `slowness` is 2 when work takes twice its own time."""
+
+    slowness = 1.0
+
+    def __enter__(self) -> Self:
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _look(self) -> None:
+        wall = cpu = 0.0
+        while True:
+            started, before = time.perf_counter(), time.thread_time()
+            while time.thread_time() - before < 0.005:
+                pass
+            wall += time.perf_counter() - started
+            cpu += time.thread_time() - before
+            self.slowness = max(1.0, wall / cpu)
+            if self.over.wait(0.05):
+                return
