@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -103,3 +105,45 @@ def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20
     while not condition():
         assert time.monotonic() < deadline, f"{complaint} (within {seconds} s)"
         time.sleep(0.05)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail when the block takes longer than that on a machine of our own: of what others take of it, as much more.
+
+    For what waits. What computes in this very process would count as theirs: see time.thread_time().
+    """
+    with Load() as load:
+        begun = time.monotonic()
+        yield
+        took = time.monotonic() - begun
+    allowed = seconds * load.slowness
+    assert took < allowed, f"took {took:.2f} s of {allowed:.2f} s ({seconds} s by itself)"
+
+
+class Load:
+    """Looks, while it is open, at what the machine gives us: `slowness` is 2 when work takes twice its own time."""
+
+    slowness = 1.0
+
+    def __enter__(self) -> Self:
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _look(self) -> None:
+        wall = cpu = 0.0
+        while True:
+            started, before = time.perf_counter(), time.thread_time()
+            while time.thread_time() - before < 0.005:
+                pass
+            wall += time.perf_counter() - started
+            cpu += time.thread_time() - before
+            self.slowness = max(1.0, wall / cpu)
+            if self.over.wait(0.05):
+                return

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.processes import wait_until
 from tests.smtp_server import Connection, Server
-from webapp import claims, delivery, sending, tasks
+from webapp import batches, claims, delivery, sending, tasks
 from webapp.batches import LOOK_SECONDS, Batch, Lanes, Recent
 from webapp.clock import db_now
 from webapp.extensions import db, huey, mail
@@ -313,6 +313,7 @@ def workers(lanes: Lanes, count: int) -> Iterator[None]:
 def test_while_a_worker_computes_the_next_one_waits_until_it_ends() -> None:
     lanes = Lanes(cpu_seconds=time.monotonic)
     with workers(lanes, 3):
+        wait_until(lambda: lanes.inside == 1, "no worker was let in")
         time.sleep(5 * LOOK_SECONDS)
         assert lanes.inside == 1
     assert lanes.inside == 0
@@ -341,6 +342,7 @@ def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    monkeypatch.setattr(batches, "LOOK_SECONDS", 60)
     change(app, make_signup(app, due=False), next_attempt_at=db_now(0.5))
     with lanes.lane(), app.app_context():
         assert tasks.sweep() <= 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,21 @@ def test_every_problem_is_named_at_once() -> None:
     [
         ("SECRET_KEY", "short"),
         ("SECRET_KEY", "change-me-change-me"),
+        ("SECRET_KEY", "aaaaaaaaaaaaaaaa"),
+        ("SECRET_KEY", "1234567890123456"),
+        ("SECRET_KEY", "passwordpassword"),
+        ("SECRET_KEY", "passwordpassword1"),
+        ("SECRET_KEY", "abcabcabcabcabcabcab"),
+        ("SECRET_KEY", "1111222233334444"),
+        ("METRICS_TOKEN", "0000000000000000000000001"),
+        ("SECRET_KEY_FALLBACKS", "qwertyqwertyqwerty"),
+        ("SESSION_COOKIE_NAME", "__Host-session"),
+        ("SESSION_COOKIE_NAME", "a b"),
+        ("SESSION_COOKIE_NAME", "x" * 41),
+        ("SECURITY_CONTACT", "nobody"),
+        ("SECURITY_CONTACT", "a@b.example\nExpires: never"),
+        ("HSTS_INCLUDE_SUBDOMAINS", "perhaps"),
+        ("RESERVED_USERNAMES", "admin, two words"),
         ("SECRET_KEY_FALLBACKS", "0123456789abcdef,short"),
         ("DATABASE_URL", "mysql://localhost/app"),
         ("DATABASE_URL", "sqlite://"),
@@ -82,6 +98,19 @@ def test_every_problem_is_named_at_once() -> None:
 def test_a_value_that_makes_no_sense_is_refused(name: str, value: str) -> None:
     (problem,) = problems(**{name: value})
     assert problem.startswith(f"{name}: must ")
+
+
+@pytest.mark.parametrize("bytes_", [8, 16, 32, 64, 1000])
+def test_a_random_secret_is_good(bytes_: int) -> None:
+    for _ in range(200):
+        for secret in (secrets.token_hex(bytes_), secrets.token_urlsafe(max(12, bytes_))):
+            assert load({**GOOD, "SECRET_KEY": secret})["SECRET_KEY"] == secret
+
+
+def test_names_are_reserved_by_a_setting() -> None:
+    assert "admin" in load(GOOD)["RESERVED_USERNAMES"]
+    assert load({**GOOD, "RESERVED_USERNAMES": "boss, Chef"})["RESERVED_USERNAMES"] == ["boss", "Chef"]
+    assert load({**GOOD, "RESERVED_USERNAMES": "none"})["RESERVED_USERNAMES"] == []
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

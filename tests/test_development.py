@@ -104,7 +104,7 @@ def test_one_command_runs_it_all_and_one_signal_ends_it_all(run: Process, ending
     pids = started(run)
     assert set(pids) == {"web", "worker", "mailbox"}
     run.popen.send_signal(ending)
-    assert run.popen.wait(10) == 0
+    assert run.popen.wait(30) == 0
     assert not [name for name, pid in pids.items() if is_alive(pid)]
     assert "Traceback" not in run.log
 
@@ -112,7 +112,7 @@ def test_one_command_runs_it_all_and_one_signal_ends_it_all(run: Process, ending
 def test_when_one_ends_the_rest_end_and_it_is_named(run: Process) -> None:
     pids = started(run)
     os.kill(pids["worker"], signal.SIGKILL)
-    assert run.popen.wait(10) == 1
+    assert run.popen.wait(30) == 1
     assert not [name for name, pid in pids.items() if is_alive(pid)]
     assert "The worker ended by itself" in run.log
     assert "Traceback" not in run.log
@@ -121,6 +121,6 @@ def test_when_one_ends_the_rest_end_and_it_is_named(run: Process) -> None:
 def test_settings_that_make_no_sense_stop_the_start(tmp_path: Path) -> None:
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "VERIFY_EMAIL_DELAY": "soon"}
     with Process(sys.executable, "development.py", environ={**os.environ, **settings}) as process:
-        assert process.popen.wait(20) == 1
+        assert process.popen.wait(40) == 1
         assert "VERIFY_EMAIL_DELAY: must be a whole number" in process.log
         assert "Nothing was started" in process.log

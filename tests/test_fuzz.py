@@ -18,7 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import notices, recovery, users, verification
+from webapp import notices, recovery, usernames, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -308,7 +308,7 @@ def whole_users(app: Flask) -> int:
         assert db.session.scalars(select(User.username).where(usable > 1)).all() == []
         everybody = db.session.scalars(select(User)).all()
         for user in everybody:
-            assert users.username_key(users.normalize_username(user.username)) == user.username_key
+            assert usernames.key(usernames.normalize(user.username)) == user.username_key
             assert users.parse_address(user.email).key == user.email_key
             assert user.password_hash.startswith("$argon2id$")
             assert (user.purge_at is None) == user.is_email_verified

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
@@ -13,7 +13,7 @@ from limits import parse_many
 from redis import Redis
 from sqlalchemy import func, select
 
-from tests.processes import free_port
+from tests.processes import free_port, within
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
@@ -81,8 +81,8 @@ def test_over_the_limit_one_reads_when_to_come_back_and_nothing_is_written(app: 
         assert sign_up(app, number).path == "/signup/sent"
     visitor = sign_up(app, 3)
     assert visitor.page.status_code == 429
-    assert 3590 <= int(visitor.page.headers["retry-after"]) <= 3600
-    assert "Please try again in 60 minutes." in visitor.text
+    assert 3000 <= int(visitor.page.headers["retry-after"]) <= 3600
+    assert re.search(r"Please try again in (5\d|60) minutes\.", visitor.text)
     assert count(app, User) == 3
     assert visitor.page.headers["cache-control"] == "no-store"
 
@@ -132,7 +132,7 @@ def test_a_forgotten_password_has_a_limit_of_its_own(app: Flask) -> None:
         visitor.open("/forgot")
         visitor.submit("/forgot", email=address)
         assert visitor.page.status_code == status
-    assert 3590 <= int(visitor.page.headers["retry-after"]) <= 3600
+    assert 3000 <= int(visitor.page.headers["retry-after"]) <= 3600
     assert sign_up(app, 2).path == "/signup/sent"
 
 
@@ -163,7 +163,7 @@ def test_failed_sign_ins_are_counted_by_what_was_typed_wherever_they_come_from(a
         assert sign_in(come(app, f"192.0.2.{number}"), "Mick@Example.com") == 422
     late = come(app, "198.51.100.1")
     assert sign_in(late, " mick@example.COM") == 429
-    assert "Please try again in 15 minutes." in late.text
+    assert re.search(r"Please try again in 1[0-5] minutes\.", late.text)
     assert count(app, AuditEvent) == 10
     assert sign_in(late, "somebody-else") == 422
 
@@ -217,11 +217,10 @@ def test_without_redis_nobody_is_turned_away_and_the_operator_is_told(
     another_app: Callable[..., Flask], capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = another_app(REDIS_URL=f"redis://127.0.0.1:{free_port()}")
-    begun = time.monotonic()
-    for number in range(5):
-        assert sign_up(app, number).path == "/signup/sent"
-    assert sign_in(come(app), "mick1") == 422
-    assert time.monotonic() - begun < 10
+    with within(10):
+        for number in range(5):
+            assert sign_up(app, number).path == "/signup/sent"
+        assert sign_in(come(app), "mick1") == 422
     told = capsys.readouterr().err
     assert told.count("broker_down") == 1
     assert "limit_not_checked" in told

@@ -174,14 +174,14 @@ def test_the_process_ends_when_told_to(tmp_path: Path, ending: signal.Signals) -
         # A worker keeps its connection, which must neither delay the end nor be told of as an error.
         with smtplib.SMTP("127.0.0.1", port), suppress(smtplib.SMTPServerDisconnected):
             process.popen.send_signal(ending)
-            assert process.popen.wait(5) == 0
+            assert process.popen.wait(30) == 0
         assert process.log == ""
 
 
 def test_a_taken_port_is_told_in_one_line(server: int, tmp_path: Path) -> None:
     command = (sys.executable, "mailbox_server.py", str(server), str(tmp_path))
     with Process(*command, environ=os.environ) as process:
-        assert process.popen.wait(10) == 1
+        assert process.popen.wait(30) == 1
         assert process.log.strip() == f"The mailbox cannot listen on port {server}: Address already in use"
 
 

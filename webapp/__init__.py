@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import config, extensions, logs, mails, passwords
 
@@ -18,8 +17,6 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
     from webapp import cli, pages  # noqa: PLC0415 - they take 12 MB, which workers have no use for
 
     app = create_worker(environ)
-    if proxies := app.config["TRUSTED_PROXIES"]:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     pages.init_app(app)
     cli.init_app(app)
     return app

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, notices, users
+from webapp import audit, notices, usernames, users
 from webapp.audit import AuditEvent
 from webapp.clock import db_now
 from webapp.extensions import db
@@ -23,10 +23,9 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
 
     Raises UsernameTaken.
     """
-    name_key = users.username_key(username)
-    users.lock(user.email_key, name_key)
+    users.lock(user.email_key, username)
     users.hold(user)
-    if name_key != user.username_key and users.is_username_taken(name_key):
+    if usernames.key(username) != user.username_key and users.is_username_taken(username, asked_by=user):
         db.session.rollback()
         raise users.UsernameTaken
     changed = [
@@ -37,7 +36,8 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
         )
         if former != new
     ]
-    user.username, user.username_key, user.full_name = username, name_key, full_name
+    users.name(user, username)
+    user.full_name = full_name
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
     email_id = notices.post(user, notices.USERNAME_CHANGED) if "username" in changed else None

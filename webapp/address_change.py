@@ -82,7 +82,7 @@ def confirm_by_code(user: User, typed: str, session_token: str) -> uuid.UUID | N
     proof = awaited(user)
     if proof is None:
         raise codes.CodeWrong
-    users.lock(proof.email_key, user.username_key)
+    users.lock(proof.email_key, user.username)
     codes.judge(user, proof.email_key, proof if is_asked_by(proof, session_token) else None, typed)
     try:
         return confirm(proof.id)
@@ -137,7 +137,7 @@ def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
         # Deleted with its user, just now.
         raise LinkInvalid
     user = proof.user
-    users.lock(proof.email_key, user.username_key)
+    users.lock(proof.email_key, user.username)
     users.hold(user)
     db.session.refresh(proof)
     check(proof)

@@ -6,9 +6,9 @@ import structlog
 from flask import current_app
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 
-from webapp import hash_cost, passwords
+from webapp import hash_cost, passwords, usernames
 from webapp.extensions import db
-from webapp.users import User, address_key, identifier_key, username_key
+from webapp.users import User, address_key, identifier_key
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ def find_account(identifier: str) -> User | None:
         select(User)
         .where(
             User.email_verified_at.is_not(None),
-            or_(User.email_key == address, User.username_key == username_key(typed)),
+            or_(User.email_key == address, User.username_key == usernames.key(typed)),
         )
         .order_by((User.email_key != address), _is_spelled_otherwise(typed), User.id.desc())
         .limit(1)
@@ -75,7 +75,7 @@ def _find_pending(typed: str, held: User | None) -> User | None:
         select(User)
         .where(
             User.email_verified_at.is_(None),
-            or_(User.username_key == username_key(typed), and_(is_former, User.email_key == address)),
+            or_(User.username_key == usernames.key(typed), and_(is_former, User.email_key == address)),
         )
         .order_by(
             case((is_former, 0), else_=1),

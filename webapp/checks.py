@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flask import current_app
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
@@ -81,6 +82,7 @@ def notes() -> list[Finding]:
         Finding("pace", "mails wait for their turns: see MAIL_LIMIT_TOTAL", "flask mail stats")
         if pace.is_full()
         else None,
+        _no_proxy(),
         _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
     ]
     return [note for note in noted if note is not None]
@@ -98,6 +100,14 @@ def _paused() -> Finding | None:
         select(MailPause.paused_by, MailPause.reason).where(MailPause.paused_at.is_not(None))
     ).first()
     return Finding("paused", f"all mail is held back by {held.paused_by}: {held.reason}", RESUME) if held else None
+
+
+def _no_proxy() -> Finding | None:
+    # We speak no https ourselves.
+    if not current_app.config["SESSION_COOKIE_SECURE"] or current_app.config["TRUSTED_PROXIES"]:
+        return None
+    text = "PUBLIC_URL is https, so a proxy stands before us, and none is trusted: all people share one limit"
+    return Finding("no_proxy", f"{text}, and forms that are opened over http fail", "TRUSTED_PROXIES=1")
 
 
 def _no_worker() -> Finding | None:

@@ -50,7 +50,7 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
     Raises CodeWrong, TooManyTries, UsernameTaken or AlreadyVerified.
     """
     # One guess at a time for an address: else a hundred at once would all be the first.
-    users.lock(user.email_key, user.username_key)
+    users.lock(user.email_key, user.username)
     proof = judge(user, user.email_key, verification.current_for(user), typed)
     try:
         return verification.confirm(proof.id, username=username)

@@ -17,12 +17,18 @@ from limits import RateLimitItem, parse_many
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from webapp import redis_url, theme
+from webapp import redis_url, theme, usernames
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
 LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
 EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
+# Names that people take for ours: mostly those of RFC 2142, to which mail of a domain's owner goes.
+RESERVED = [
+    *("abuse", "admin", "administrator", "billing", "contact", "help", "helpdesk", "hostmaster", "info"),
+    *("mailer-daemon", "moderator", "no-reply", "noreply", "official", "postmaster", "root", "security", "staff"),
+    *("support", "sysadmin", "system", "team", "webmaster"),
+]
 MEGABYTE = 1024 * 1024
 
 Parser = Callable[[str], Any]
@@ -115,12 +121,19 @@ def _choice(*choices: str) -> Parser:
 
 
 def _secret(raw: str) -> str:
-    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS):
+    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS) or _repeats(raw):
         raise ValueError(
             "must be at least 16 random characters, "
             "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return raw
+
+
+def _repeats(raw: str) -> bool:
+    """Return whether a secret is made of few characters, or of few that come again and again."""
+    # Of a long one, ever more come by chance.
+    triples = [raw[start : start + 3] for start in range(min(len(raw), 100) - 2)]
+    return len(set(triples)) < 0.75 * len(triples)
 
 
 def _secrets(raw: str) -> list[str]:
@@ -152,6 +165,21 @@ def _public_url(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def _cookie_name(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", raw):
+        raise ValueError(f"must be letters, digits, - and _ (what https wants before it is added), not {raw!r}")
+    return raw
+
+
+def _contact(raw: str) -> str:
+    """Return where to write, as an address that security.txt takes."""
+    if re.fullmatch(r"(https://|mailto:|tel:)[!-~]+", raw):
+        return raw
+    if re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", raw):
+        return f"mailto:{raw}"
+    raise ValueError(f"must be an address such as security@example.com, or https://…, not {raw!r}")
+
+
 def _logo(raw: str) -> str:
     path = ROOT / _text(raw)
     if path.suffix.lower() not in LOGOS or not path.is_file():
@@ -179,6 +207,16 @@ def _limits(raw: str) -> list[RateLimitItem]:
     return limits
 
 
+def _usernames(raw: str) -> list[str]:
+    names = [] if raw.lower() == "none" else [part.strip() for part in _text(raw).split(",")]
+    for name in names:
+        try:
+            usernames.normalize(name)
+        except usernames.UsernameInvalid:
+            raise ValueError(f"must be usernames, as in admin, support, or none, and {name!r} is none") from None
+    return names
+
+
 # The manual of these settings is .env.example; a test keeps the two together.
 SETTINGS: dict[str, tuple[Parser, Any]] = {
     "APP_ENV": (_choice("production", "development"), "production"),
@@ -189,6 +227,9 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "DATABASE_TIMEOUT": (_number(1, 60), 2),
     "REDIS_URL": (_redis_url, None),
     "PUBLIC_URL": (_public_url, None),
+    "HSTS_INCLUDE_SUBDOMAINS": (_boolean, False),
+    "SESSION_COOKIE_NAME": (_cookie_name, "session"),
+    "SECURITY_CONTACT": (_contact, None),
     "APP_NAME": (_text, "Signup"),
     "APP_VERSION": (_text, None),
     "APP_LOGO": (_logo, None),
@@ -220,6 +261,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
     "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
     "RATELIMIT_LOGIN_KNOWN": (_limits, parse_many("10/15 minutes")),
+    "RESERVED_USERNAMES": (_usernames, RESERVED),
     "RETENTION_DAYS": (_number(14, 3650), 90),
     "METRICS_TOKEN": (_secret, None),
     "TRUSTED_PROXIES": (_number(0, 10), 0),
@@ -284,8 +326,7 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
         "MAX_CONTENT_LENGTH": MEGABYTE,
         "MAX_FORM_MEMORY_SIZE": MEGABYTE,
-        # A __Host- cookie must be Secure, so the name follows the scheme.
-        "SESSION_COOKIE_NAME": "__Host-session" if secure else "session",
+        **_cookies(config["SESSION_COOKIE_NAME"], secure=secure),
         "SESSION_COOKIE_SECURE": secure,
         "SESSION_COOKIE_HTTPONLY": True,
         "SESSION_COOKIE_SAMESITE": "Lax",
@@ -294,6 +335,20 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "WTF_CSRF_SSL_STRICT": False,
         # A waiting page may stay open for hours.
         "WTF_CSRF_TIME_LIMIT": None,
+    }
+
+
+def _cookies(name: str, *, secure: bool) -> dict[str, str]:
+    """Return what all our cookies are called: by the session's, so that two apps on one host share none."""
+    link, language = ("link", "language") if name == "session" else (f"{name}-link", f"{name}-language")
+    if not secure:
+        return {"SESSION_COOKIE_NAME": name, "LINK_COOKIE_NAME": link, "LANGUAGE_COOKIE_NAME": language}
+    return {
+        # These must be Secure, so the names follow the scheme.
+        "SESSION_COOKIE_NAME": f"__Host-{name}",
+        "LANGUAGE_COOKIE_NAME": f"__Host-{language}",
+        # "__Host-" would be sent to every page.
+        "LINK_COOKIE_NAME": f"__Secure-{link}",
     }
 
 

@@ -79,7 +79,7 @@ def reset_password(
     proof = db.session.get_one(VerifyEmail, verification_id)
     user = proof.user
     if user.is_email_verified:
-        users.lock(user.email_key, user.username_key)
+        users.lock(user.email_key, user.username)
         db.session.refresh(proof)
         db.session.refresh(user, with_for_update=True)
         verification.check(proof)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, users, verification
+from webapp import audit, usernames, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.users import Address, User
@@ -22,17 +22,17 @@ def create(address: Address, *, username: str, password_hash: str, role: str) ->
 
     As when somebody proves it, other signups of the address are void. Raises AccountExists or UsernameTaken.
     """
-    name_key = users.username_key(username)
-    users.lock(address.key, name_key)
+    users.lock(address.key, username)
     if users.find_verified(email_key=address.key):
         db.session.rollback()
         raise AccountExists
-    if users.is_username_taken(name_key):
+    if users.is_username_taken(username):
         db.session.rollback()
         raise users.UsernameTaken
     user = User(
         username=username,
-        username_key=name_key,
+        username_key=usernames.key(username),
+        username_skeleton=usernames.skeleton(username),
         full_name="",
         email=address.mailed,
         email_key=address.key,
@@ -68,7 +68,7 @@ def find(identifier: str) -> User | None:
             User.email_verified_at.is_not(None),
             or_(
                 User.email_key == users.address_key(identifier.strip()),
-                User.username_key == users.username_key(identifier),
+                User.username_key == usernames.key(identifier),
             ),
         )
     )

@@ -7,7 +7,7 @@ import uuid
 from flask import current_app
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, users, verification
+from webapp import audit, usernames, users, verification
 from webapp.extensions import db, execute_at_once
 from webapp.users import Address, User
 from webapp.verification import VerifyEmail
@@ -45,7 +45,8 @@ def sign_up(
         **verification.first(verification_id or uuid.uuid4(), address, locale, delay=delay()),
         **audit.entry("signed_up"),
         "username": username,
-        "username_key": users.username_key(username),
+        "username_key": usernames.key(username),
+        "username_skeleton": usernames.skeleton(username),
         "full_name": full_name,
         "email": address.mailed,
         "password_hash": password_hash,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,22 +15,22 @@ from sqlalchemy import (
     Select,
     String,
     Update,
+    and_,
     bindparam,
     case,
     func,
     insert,
+    or_,
     select,
     update,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import extensions
+from webapp import extensions, pasted, usernames
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index, row_of, table
 
-USERNAME_MAX = 64
-USERNAME_KEY_MAX = 256
 FULL_NAME_MAX = 100
 EMAIL_MAX = 254
 
@@ -54,12 +53,16 @@ class User(UserMixin, Model):
         ),
         Index("ix_users_email_key", "email_key"),
         Index("ix_users_username_key", "username_key"),
+        partial_index(
+            "ix_users_username_skeleton", "username_skeleton", where="email_verified_at IS NOT NULL OR purge_at IS NULL"
+        ),
         partial_index("ix_users_purge_at", "purge_at", where="purge_at IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    username: Mapped[str] = mapped_column(String(USERNAME_MAX))
-    username_key: Mapped[str] = mapped_column(String(USERNAME_KEY_MAX), server_default="")
+    username: Mapped[str] = mapped_column(String(usernames.LONGEST))
+    username_key: Mapped[str] = mapped_column(String(usernames.KEY_MAX), server_default="")
+    username_skeleton: Mapped[str] = mapped_column(String(usernames.KEY_MAX), server_default="")
     full_name: Mapped[str] = mapped_column(String(FULL_NAME_MAX))
     email: Mapped[str] = mapped_column(String(EMAIL_MAX))
     email_key: Mapped[str] = mapped_column(String(EMAIL_MAX), server_default="")
@@ -116,14 +119,6 @@ class AddressInvalid(ValueError):
     """Not an address that we can mail; its text says why."""
 
 
-class UsernameInvalid(ValueError):
-    """Not a username; `reason` is "length" or "characters"."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
-
-
 @dataclass(frozen=True)
 class Address:
     """`mailed` is what mail is sent to, `key` what makes two spellings one account."""
@@ -134,6 +129,10 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Raises AddressInvalid."""
+    text = pasted.address(text)
+    if len(text) > EMAIL_MAX:
+        # Before it is normalized, which takes seconds for a long row of accents.
+        raise AddressInvalid("too long")
     try:
         # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
         valid = validate_email(
@@ -143,26 +142,6 @@ def parse_address(text: str) -> Address:
         raise AddressInvalid(str(error)) from error
     # Lower-cased, not case-folded: folding would merge mailboxes that differ.
     return Address(mailed=valid.ascii_email or valid.normalized, key=f"{valid.local_part.lower()}@{valid.ascii_domain}")
-
-
-def normalize_username(text: str) -> str:
-    """Return the username as it is shown, or raise UsernameInvalid."""
-    if len(text) > 4 * USERNAME_MAX:
-        # Before it is normalized, which takes seconds for a long row of accents.
-        raise UsernameInvalid("length")
-    name = unicodedata.normalize("NFKC", text.strip())
-    if not name or len(name) > USERNAME_MAX:
-        raise UsernameInvalid("length")
-    # Marks too: Thai and Hindi vowels are marks.
-    if not all(char in "._-" or unicodedata.category(char)[0] in "LMN" for char in name):
-        raise UsernameInvalid("characters")
-    return name
-
-
-def username_key(username: str) -> str:
-    folded = unicodedata.normalize("NFKC", username.strip()).casefold()
-    # Some single characters become a dozen; names that old code let in may be of those.
-    return unicodedata.normalize("NFKC", folded)[:USERNAME_KEY_MAX]
 
 
 def find_verified(*, email_key: str) -> User | None:
@@ -184,22 +163,32 @@ def find_by_address(email_key: str) -> User | None:
     )
 
 
-def is_username_taken(username_key: str, *, asked_by: User | None = None) -> bool:
-    """Return whether somebody else holds this username."""
-    return db.session.scalar(_holders(username_key, asked_by).limit(1)) is not None
+def is_username_taken(username: str, *, asked_by: User | None = None) -> bool:
+    """Return whether somebody else holds this username, or one that looks the same."""
+    key = usernames.key(username)
+    holders = _holders(key, usernames.skeleton(username))
+    if asked_by is not None:
+        if is_from_before(asked_by) and asked_by.username_key == key:
+            # Its name is its own, whatever came to look like it; between two of those the first to verify wins.
+            holders = [select(User.id).where(User.username_key == key, User.email_verified_at.is_not(None))]
+        holders = [some.where(User.id != asked_by.id) for some in holders]
+    return bool(db.session.scalar(select(or_(*(some.exists() for some in holders)))))
 
 
-def _holders(username_key: str | BindParameter[str], asked_by: User | None = None) -> Select[int]:
-    """Return the choice of who holds this username, but for who asks.
+def is_from_before(user: User) -> bool:
+    """Return whether the user signed up before verification existed, and did not verify since."""
+    return user.email_verified_at is None and user.purge_at is None
 
-    Verified users do, and so do users from before verification existed, whom nothing
-    purges. Between two of those the first to verify wins.
-    """
-    holds: ColumnElement[bool] = User.email_verified_at.is_not(None)
-    if asked_by is None or asked_by.purge_at is not None:
-        holds = holds | User.purge_at.is_(None)
-    query = select(User.id).where(User.username_key == username_key, holds)
-    return query if asked_by is None else query.where(User.id != asked_by.id)
+
+# Whose usernames are taken: users from before verification existed hold theirs too, since nothing purges them.
+HOLDS = or_(User.email_verified_at.is_not(None), User.purge_at.is_(None))
+
+
+def _holders(key: str | BindParameter[str], skeleton: str | BindParameter[str]) -> list[Select[int]]:
+    """Return the choices of who holds this username, and who one that looks the same: each finds its index."""
+    return [
+        select(User.id).where(HOLDS, same) for same in (User.username_key == key, User.username_skeleton == skeleton)
+    ]
 
 
 # What adds a pending user, unless somebody holds the username, and returns the id: made once.
@@ -207,6 +196,7 @@ PENDING = row_of(
     User,
     "username",
     "username_key",
+    "username_skeleton",
     "full_name",
     "email",
     "email_key",
@@ -214,7 +204,12 @@ PENDING = row_of(
     "locale",
     purge_at=db_now(PURGE_AFTER),
     created_at=db_now(),
-).where(~_holders(bindparam("username_key", type_=String)).exists())
+).where(
+    *(
+        ~some.exists()
+        for some in _holders(bindparam("username_key", type_=String), bindparam("username_skeleton", type_=String))
+    )
+)
 ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
 
 
@@ -229,16 +224,26 @@ def address_key(typed: str) -> str:
 
 def identifier_key(typed: str) -> str:
     """Return what two ways to type the same username or address have in common."""
-    return address_key(typed) if "@" in typed else username_key(typed)
+    try:
+        return parse_address(typed).key
+    except AddressInvalid:
+        return address_key(typed) if "@" in typed else usernames.key(typed)
 
 
 def fill_in_keys(limit: int = 1000) -> int:
     """Give users the keys that old code, still running after the migration, did not write; return how many."""
-    unfilled = db.session.scalars(select(User).where(User.email_key == "").limit(limit)).all()
+    is_unfilled = or_(User.email_key == "", and_(HOLDS, User.username_skeleton == ""))
+    unfilled = db.session.scalars(select(User).where(is_unfilled).limit(limit)).all()
     for user in unfilled:
         user.email_key = address_key(user.email.strip())[:EMAIL_MAX]
-        user.username_key = username_key(user.username)
+        name(user, user.username)
     return len(unfilled)
+
+
+def name(user: User, username: str) -> None:
+    """Give the user this username."""
+    user.username = username
+    user.username_key, user.username_skeleton = usernames.key(username), usernames.skeleton(username)
 
 
 def extended_purge(user_id: ScalarSelect[int]) -> Update:
@@ -255,10 +260,10 @@ def hold(user: User) -> None:
         raise UserGone
 
 
-def lock(email_key: str, username_key: str) -> None:
-    """Let nobody else confirm this address or username until the commit.
+def lock(email_key: str, username: str) -> None:
+    """Let nobody else confirm this address, or this username or one that looks the same, until the commit.
 
     Always in this order: without it, rivals who confirm at once deadlock.
     """
     extensions.lock(f"email:{email_key}")
-    extensions.lock(f"username:{username_key}")
+    extensions.lock(f"username:{usernames.key(username)}", f"looks:{usernames.skeleton(username)}")

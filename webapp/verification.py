@@ -258,21 +258,21 @@ def prove(
     """
     user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
-    users.lock(user.email_key, users.username_key(name))
+    users.lock(user.email_key, name)
     db.session.refresh(verification)
     # The row too, against who changes its address meanwhile.
     db.session.refresh(user, with_for_update=True)
     check(verification)
     if user.email_key != verification.email_key:
         raise LinkInvalid
-    if users.is_username_taken(users.username_key(name), asked_by=user):
+    if users.is_username_taken(name, asked_by=user):
         raise users.UsernameTaken
     verification.used_at = db_now()
     user.email_verified_at = db_now()
     user.purge_at = None
     if password_hash is not None:
         user.password_hash = password_hash
-    user.username, user.username_key = name, users.username_key(name)
+    users.name(user, name)
     if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
         outbox.cancel(own.id, "verified meanwhile")

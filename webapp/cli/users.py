@@ -9,7 +9,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from webapp import passwords, roles, users
+from webapp import passwords, roles, usernames, users
 from webapp.cli.common import Commands, act_as_operator, json_option
 from webapp.cli.mend import AddressType
 from webapp.printing import picked, print_rows
@@ -54,9 +54,10 @@ def user_commands() -> None:
 def create(*, address: Address, username: str | None, role: str | None, generate: bool) -> None:
     """Make a verified account without a mail: you vouch for the address."""
     try:
-        name = users.normalize_username(username or address.mailed.partition("@")[0].replace("+", "-"))
-    except users.UsernameInvalid as error:
-        refuse(f"the username has the wrong {error.reason}: letters, digits, '.', '-' and '_', at most 64 of them")
+        name = usernames.normalize(username or address.mailed.partition("@")[0].replace("+", "-"))
+    except usernames.UsernameInvalid as error:
+        rule = f"letters, digits, '.', '-' and '_', at most {usernames.LONGEST} of them, not only signs"
+        refuse(f"this is no username ({error.reason}): {rule}")
     if generate:
         password = secrets.token_urlsafe(15)
     else:

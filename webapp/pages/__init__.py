@@ -17,6 +17,7 @@ from webapp.pages import (
     forgot,
     health,
     home,
+    hosts,
     language,
     login,
     mailbox,
@@ -24,6 +25,7 @@ from webapp.pages import (
     ops,
     password,
     profile,
+    proxies,
     put_back,
     reset,
     sessions,
@@ -31,6 +33,7 @@ from webapp.pages import (
     signup,
     verify,
     waiting,
+    well_known,
 )
 
 CONTENT_SECURITY_POLICY = (
@@ -44,15 +47,17 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 def init_app(app: Flask) -> None:
     of_account = (account, password, profile, address, confirm_address, put_back, sessions, export, deletion)
-    for page in (health, metrics, home, signup, waiting, verify, login, forgot, reset, *of_account, ops):
+    for page in (health, metrics, home, signup, waiting, verify, login, forgot, reset, *of_account, ops, well_known):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
+    proxies.init_app(app)
     assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
+    hosts.init_app(app)
     app.after_request(_add_headers)
     language.init_app(app)
     app.jinja_env.globals["reasons"] = advice.reasons
@@ -60,7 +65,7 @@ def init_app(app: Flask) -> None:
 
 
 def _note_where_from() -> None:
-    audit.asked_from.set(request.remote_addr)
+    audit.asked_from.set(request.remote_addr or None)
     audit.asked_with.set(request.user_agent.string)
     audit.acting.set(None)
 
@@ -85,5 +90,6 @@ def _add_headers(response: Response) -> Response:
     # Each page shows somebody's state.
     headers.setdefault("Cache-Control", "no-store")
     if current_app.config["SESSION_COOKIE_SECURE"]:
-        headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+        subdomains = "; includeSubDomains" if current_app.config["HSTS_INCLUDE_SUBDOMAINS"] else ""
+        headers.setdefault("Strict-Transport-Security", f"max-age=31536000{subdomains}")
     return response

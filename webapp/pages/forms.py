@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from wtforms import Field, PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
-from webapp import passwords, users
+from webapp import passwords, usernames, users
 
 
 class Words:
@@ -61,11 +61,16 @@ def strip(text: str | None) -> str:
     return (text or "").strip()
 
 
+# They turn around how the text beside them reads.
+BIDI_CONTROLS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 class OneLine:
     """Refuses line breaks, NUL and other control characters: they are nobody's name, and could end a header."""
 
     def __call__(self, _form: FlaskForm, field: Field) -> None:
-        if any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in field.data or ""):
+        text = field.data or ""
+        if any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in text) or BIDI_CONTROLS & set(text):
             raise ValidationError(_("Please leave out line breaks and other control characters."))
 
 
@@ -121,10 +126,18 @@ def new_password_field(label: str) -> PasswordField:
     )
 
 
-def username_advice(error: users.UsernameInvalid) -> Any:
-    if error.reason == "length":
-        return _("Please use at most %(max)d characters.", max=users.USERNAME_MAX)
-    return _("Please use only letters, digits, dots, hyphens and underscores.")
+def read_username(text: str) -> str:
+    """Return the username that somebody chooses, as it is shown. Raises UsernameInvalid."""
+    return usernames.choose(text, current_app.config["RESERVED_USERNAMES"])
+
+
+def username_advice(error: usernames.UsernameInvalid) -> Any:
+    return {
+        "length": _("Please use at most %(max)d characters.", max=usernames.LONGEST),
+        "characters": _("Please use only letters, digits, dots, hyphens and underscores."),
+        "empty": _("Please use at least one letter or digit."),
+        "reserved": _("This username is reserved. Please choose another."),
+    }[error.reason]
 
 
 class NameFields:
@@ -151,6 +164,6 @@ class NameFields:
 
     def validate_username(self, field: StringField) -> None:
         try:
-            self.name = users.normalize_username(field.data)
-        except users.UsernameInvalid as error:
+            self.name = read_username(field.data)
+        except usernames.UsernameInvalid as error:
             raise ValidationError(username_advice(error)) from error

@@ -21,7 +21,7 @@ def init_app(app: Flask) -> None:
 def choose() -> str:
     # Werkzeug's best_match would take an exact "th" before the "en-GB" that is wanted more.
     wished = [tag.lower().partition("-")[0] for tag, quality in request.accept_languages if quality]
-    for language in (_chosen(), request.cookies.get(_cookie()), *wished):
+    for language in (_chosen(), request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"]), *wished):
         if language in LANGUAGES:
             return str(language)
     return next(iter(LANGUAGES))
@@ -29,7 +29,7 @@ def choose() -> str:
 
 def keep(user: User) -> None:
     """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice."""
-    chosen = _chosen() or request.cookies.get(_cookie())
+    chosen = _chosen() or request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"])
     if chosen in LANGUAGES and chosen != user.locale:
         users.speak(user, str(chosen))
 
@@ -42,7 +42,7 @@ def _remember(response: Response) -> Response:
     chosen = _chosen()
     if chosen in LANGUAGES:
         response.set_cookie(
-            _cookie(),
+            current_app.config["LANGUAGE_COOKIE_NAME"],
             str(chosen),
             max_age=YEAR,
             secure=current_app.config["SESSION_COOKIE_SECURE"],
@@ -50,7 +50,3 @@ def _remember(response: Response) -> Response:
             samesite="Lax",
         )
     return response
-
-
-def _cookie() -> str:
-    return "__Host-language" if current_app.config["SESSION_COOKIE_SECURE"] else "language"

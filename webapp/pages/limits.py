@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 import time
 from collections.abc import Iterator
@@ -16,28 +15,37 @@ from limits import RateLimitItem
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import TooManyRequests
 
+from webapp import networks
 from webapp.broker import BrokerDown
 from webapp.extensions import huey, limiter
+from webapp.networks import Network
 
 log = structlog.get_logger(__name__)
 
-# Whoever has one address of a network has them all: providers hand these out whole.
-IPV6_NETWORK = 64
 
-
-def spend(limit: str, key: str) -> None:
+def spend(limit: str, key: str | Network) -> None:
     """Count one request. Raises TooManyRequests, when there were too many already.
 
     `limit`: the setting's name; `key`: whose requests are counted together.
     """
-    for item in current_app.config[limit]:
-        _ask(limit, item, key, spends=True)
+    for item, name in _counted(limit, key):
+        _ask(limit, item, name, spends=True)
 
 
-def check(limit: str, key: str) -> None:
+def check(limit: str, key: str | Network) -> None:
     """Count nothing. Raises TooManyRequests, when there were too many."""
-    for item in current_app.config[limit]:
-        _ask(limit, item, key, spends=False)
+    for item, name in _counted(limit, key):
+        _ask(limit, item, name, spends=False)
+
+
+def _counted(limit: str, key: str | Network) -> Iterator[tuple[RateLimitItem, str]]:
+    """Yield what the request counts for: a network's own limit before those of the wider ones around it.
+
+    So whoever is over the own one uses nothing up that others share.
+    """
+    for name, share in key.counted if isinstance(key, Network) else ((key, 1),):
+        for item in current_app.config[limit]:
+            yield type(item)(item.amount * share, item.multiples), name
 
 
 @contextmanager
@@ -76,18 +84,9 @@ def forgive(*accounts: str) -> None:
         _forget("RATELIMIT_LOGIN_ACCOUNT", account)
 
 
-def network() -> str:
-    """Return whose request this is: an address, or the network that an IPv6 address is of."""
-    try:
-        address = ipaddress.ip_address(request.remote_addr or "")
-    except ValueError:
-        # A socket of this machine has no address.
-        return "local"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return str(ipaddress.ip_network((address, IPV6_NETWORK), strict=False))
-        address = address.ipv4_mapped
-    return str(address)
+def network() -> Network:
+    """Return whose request this is."""
+    return networks.of(request.remote_addr)
 
 
 def _forget(limit: str, key: str) -> None:

@@ -30,7 +30,7 @@ def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
     """Answer with this page, and keep the token for what is below the path."""
     response = make_response(page)
     response.set_cookie(
-        _name(),
+        current_app.config["LINK_COOKIE_NAME"],
         token,
         max_age=COOKIE_SECONDS,
         path=path,
@@ -42,7 +42,7 @@ def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
 
 
 def kept() -> str:
-    return request.cookies.get(_name(), "")
+    return request.cookies.get(current_app.config["LINK_COOKIE_NAME"], "")
 
 
 def dead(error: Exception, template: str) -> ResponseReturnValue:
@@ -58,12 +58,7 @@ def expired(renew: str, form: Form | None = None) -> ResponseReturnValue:
 
 
 def drop(response: Response, path: str) -> None:
-    response.delete_cookie(_name(), path=path)
-
-
-def _name() -> str:
-    # Not "__Host-", which would be sent to every page.
-    return "__Secure-link" if current_app.config["SESSION_COOKIE_SECURE"] else "link"
+    response.delete_cookie(current_app.config["LINK_COOKIE_NAME"], path=path)
 
 
 def mask(address: str) -> str:

@@ -12,7 +12,7 @@ from webapp import metrics
 blueprint = Blueprint("metrics", __name__)
 
 # What proxies add: then the request comes from somewhere else, whatever address it has.
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 
 
 @blueprint.get("/metrics")
@@ -29,7 +29,8 @@ def show() -> Response:
 
 def is_local() -> bool:
     """Return whether the request comes from this machine, and through no proxy on it."""
-    if any(header in request.headers for header in FORWARDED):
+    # A proxy need not say that it is one.
+    if current_app.config["TRUSTED_PROXIES"] or any(header in request.headers for header in FORWARDED):
         return False
     try:
         return ipaddress.ip_address(request.remote_addr or "").is_loopback

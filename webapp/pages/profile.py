@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import login_required
+from wtforms import StringField
 
 from webapp import account, tasks, users
 from webapp.pages import limits
@@ -17,7 +18,12 @@ blueprint = Blueprint("profile", __name__)
 
 
 class ProfileForm(NameFields, Form):
-    pass
+    def validate_username(self, field: StringField) -> None:
+        """Let everybody keep the own name, also one that nobody may choose any more."""
+        if field.data == me().username.strip():
+            self.name = me().username
+        else:
+            super().validate_username(field)
 
 
 @blueprint.get("/account/profile")

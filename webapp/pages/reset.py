@@ -9,10 +9,10 @@ from flask_babel import lazy_gettext as _
 from wtforms import StringField
 from wtforms.validators import ValidationError
 
-from webapp import passwords, recovery, tasks, users, verification
+from webapp import passwords, recovery, tasks, usernames, users, verification
 from webapp.extensions import db
 from webapp.pages import forgot, limits, links, waiting
-from webapp.pages.forms import Form, new_password_field, refuse_weak, strip, username_advice
+from webapp.pages.forms import Form, new_password_field, read_username, refuse_weak, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import Address, User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
@@ -59,7 +59,7 @@ def submit() -> ResponseReturnValue:
         verification.check(proof)
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
-        user, name = _user(proof), users.normalize_username(form.username.data) if form.username.data else None
+        user, name = _user(proof), read_username(form.username.data) if form.username.data else None
         refuse_weak(form.password, name or user.username, user.full_name, user.email)
         # No transaction stays open while a password is hashed.
         db.session.commit()
@@ -72,7 +72,7 @@ def submit() -> ResponseReturnValue:
     except users.UsernameTaken:
         form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
         return _page(_opened(), form), form.status
-    except users.UsernameInvalid as error:
+    except usernames.UsernameInvalid as error:
         form.username.errors = [username_advice(error)]
         return _page(_opened(), form), form.status
     except LinkExpired:

@@ -8,10 +8,10 @@ from flask_babel import lazy_gettext as _
 from wtforms import PasswordField, StringField
 from wtforms.validators import Length, Optional, ValidationError
 
-from webapp import authentication, passwords, signup, tasks, users, verification
+from webapp import authentication, passwords, signup, tasks, usernames, users, verification
 from webapp.extensions import db
 from webapp.pages import limits, links, waiting
-from webapp.pages.forms import Form, LongEnough, refuse_weak, strip, username_advice
+from webapp.pages.forms import Form, LongEnough, read_username, refuse_weak, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
@@ -88,7 +88,7 @@ def confirm() -> ResponseReturnValue:
     except users.UsernameTaken:
         form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
         return _page(_opened(), form, needs_username=True), form.status
-    except users.UsernameInvalid as error:
+    except usernames.UsernameInvalid as error:
         form.username.errors = [username_advice(error)]
         return _page(_opened(), form, needs_username=True), form.status
     except AlreadyVerified:
@@ -173,7 +173,7 @@ def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | 
 
 
 def _chosen_name(form: ConfirmForm) -> str | None:
-    return users.normalize_username(form.username.data) if form.username.data else None
+    return read_username(form.username.data) if form.username.data else None
 
 
 def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False) -> str:

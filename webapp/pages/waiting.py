@@ -12,11 +12,11 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp import codes, signup, tasks, users, verification
+from webapp import codes, signup, tasks, usernames, users, verification
 from webapp.extensions import db
 from webapp.pages import language, limits, mail_hosts
 from webapp.pages import progress as progress_page
-from webapp.pages.forms import Form, code_field, strip, username_advice
+from webapp.pages.forms import Form, code_field, read_username, strip, username_advice
 from webapp.pages.progress import Progress
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
@@ -132,7 +132,7 @@ def confirm_by_code() -> ResponseReturnValue:
         return redirect(url_for("signup.show"), 303)
     if form.validate():
         try:
-            chosen = users.normalize_username(form.username.data) if form.username.data else None
+            chosen = read_username(form.username.data) if form.username.data else None
             verified = codes.confirm(user, form.code.data, username=chosen)
         except codes.CodeWrong:
             form.code.errors = [_("This is not the code, or it is too old. You can have a mail sent again.")]
@@ -140,7 +140,7 @@ def confirm_by_code() -> ResponseReturnValue:
             form.code.errors = [_("That were too many wrong codes. Please follow the link in the mail instead.")]
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
-        except users.UsernameInvalid as error:
+        except usernames.UsernameInvalid as error:
             form.username.errors = [username_advice(error)]
         except AlreadyVerified:
             return redirect(url_for("waiting.show"), 303)

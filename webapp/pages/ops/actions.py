@@ -177,5 +177,5 @@ def _back() -> str:
     ids = request.args.getlist("id")
     if len(ids) == 1:
         return url_for("ops.show_mail", email_id=ids[0])
-    query: dict[str, Any] = {} if ids else {name: value for name, value in request.args.items() if value}
+    query: dict[str, Any] = {} if ids else mails.query()
     return url_for("ops.show_mails", **query)

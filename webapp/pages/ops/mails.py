@@ -86,6 +86,11 @@ def asked() -> FilterForm:
     return FilterForm(MultiDict({"status": "", "template": ""} | request.args.to_dict()))
 
 
+def query() -> dict[str, str]:
+    """Return the filter in this address, for another one: nothing else, since it would mean other things there."""
+    return {name: value for name, value in request.args.items() if value and name in asked().data}
+
+
 @blueprint.get("/mails")
 def show_mails() -> ResponseReturnValue:
     form = asked()
@@ -93,12 +98,11 @@ def show_mails() -> ResponseReturnValue:
         return render_template("ops/mails.html", form=form, mails=[], query={}), 422
     found = figures.mails(form.filter(), limit=PAGE + 1, before=id_in(request.args.get("before")))
     shown = found[:PAGE]
-    query = {name: value for name, value in request.args.items() if value and name in form.data}
     return render_template(
         "ops/mails.html",
         form=form,
         mails=shown,
-        query=query,
+        query=query(),
         more=shown[-1].id if len(found) > PAGE else None,
     )
 
