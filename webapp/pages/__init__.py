@@ -18,6 +18,7 @@ from webapp.pages import (
     health,
     home,
     language,
+    language_switch,
     login,
     mailbox,
     metrics,
@@ -55,6 +56,7 @@ def init_app(app: Flask) -> None:
     app.before_request(_refuse_other_sites)
     app.after_request(_add_headers)
     language.init_app(app)
+    language_switch.init_app(app)
     app.jinja_env.globals["reasons"] = advice.reasons
     signed_in.init_app(app)
 
