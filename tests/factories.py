@@ -26,7 +26,7 @@ def make_signup(
 ) -> uuid.UUID:
     """Sign somebody up; return the id of the mail that was promised, due at once."""
     with app.app_context():
-        _user_id, email_id = signup.sign_up(
+        _signup_id, email_id = signup.sign_up(
             username=username,
             full_name="",
             address=users.parse_address(address),

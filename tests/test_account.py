@@ -98,7 +98,7 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert "A browser that does not say which This one" in member.text
     assert "Firefox on Android Last seen 2 hours ago · from 127.0.0.1" in member.text
     assert "from 192.0.2.7" in member.text
-    (android,) = [one.id for one in rows(app, UserSession) if one.system == "Android"]
+    (android,) = [one.token_hash for one in rows(app, UserSession) if one.system == "Android"]
     member.submit(f"/account/sessions/{android}/end")
     assert "That device is signed out." in member.text
     assert not is_signed_in(another_visitor)
@@ -112,7 +112,7 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert is_signed_in(member)
     member.open("/account/sessions")
     assert "end-others" not in member.page.text
-    (own,) = [one.id for one in rows(app, UserSession) if one.revoked_at is None]
+    (own,) = [one.token_hash for one in rows(app, UserSession) if one.revoked_at is None]
     member.submit(f"/account/sessions/{own}/end")
     assert member.path == "/"
     assert not is_signed_in(member)
@@ -126,10 +126,10 @@ def rows(app: Flask, model: type[UserSession]) -> list[UserSession]:
 @on_embedded
 def test_nobody_signs_out_somebody_else(member: Visitor, app: Flask, send_due: Send, smtp: Server) -> None:
     rival = another_member(app, send_due, smtp, "rival", "rival@example.com")
-    own = max(one.id for one in rows(app, UserSession))
+    own, others = (one.token_hash for one in rows(app, UserSession))
     member.open("/account/sessions")
-    token = member.hidden(f"/account/sessions/{min(one.id for one in rows(app, UserSession))}/end")
-    member.http.post(f"/account/sessions/{own}/end", data=token)
+    token = member.hidden(f"/account/sessions/{own}/end")
+    member.http.post(f"/account/sessions/{others}/end", data=token)
     assert is_signed_in(rival)
 
 

@@ -147,10 +147,18 @@ def test_a_page_that_a_form_brought_back_leads_to_itself_in_the_other_language(a
         visitor.page = visitor.http.post(rule.rule, data={"csrf_token": "bad"})
         if visitor.page.history:
             continue
-        found = re.search(r'href="([^"]*\?language=th)"', visitor.page.text)
-        assert found, rule.rule
-        visitor.open(str(visitor.page.url.join(found[1])))
+        visitor.submit("/language", language="th")
         assert visitor.page.status_code in {200, 403, 404}, rule.rule
+        assert '<html lang="th">' in visitor.page.text
+
+
+def test_a_page_that_a_strangers_form_brought_back_leads_to_itself_too(visitor: Visitor) -> None:
+    for path in ("/signup", "/login", "/forgot"):
+        visitor.page = visitor.http.post(path, data={"csrf_token": "bad"})
+        found = re.search(r'href="([^"]*\?language=th)"', visitor.page.text)
+        assert found, path
+        visitor.open(str(visitor.page.url.join(found[1])))
+        assert visitor.path == path
         assert '<html lang="th">' in visitor.page.text
 
 
@@ -293,9 +301,10 @@ def test_mail_is_in_the_language_of_the_signup(thai: Visitor, send_due: Send, sm
 def test_mails_follow_the_language_that_one_chooses_while_waiting(thai: Visitor, send_due: Send, smtp: Server) -> None:
     thai.sign_up()
     # The first one did not leave yet.
-    thai.open("/signup/sent?language=en")
+    thai.submit("/language", language="en")
+    assert thai.path == "/signup/sent"
     send_due()
-    thai.open("/signup/sent?language=th")
+    thai.submit("/language", language="th")
     thai.submit("/signup/resend")
     send_due()
     first, second = (mail.message["Subject"] for mail in smtp.mails)
@@ -310,8 +319,8 @@ def test_mails_follow_the_language_that_one_chooses_while_signed_in(
     send_due()
     visitor.open(smtp.mails[0].link)
     visitor.submit("/verify")
-    visitor.open("/account?language=th")
-    assert visitor.page.status_code == 200
+    visitor.submit("/language", language="th")
+    assert visitor.path == "/account"
     another_visitor.sign_up(username="rival", password=f"{PASSWORD} too")
     send_due()
     assert smtp.mails[1].message["Subject"] == "คุณมีบัญชี Acme อยู่แล้ว"

@@ -21,8 +21,11 @@ from tests.conftest import Backend, send_due_mails, settings
 from tests.factories import work
 from tests.processes import Load
 from tests.smtp_server import Server
+from tests.test_address_change import another_member, ask
+from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
-from webapp import create_app
+from webapp import audit, create_app
+from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db
 
@@ -147,6 +150,74 @@ def test_the_way_down_keeps_one_row_an_address_and_says_what_it_dropped(
     assert rows(old, "SELECT count(*) FROM users") == [(USERS + 3,)]
     assert "dropped 1 signups whose address has another row" in caplog.text
     assert "renamed 1 users whose username was taken" in caplog.text
+
+
+@pytest.fixture
+def lived_in(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
+    """An app with a row in each table that numbers its rows, just before those numbers were given out once."""
+    with backend.empty(tmp_path) as own:
+        app = create_app({**settings(smtp.port), **own})
+        upgrade(app)
+        member = another_member(app, lambda: send_due_mails(app), smtp, "mick19", "mick@example.com")
+        waiting = Visitor("http://signup.example", app)
+        waiting.sign_up(username="ann", email="ann@example.com")
+        waiting.submit("/signup/code", code="000000")
+        ask(member)
+        with app.app_context():
+            # Of an account that is gone, and of an operator who is.
+            audit.record("account_deleted", detail="user 41")
+            db.session.add(audit.AuditEvent(at=db_now(), action="paused", actor="user 57"))
+            db.session.add(audit.AuditEvent(at=db_now(), action="paused", actor="root@host"))
+            db.session.commit()
+        downgrade(app, "0017")
+        yield app
+        with app.app_context():
+            db.engine.dispose()
+
+
+def shape(app: Flask) -> Any:
+    """What there is of tables, rules and indexes; not how SQLite spells them."""
+    with app.app_context():
+        tables = rows(app, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        of_tables = {
+            name: [sorted(rows(app, f"PRAGMA {of}({name})")) for of in ("table_info", "foreign_key_list")]
+            for (name,) in tables
+        }
+        indexes = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
+        return of_tables, rows(app, indexes)
+
+
+def test_numbering_rows_once_keeps_every_row_rule_and_index(lived_in: Flask) -> None:
+    is_sqlite = "sqlite" in lived_in.config["SQLALCHEMY_DATABASE_URI"]
+
+    def state() -> Any:
+        kept = everything(lived_in)
+        del kept["alembic_version"]
+        return kept, shape(lived_in) if is_sqlite else None
+
+    before = state()
+    assert all(
+        before[0][name] for name in ("users", "user_sessions", "audit_events", "code_tries", "delivery_attempts")
+    )
+    with lived_in.app_context():
+        flask_migrate.upgrade(MIGRATIONS, "0018")
+    assert state() == before
+    downgrade(lived_in, "0017")
+    assert state() == before
+    upgrade(lived_in)
+    # What refers to a user still goes with it.
+    with lived_in.app_context():
+        db.session.execute(text("DELETE FROM users WHERE username = 'mick19'"))
+        db.session.commit()
+    assert rows(lived_in, "SELECT count(*) FROM user_sessions") == [(0,)]
+    assert rows(lived_in, "SELECT count(*) FROM users") == [(1,)]
+
+
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_numbers_go_on_behind_all_that_is_known_to_have_been_given_out(lived_in: Flask) -> None:
+    upgrade(lived_in)
+    Visitor("http://signup.example", lived_in).sign_up(username="new", email="new@example.org")
+    assert rows(lived_in, "SELECT max(id) FROM users") == [(58,)]
 
 
 def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Server) -> None:

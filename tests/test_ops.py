@@ -151,7 +151,7 @@ def press(visitor: Visitor, **fields: Any) -> None:
     action = page.partition('<form method="post" action="')[2].partition('"')[0].replace("&amp;", "&")
     hidden = {
         name: value
-        for name in ("csrf_token", "after", "done", "changed")
+        for name in ("csrf_token", "shown_at", "after", "done", "changed")
         if f'name="{name}"' in page
         for value in [page.partition(f'name="{name}"')[2].partition('value="')[2].partition('"')[0]]
     }
@@ -265,6 +265,19 @@ def test_the_chosen_are_canceled_and_nothing_without_a_token(admin: Visitor, app
     press(admin)
     assert [get(app, email_id).status for email_id in ids] == ["canceled", "canceled", "queued"]
     assert audited(app) == [("mail_canceled", "2 mails")]
+
+
+def test_an_action_on_many_is_about_those_that_its_page_could_show(admin: Visitor, app: Flask) -> None:
+    """In a restored database a user's number may be another's by the time that the button is pressed."""
+    shown = make_signup(app, due=False)
+    with app.app_context():
+        user_id = db.session.scalars(select(OutgoingEmail.user_id).where(OutgoingEmail.id == shown)).one()
+    admin.open(f"/ops/cancel?user={user_id}")
+    assert "Cancel 1 mail?" in admin.text
+    later = make_signup(app, username="ann", address="ann@example.com", due=False)
+    change(app, later, user_id=user_id)
+    press(admin)
+    assert [get(app, email_id).status for email_id in (shown, later)] == ["canceled", "queued"]
 
 
 def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,7 @@ def test_a_form_that_is_sent_twice_costs_no_connection(app: Flask) -> None:
     with app.app_context():
         event.listen(db.engine, "connect", lambda *_: made.append("a connection"))
 
-    def sign_up() -> tuple[int, uuid.UUID | None]:
+    def sign_up() -> tuple[uuid.UUID, uuid.UUID | None]:
         with app.app_context():
             return signup.sign_up(
                 username="mick19",

@@ -13,7 +13,7 @@ from sqlalchemy import ForeignKey, Index, Integer, String, Uuid, bindparam, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.clock import db_now
-from webapp.extensions import Model, db, table
+from webapp.extensions import NUMBERED_ONCE, Model, db, table
 
 REPLY_MAX = 300
 
@@ -38,6 +38,7 @@ class DeliveryAttempt(Model):
     __table_args__ = (
         Index("ix_delivery_attempts_email_id", "email_id"),
         Index("ix_delivery_attempts_finished_at", "finished_at"),
+        NUMBERED_ONCE,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

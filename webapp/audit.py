@@ -10,7 +10,7 @@ from sqlalchemy import ForeignKey, Index, String, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.clock import db_now
-from webapp.extensions import Model, db, row_of, table
+from webapp.extensions import NUMBERED_ONCE, Model, db, row_of, table
 
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
@@ -34,7 +34,11 @@ class AuditEvent(Model):
     """
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("ix_audit_events_user_id", "user_id"), Index("ix_audit_events_at", "at"))
+    __table_args__ = (
+        Index("ix_audit_events_user_id", "user_id"),
+        Index("ix_audit_events_at", "at"),
+        NUMBERED_ONCE,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime]

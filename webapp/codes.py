@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp import users, verification
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import NUMBERED_ONCE, Model, db
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 
@@ -36,6 +36,7 @@ class CodeTry(Model):
     __table_args__ = (
         Index("ix_code_tries_user_id", "user_id"),
         Index("ix_code_tries_email_key", "email_key", "tried_at"),
+        NUMBERED_ONCE,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -51,6 +52,11 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
     """
     # One guess at a time for an address: else a hundred at once would all be the first.
     users.lock(user.email_key, user.username)
+    db.session.refresh(user)
+    if user.is_email_verified:
+        # By somebody who has the address, just now: the tries of an account are its owner's.
+        db.session.rollback()
+        raise AlreadyVerified
     proof = judge(user, user.email_key, verification.current_for(user), typed)
     try:
         return verification.confirm(proof.id, username=username)

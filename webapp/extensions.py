@@ -72,6 +72,10 @@ else:
     Model = db.Model
 
 
+# For tables whose rows are numbered: SQLite would give the number of the newest row out again, once that is deleted.
+NUMBERED_ONCE = {"sqlite_autoincrement": True}
+
+
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of the rows that are so, on every engine."""
     return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp import audit, devices
 from webapp.clock import db_now
-from webapp.extensions import Model, db
+from webapp.extensions import NUMBERED_ONCE, Model, db
 from webapp.users import User
 
 # A session ends when it was not used for the first, and at the latest after the second.
@@ -31,7 +31,7 @@ class UserSession(Model):
     """One browser that is signed in. Its token is kept as a hash: a copy of the table opens nothing."""
 
     __tablename__ = "user_sessions"
-    __table_args__ = (Index("ix_user_sessions_user_id", "user_id"),)
+    __table_args__ = (Index("ix_user_sessions_user_id", "user_id"), NUMBERED_ONCE)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
@@ -112,9 +112,9 @@ def end_others(user: User, token: str) -> None:
     db.session.commit()
 
 
-def end_one(user: User, session_id: int) -> None:
+def end_one(user: User, token_hash: str) -> None:
     """Sign out one browser of this user, and commit; nobody else's."""
-    if _revoke(UserSession.user_id == user.id, UserSession.id == session_id):
+    if _revoke(UserSession.user_id == user.id, UserSession.token_hash == token_hash):
         audit.record("other_signed_out", user.id)
     db.session.commit()
 

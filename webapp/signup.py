@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from flask import current_app
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit, usernames, users, verification
@@ -33,16 +34,18 @@ def sign_up(
     password_hash: str,
     locale: str,
     verification_id: uuid.UUID | None = None,
-) -> tuple[int, uuid.UUID | None]:
-    """Commit a pending user and its mail, together or not at all; return their ids. Raises UsernameTaken.
+) -> tuple[uuid.UUID, uuid.UUID | None]:
+    """Commit a pending user and its mail, together or not at all; return what find() takes, and the mail's id.
 
     A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
+    Raises UsernameTaken.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
     """
+    signup_id = verification_id or uuid.uuid4()
     parameters = {
-        **verification.first(verification_id or uuid.uuid4(), address, locale, delay=delay()),
+        **verification.first(signup_id, address, locale, delay=delay()),
         **audit.entry("signed_up"),
         "username": username,
         "username_key": usernames.key(username),
@@ -55,13 +58,36 @@ def sign_up(
         added = execute_at_once(SIGNED_UP, parameters)
     except IntegrityError:
         db.session.rollback()
-        twin = db.session.get(VerifyEmail, verification_id) if verification_id else None
-        if twin is None:
+        if db.session.get(VerifyEmail, signup_id) is None:
             raise
-        return twin.user_id, None
+        return signup_id, None
     if added is None:
         raise users.UsernameTaken
-    return added[0], parameters["mail"]
+    return signup_id, parameters["mail"]
+
+
+def find(signup_id: uuid.UUID) -> User | None:
+    """Return whose signup began with this verification.
+
+    A browser knows its signup by that, for whatever address it has by now. A user's number may be given out
+    again, by a database that was restored from a backup.
+    """
+    return db.session.scalar(
+        select(User).join(VerifyEmail, VerifyEmail.user_id == User.id).where(VerifyEmail.id == signup_id)
+    )
+
+
+def id_of(user: User) -> uuid.UUID:
+    """Return what find() takes, and commit: who signed up before verification existed gets it now."""
+    first = db.session.scalar(
+        select(VerifyEmail.id)
+        .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup")
+        .order_by(VerifyEmail.created_at)
+        .limit(1)
+    )
+    signup_id = first or verification.begin(user, "signup").id
+    db.session.commit()
+    return signup_id
 
 
 def delay() -> float:

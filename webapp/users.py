@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp import extensions, pasted, usernames
 from webapp.clock import db_now
-from webapp.extensions import Model, db, partial_index, row_of, table
+from webapp.extensions import NUMBERED_ONCE, Model, db, partial_index, row_of, table
 
 FULL_NAME_MAX = 100
 EMAIL_MAX = 254
@@ -57,6 +57,7 @@ class User(UserMixin, Model):
             "ix_users_username_skeleton", "username_skeleton", where="email_verified_at IS NOT NULL OR purge_at IS NULL"
         ),
         partial_index("ix_users_purge_at", "purge_at", where="purge_at IS NOT NULL"),
+        NUMBERED_ONCE,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -89,6 +90,11 @@ class User(UserMixin, Model):
         """Return what Flask-Login keeps in the cookie."""
         return self.session_token
 
+    @property
+    def key(self) -> str:
+        """What this user is counted by: a restored database gives the number out again, but not at the same moment."""
+        return f"{self.id}:{self.created_at.isoformat()}"
+
     @hybrid_property
     def is_email_verified(self) -> bool:
         return self.email_verified_at is not None
@@ -101,8 +107,6 @@ class User(UserMixin, Model):
 
 def speak(user: User, locale: str) -> None:
     """Write to the user in this language from now on, and commit."""
-    # A transaction of its own: on SQLite one that began by reading may not write.
-    db.session.commit()
     user.locale = locale
     db.session.commit()
 

@@ -72,7 +72,7 @@ class Signups:
         begun = time.monotonic()
         for number in range(count):
             with self.app.app_context():
-                _user_id, email_id = signup.sign_up(
+                _signup_id, email_id = signup.sign_up(
                     username=f"person{number}",
                     full_name="",
                     address=users.parse_address(f"person{number}@example.com"),

@@ -13,7 +13,7 @@ from alembic import context, op
 from webapp import usernames
 
 revision = "0020"
-down_revision = "0017"
+down_revision = "0018"
 
 # As long as these are written, who changes one of them waits.
 BATCH = 200

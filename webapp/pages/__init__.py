@@ -19,6 +19,7 @@ from webapp.pages import (
     home,
     hosts,
     language,
+    language_switch,
     login,
     mailbox,
     metrics,
@@ -60,6 +61,7 @@ def init_app(app: Flask) -> None:
     hosts.init_app(app)
     app.after_request(_add_headers)
     language.init_app(app)
+    language_switch.init_app(app)
     app.jinja_env.globals["reasons"] = advice.reasons
     signed_in.init_app(app)
 

@@ -87,7 +87,7 @@ def resend() -> ResponseReturnValue:
     form = Form()
     if not form.validate():
         return _page(form), form.status
-    limits.spend("RATELIMIT_RESEND", str(me().id))
+    limits.spend("RATELIMIT_RESEND", me().key)
     _hint(address_change.resend(me()))
     return redirect(url_for("address.show"), 303)
 

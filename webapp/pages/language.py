@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Flask, Response, current_app, request
 from flask_babel import get_locale
 
-from webapp import users
 from webapp.languages import LANGUAGES
 from webapp.users import User
 
@@ -14,7 +13,7 @@ YEAR = 365 * 86400
 
 def init_app(app: Flask) -> None:
     app.extensions["babel"].locale_selector = choose
-    app.after_request(_remember)
+    app.after_request(_remember_link)
     app.context_processor(lambda: {"lang": str(get_locale() or "en"), "languages": LANGUAGES})
 
 
@@ -28,25 +27,37 @@ def choose() -> str:
 
 
 def keep(user: User) -> None:
-    """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice."""
-    chosen = _chosen() or request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"])
-    if chosen in LANGUAGES and chosen != user.locale:
-        users.speak(user, str(chosen))
+    """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice.
+
+    The caller commits.
+    """
+    chosen = request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"], "")
+    if is_spoken(chosen):
+        user.locale = chosen
+
+
+def is_spoken(language: str | None) -> bool:
+    return language in LANGUAGES
+
+
+def remember(response: Response, language: str) -> None:
+    """Let this browser's pages speak this language from now on."""
+    response.set_cookie(
+        current_app.config["LANGUAGE_COOKIE_NAME"],
+        language,
+        max_age=YEAR,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
 
 
 def _chosen() -> str | None:
     return request.args.get("language")
 
 
-def _remember(response: Response) -> Response:
+def _remember_link(response: Response) -> Response:
     chosen = _chosen()
-    if chosen in LANGUAGES:
-        response.set_cookie(
-            current_app.config["LANGUAGE_COOKIE_NAME"],
-            str(chosen),
-            max_age=YEAR,
-            secure=current_app.config["SESSION_COOKIE_SECURE"],
-            httponly=True,
-            samesite="Lax",
-        )
+    if chosen is not None and is_spoken(chosen):
+        remember(response, chosen)
     return response

@@ -9,7 +9,7 @@ from flask_login import current_user
 from wtforms import StringField
 from wtforms.validators import DataRequired, Length
 
-from webapp import authentication, sessions, users
+from webapp import authentication, sessions, signup, users
 from webapp.pages import known_browser, limits, waiting
 from webapp.pages.forms import Form, strip
 from webapp.pages.signed_in import current_password_field, forget, sign_in
@@ -49,7 +49,7 @@ def submit() -> ResponseReturnValue:
             sign_in(user)
             return redirect(url_for("account.show"), 303)
         if user is not None:
-            waiting.remember(user.id)
+            waiting.remember(signup.id_of(user))
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]

@@ -38,7 +38,7 @@ def submit() -> ResponseReturnValue:
     form = ProfileForm()
     if form.validate():
         # Each name that is tried tells whether somebody has it.
-        limits.spend("RATELIMIT_RESEND", f"profile:{me().id}")
+        limits.spend("RATELIMIT_RESEND", f"profile:{me().key}")
         try:
             email_id = account.rename(me(), username=form.name, full_name=form.full_name.data)
         except users.UsernameTaken:

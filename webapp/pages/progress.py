@@ -29,7 +29,7 @@ RECENT_SECONDS = 600
 
 @dataclass(frozen=True)
 class Progress:
-    """`state` is none, leaving, sending, slow, delayed, sent, failed or verified.
+    """`state` is none, leaving, sending, slow, delayed, sent or failed.
 
     `seconds`: until the mail leaves; `resend_in`: until another one should; `reason`: what the
     recipient's server said; `interval`: in how many seconds there may be news, or none.
@@ -52,11 +52,11 @@ class Progress:
         return self.state in {"none", "sent", "failed"}
 
 
-def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
+def of(email: OutgoingEmail | None) -> Progress:
     # Asked in any case: what an answer takes must not tell one address from another.
     is_down = breaker.is_open()
     held_since = attempts.held_since(email.id) if email else None
-    state = _state(email, is_verified=is_verified, is_down=is_down, was_held=held_since is not None)
+    state = _state(email, is_down=is_down, was_held=held_since is not None)
     if email is None:
         return Progress(state)
     now = clock.now()
@@ -73,9 +73,7 @@ def of(email: OutgoingEmail | None, *, is_verified: bool = False) -> Progress:
     )
 
 
-def _state(email: OutgoingEmail | None, *, is_verified: bool, is_down: bool, was_held: bool) -> str:
-    if is_verified:
-        return "verified"
+def _state(email: OutgoingEmail | None, *, is_down: bool, was_held: bool) -> str:
     if email is None:
         return "none"
     if was_held and (email.status in {"queued", "sending"} or email.last_error_class == EXPIRED):
@@ -103,7 +101,7 @@ def _resend_in(email: OutgoingEmail, now: datetime) -> int:
 
 def _interval(state: str, seconds: int, since_sent: float) -> int | None:
     """Return how often to look: each second while it counts down, seldom once little is to be expected."""
-    if state in {"none", "failed", "verified"}:
+    if state in {"none", "failed"}:
         return None
     if state == "leaving":
         return 1 if seconds <= MANY_SECONDS else 10

@@ -20,9 +20,9 @@ blueprint = Blueprint("sessions", __name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """A session in words."""
+    """A session in words; `key` names it, and opens nothing. Its number may be another's in a restored database."""
 
-    id: int
+    key: str
     device: str
     address: str | None
     ago: str
@@ -36,16 +36,16 @@ def show() -> str:
     return _page(Form())
 
 
-@blueprint.post("/account/sessions/<int:session_id>/end")
+@blueprint.post("/account/sessions/<key>/end")
 @login_required
-def end(session_id: int) -> ResponseReturnValue:
+def end(key: str) -> ResponseReturnValue:
     form, user = Form(), me()
     if not form.validate():
         return _page(form), form.status
-    if any(one.id == session_id and one.is_this_one for one in _seen()):
+    if key == sessions.hashed(user.session_token):
         forget()
         return redirect(url_for("home.show"), 303)
-    sessions.end_one(user, session_id)
+    sessions.end_one(user, key)
     flash(gettext("That device is signed out."))
     return redirect(url_for("sessions.show"), 303)
 
@@ -74,7 +74,7 @@ def _seen() -> list[Seen]:
 
 def _describe(one: UserSession, own: str) -> Seen:
     return Seen(
-        id=one.id,
+        key=one.token_hash,
         device=_device(one.browser, one.system),
         address=one.address,
         ago=ago((clock.now() - one.seen_at).total_seconds()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from flask import Flask, abort, redirect, session, url_for
+from flask import Flask, abort, redirect, request, session, url_for
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
 from werkzeug import Response
@@ -13,7 +13,7 @@ from wtforms.validators import InputRequired, Length
 
 from webapp import authentication, extensions, passwords, sessions, users
 from webapp.extensions import db
-from webapp.pages import known_browser, limits
+from webapp.pages import known_browser, language, limits
 from webapp.users import User
 
 
@@ -37,6 +37,7 @@ def load(token: str) -> User | None:
 def sign_in(user: User) -> None:
     """Begin a new session: what this browser held before must not become the account's."""
     forget()
+    language.keep(user)
     try:
         user.session_token = sessions.begin(user)
     except sessions.PasswordChanged:
@@ -59,7 +60,13 @@ def me() -> User:
 
 
 def note_seen() -> None:
-    """Write down that the session is used, once in a while; for pages that are merely shown."""
+    """Write down that the session is used, once in a while; for pages that are merely shown.
+
+    The one thing that a look at a page writes. Not at the word of another site, whose links would keep a session
+    alive that nobody uses.
+    """
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return
     # A transaction of its own: on SQLite one that began by reading may not write.
     db.session.commit()
     sessions.touch(current_user.session_token)

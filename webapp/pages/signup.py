@@ -46,7 +46,7 @@ class SignupForm(NameFields, Form):
 @blueprint.get("/signup")
 def show() -> str:
     nonce = secrets.token_urlsafe(16)
-    return frames.fill(lambda: _page(SignupForm(nonce=nonce)), [generate_csrf(), nonce], waiting.has_signed_up())
+    return frames.fill(lambda: _page(SignupForm(nonce=nonce)), [generate_csrf(), nonce], waiting.held() is not None)
 
 
 @blueprint.post("/signup")
@@ -57,7 +57,7 @@ def submit() -> ResponseReturnValue:
         # Before the transaction, which must not stay open for as long as a hash takes.
         password_hash = passwords.hash(form.password.data)
         try:
-            user_id, email_id = signup.sign_up(
+            signup_id, email_id = signup.sign_up(
                 username=form.name,
                 full_name=form.full_name.data,
                 address=form.address,
@@ -70,7 +70,7 @@ def submit() -> ResponseReturnValue:
         else:
             if email_id is not None:
                 tasks.deliver_later(email_id, delay=signup.delay())
-            waiting.remember(user_id)
+            waiting.remember(signup_id)
             return redirect(url_for("waiting.show"), 303)
     return _page(form), form.status
 
@@ -86,4 +86,4 @@ def _identify(form: SignupForm) -> uuid.UUID | None:
 
 
 def _page(form: SignupForm) -> str:
-    return render_template("signup.html", form=form, has_signed_up=waiting.has_signed_up(), domains=mail_hosts)
+    return render_template("signup.html", form=form, has_signed_up=waiting.held() is not None, domains=mail_hosts)

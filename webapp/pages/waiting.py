@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
@@ -13,11 +14,9 @@ from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
 from webapp import codes, signup, tasks, usernames, users, verification
-from webapp.extensions import db
-from webapp.pages import language, limits, mail_hosts
+from webapp.pages import limits, mail_hosts
 from webapp.pages import progress as progress_page
 from webapp.pages.forms import Form, code_field, read_username, strip, username_advice
-from webapp.pages.progress import Progress
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified
@@ -50,44 +49,54 @@ class AddressForm(Form):
             raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
 
 
-def remember(user_id: int) -> None:
+def remember(signup_id: uuid.UUID) -> None:
     """Bind the pending signup to this browser, in place of any other."""
-    session["signup"] = {"user_id": user_id, "at": int(time.time())}
+    session["signup"] = {"id": str(signup_id), "at": int(time.time())}
 
 
-def has_signed_up() -> bool:
-    """Return whether this browser holds a signup: asked of its cookie alone."""
-    return "signup" in session
+def held() -> uuid.UUID | None:
+    """Return which signup this browser holds: asked of its cookie alone."""
+    # Cookies from before this name held the number of a row, which may be somebody else's by now.
+    signup_id = session.get("signup", {}).get("id")
+    return uuid.UUID(signup_id) if signup_id else None
 
 
 def pending_user() -> User | None:
-    """Return who signed up in this browser."""
-    held = session.get("signup")
-    return db.session.get(User, held["user_id"]) if held else None
+    """Return who signed up in this browser and is not verified yet.
 
-
-def may_confirm(user: User) -> bool:
-    """Return whether this browser signed this user up, lately enough to confirm without the password."""
-    held = session.get("signup")
-    return held is not None and held["user_id"] == user.id and time.time() - held["at"] < CONFIRM_SECONDS
+    Whoever is verified has the account, perhaps by another browser and password: this one has no part in it.
+    """
+    user = _signed_up()
+    return user if user is not None and not user.is_email_verified else None
 
 
 def holder(email_key: str) -> User | None:
     """Return whom this browser signed up with this address, if it was lately enough to need no password."""
     user = pending_user()
-    if user is None or user.email_key != email_key or user.is_email_verified or not may_confirm(user):
+    if user is None or user.email_key != email_key or time.time() - session["signup"]["at"] >= CONFIRM_SECONDS:
         return None
     return user
 
 
+def _lead_on() -> ResponseReturnValue:
+    """Lead whoever waits for nothing to what became of the signup, or to another."""
+    return redirect(url_for("waiting.show" if held() else "signup.show"), 303)
+
+
+def _signed_up() -> User | None:
+    signup_id = held()
+    return signup.find(signup_id) if signup_id else None
+
+
 @blueprint.get("/signup/sent")
 def show() -> ResponseReturnValue:
-    user = pending_user()
+    user = _signed_up()
     if user is None:
         # Its row was purged: there is nothing to wait for.
         session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
-    language.keep(user)
+    if user.is_email_verified:
+        return render_template("verified_elsewhere.html")
     return _page(user)
 
 
@@ -95,11 +104,11 @@ def show() -> ResponseReturnValue:
 def resend() -> ResponseReturnValue:
     user, form = pending_user(), Form()
     if user is None:
-        return redirect(url_for("signup.show"), 303)
+        return _lead_on()
     if not form.validate():
         return _page(user, form), form.status
-    limits.spend("RATELIMIT_RESEND", str(user.id))
-    if not user.is_email_verified and (email_id := signup.resend(user)):
+    limits.spend("RATELIMIT_RESEND", str(held()))
+    if email_id := signup.resend(user):
         tasks.deliver_later(email_id)
     return redirect(url_for("waiting.show"), 303)
 
@@ -108,7 +117,7 @@ def resend() -> ResponseReturnValue:
 def change_address() -> ResponseReturnValue:
     user, form = pending_user(), AddressForm()
     if user is None:
-        return redirect(url_for("signup.show"), 303)
+        return _lead_on()
     if not form.validate():
         return _page(user, form), form.status
     # Each address that one can have mailed counts, however it is asked for.
@@ -129,7 +138,7 @@ def change_address() -> ResponseReturnValue:
 def confirm_by_code() -> ResponseReturnValue:
     user, form = pending_user(), CodeForm()
     if user is None:
-        return redirect(url_for("signup.show"), 303)
+        return _lead_on()
     if form.validate():
         try:
             chosen = read_username(form.username.data) if form.username.data else None
@@ -155,19 +164,11 @@ def progress() -> ResponseReturnValue:
     """The part of the page that moves, for the script that asks for it again and again."""
     user = pending_user()
     if user is None:
-        # Another tab of this browser went on: so does this one.
+        # Another tab or browser went on: so does this one.
         response = make_response("")
         response.headers["HX-Redirect"] = url_for("waiting.show")
         return response
-    seen = progress_of(user)
-    response = make_response(render_template("progress.html", form=Form(), **_shown(user, seen)))
-    if seen.state == "verified":
-        response.headers["HX-Refresh"] = "true"
-    return response
-
-
-def progress_of(user: User) -> Progress:
-    return progress_page.of(verification.latest_mail(user), is_verified=user.is_email_verified)
+    return render_template("progress.html", form=Form(), **_shown(user))
 
 
 def _page(user: User, form: Form | None = None) -> str:
@@ -178,12 +179,13 @@ def _page(user: User, form: Form | None = None) -> str:
         code_form=form if isinstance(form, CodeForm) else CodeForm(formdata=None),
         address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None),
         suggestion=mail_hosts.suggestion(user.email),
-        **_shown(user, progress_of(user)),
+        **_shown(user),
     )
 
 
-def _shown(user: User, progress: Progress) -> dict[str, object]:
+def _shown(user: User) -> dict[str, object]:
     domain = user.email.rpartition("@")[2]
+    progress = progress_page.of(verification.latest_mail(user))
     return {"user": user, "progress": progress, "webmail": webmail(user.email), "domain": domain}
 
 

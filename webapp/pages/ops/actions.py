@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
+from sqlalchemy import select
 from wtforms import EmailField, HiddenField, IntegerField, StringField
 from wtforms.validators import DataRequired, Length, NumberRange, Optional, ValidationError
 
 from webapp import figures, operations, pause, tasks, users
+from webapp.clock import db_now
+from webapp.extensions import db
 from webapp.pages.forms import Form, OneLine, strip
 from webapp.pages.ops import mails
 from webapp.pages.ops.gate import blueprint
@@ -25,11 +29,24 @@ WORK_SECONDS = 2.0
 
 
 class ManyForm(Form):
-    """How far an action on many mails is: `after` the last mail done, `done` of `total`."""
+    """How far an action on many mails is: `after` the last mail done, `done` of `total`.
 
+    It is about those that its first page could show: a filter finds others later, and in a database that was restored
+    meanwhile a user's number may be another's.
+    """
+
+    shown_at = HiddenField(filters=[strip])
     after = HiddenField(filters=[strip], validators=[Length(max=36)])
     done = IntegerField(validators=[Optional(), NumberRange(0, 2**31 - 1)])
     changed = IntegerField(validators=[Optional(), NumberRange(0, 2**31 - 1)])
+
+    moment: datetime | None = None
+
+    def validate_shown_at(self, field: HiddenField) -> None:
+        try:
+            self.moment = datetime.fromisoformat(field.data).astimezone(UTC) if field.data else None
+        except (ValueError, OverflowError) as error:
+            raise ValidationError(_("Please go back, reload the page and try again.")) from error
 
 
 class PauseForm(Form):
@@ -64,14 +81,17 @@ class TestForm(Form):
 @blueprint.get("/<any(retry, cancel):action>")
 def confirm_many(action: str) -> ResponseReturnValue:
     which = mails.chosen() or abort(400)
-    return _many(action, ManyForm(), total=figures.count(which))
+    return _many(action, ManyForm(shown_at=_now()), total=figures.count(which))
 
 
 @blueprint.post("/<any(retry, cancel):action>")
 def do_many(action: str) -> ResponseReturnValue:
     which, form = mails.chosen() or abort(400), ManyForm()
     if not form.validate():
+        form.shown_at.data = _now()
         return _many(action, form, total=figures.count(which)), form.status
+    if form.moment is not None:
+        which = replace(which, until=min(which.until or form.moment, form.moment))
     work = Work(action, mails.id_in(form.after.data), form.done.data or 0, form.changed.data or 0)
     deadline = time.monotonic() + WORK_SECONDS
     while time.monotonic() < deadline:
@@ -82,7 +102,8 @@ def do_many(action: str) -> ResponseReturnValue:
             return redirect(_back(), 303)
     # Those that are done may match no more: what there was to do is what is done and what is left.
     left = figures.count(which, after=work.after)
-    return render_template("ops/progress.html", form=Form(), action=action, work=work, total=work.done + left, **_url())
+    form.after.data = str(work.after or "")
+    return render_template("ops/progress.html", form=form, action=action, work=work, total=work.done + left, **_url())
 
 
 @dataclass
@@ -165,6 +186,11 @@ def send_test() -> ResponseReturnValue:
 
 def _many(action: str, form: ManyForm, *, total: int) -> str:
     return render_template("ops/confirm.html", form=form, action=action, total=total, back=_back(), **_url())
+
+
+def _now() -> str:
+    now: datetime | None = db.session.scalar(select(db_now()))
+    return now.isoformat() if now else ""
 
 
 def _url() -> dict[str, str]:

@@ -1,0 +1,46 @@
+"""Another language for pages and mails, at the press of a button: a link changes no more than this browser's pages."""
+
+from __future__ import annotations
+
+import re
+
+from flask import Flask, abort, make_response, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+from flask_wtf.csrf import generate_csrf
+
+from webapp import users
+from webapp.pages import language, waiting
+from webapp.pages.forms import Form
+from webapp.pages.signed_in import me
+
+# A path of ours, and nothing that a browser reads as another site.
+PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+
+
+def init_app(app: Flask) -> None:
+    app.add_url_rule("/language", "language", change, methods=["POST"])
+    app.context_processor(lambda: {"csrf_token": generate_csrf, "writes_to_us": _is_written_to})
+
+
+def change() -> ResponseReturnValue:
+    chosen = request.form.get("language", "")
+    if not Form().validate() or not language.is_spoken(chosen):
+        abort(400)
+    written_to = [me()] if current_user.is_authenticated else []
+    for user in (*written_to, waiting.pending_user()):
+        if user is not None:
+            users.speak(user, chosen)
+    response = make_response(redirect(_back(), 303))
+    language.remember(response, chosen)
+    return response
+
+
+def _is_written_to() -> bool:
+    """Return whether this browser's person gets mails: then the choice is about them too."""
+    return current_user.is_authenticated or waiting.held() is not None
+
+
+def _back() -> str:
+    path = request.form.get("back", "")
+    return path if PATH.fullmatch(path) else url_for("home.show")
