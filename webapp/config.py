@@ -340,13 +340,20 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
 
 def _cookies(name: str, *, secure: bool) -> dict[str, str]:
     """Return what all our cookies are called: by the session's, so that two apps on one host share none."""
-    link, language = ("link", "language") if name == "session" else (f"{name}-link", f"{name}-language")
+    others = ("link", "language", "known")
+    link, language, known = (other if name == "session" else f"{name}-{other}" for other in others)
     if not secure:
-        return {"SESSION_COOKIE_NAME": name, "LINK_COOKIE_NAME": link, "LANGUAGE_COOKIE_NAME": language}
+        return {
+            "SESSION_COOKIE_NAME": name,
+            "LANGUAGE_COOKIE_NAME": language,
+            "KNOWN_COOKIE_NAME": known,
+            "LINK_COOKIE_NAME": link,
+        }
     return {
         # These must be Secure, so the names follow the scheme.
         "SESSION_COOKIE_NAME": f"__Host-{name}",
         "LANGUAGE_COOKIE_NAME": f"__Host-{language}",
+        "KNOWN_COOKIE_NAME": f"__Host-{known}",
         # "__Host-" would be sent to every page.
         "LINK_COOKIE_NAME": f"__Secure-{link}",
     }

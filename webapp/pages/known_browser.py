@@ -31,7 +31,7 @@ def remember(user: User) -> None:
     @after_this_request
     def _keep(response: Response) -> Response:
         response.set_cookie(
-            _cookie(),
+            current_app.config["KNOWN_COOKIE_NAME"],
             SEPARATOR.join(part for pair in pairs for part in pair),
             max_age=YEAR,
             secure=current_app.config["SESSION_COOKIE_SECURE"],
@@ -64,9 +64,5 @@ def _said(name: str, user: User | None) -> str:
 
 def _pairs() -> list[tuple[str, str]]:
     """Return the browser's names and their seals, as they came: nobody looked at the seals yet."""
-    parts = request.cookies.get(_cookie(), "").split(SEPARATOR)[: 2 * ACCOUNTS]
+    parts = request.cookies.get(current_app.config["KNOWN_COOKIE_NAME"], "").split(SEPARATOR)[: 2 * ACCOUNTS]
     return list(zip(parts[::2], parts[1::2], strict=False))
-
-
-def _cookie() -> str:
-    return "__Host-known" if current_app.config["SESSION_COOKIE_SECURE"] else "known"
