@@ -15,7 +15,7 @@ Mailbox = str | tuple[str, str]
 
 # In ASCII already, and so no more than itself.
 PLAIN = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
-ON_THE_WIRE = re.compile(r"[!-;=?-~]+@[!-;=?-~]+")
+ON_THE_WIRE = re.compile(r"[!-+\--;=?A-~]+@[A-Za-z0-9._:\[\]-]+")
 NAMED = re.compile(r"\s*(.*?)\s*<([^<>]*)>\s*")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
