@@ -234,6 +234,7 @@ def settings(mail_port: int) -> dict[str, str]:
         "MAIL_SERVER": "127.0.0.1",
         "MAIL_PORT": str(mail_port),
         "MAIL_TIMEOUT": str(MAIL_TIMEOUT),
+        "MAIL_ANSWER_TIMEOUT": str(MAIL_TIMEOUT),
         "VERIFY_EMAIL_DELAY": str(DELAY),
         "LOG_FORMAT": "json",
         "WEB_CONCURRENCY": "2",

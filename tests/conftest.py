@@ -155,6 +155,7 @@ def settings(mail_port: int) -> dict[str, str]:
         "MAIL_SERVER": "127.0.0.1",
         "MAIL_PORT": str(mail_port),
         "MAIL_TIMEOUT": "5",
+        "MAIL_ANSWER_TIMEOUT": "5",
         "APP_NAME": "Acme",
         # Tests ask more often than people may.
         "RATELIMIT_ENABLED": "false",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import email
+import hmac
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -19,7 +20,7 @@ from typing import Self
 
 # The steps at which it can be told to do something else.
 # connect, greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, content (before the final dot was read),
-# dot (the mail is not in the ledger yet), answer (it is), NOOP, QUIT.
+# dot (the mail is not in the ledger yet), answer (it is), RSET, NOOP, QUIT.
 Step = str
 
 
@@ -67,8 +68,10 @@ class Dropped(Exception):
     """The connection is to be closed without a word."""
 
 
-# What a step does instead: a reply, or something with the connection that returns a reply or nothing.
-Action = str | Callable[["Connection"], str | None]
+# What a step does instead: a reply (bytes are sent as they are), or something with the connection that returns a reply
+# or nothing.
+Answer = str | bytes
+Action = Answer | Callable[["Connection"], Answer | None]
 
 
 def drop(_connection: Connection) -> None:
@@ -80,6 +83,17 @@ def hang(connection: Connection) -> None:
     """Say nothing until the other side gives up, or the server ends."""
     connection.server.stopping.wait(60)
     raise Dropped
+
+
+def for_recipient(address: str, action: Action) -> Action:
+    """Do so for mails to this address alone, at RCPT or later."""
+
+    def act(connection: Connection) -> Answer | None:
+        if address not in connection.recipients:
+            return None
+        return action(connection) if callable(action) else action
+
+    return act
 
 
 def drip(connection: Connection) -> None:
@@ -95,9 +109,17 @@ class Server:
     """`actions` maps a step to what to do there; an empty dict is a server that works.
 
     `password`: AUTH wants it, and no mail is taken before. `tls`: STARTTLS is demanded, with this context.
+    `ways`: what AUTH offers. `limit`: more connections at once are told 421.
     """
 
-    def __init__(self, *, password: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        password: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        ways: Sequence[str] = ("PLAIN",),
+        limit: int | None = None,
+    ) -> None:
         self.mails: list[Mail] = []
         # What came of mails whose final dot did not.
         self.unfinished: list[bytes] = []
@@ -105,7 +127,15 @@ class Server:
         self.actions: dict[Step, Action] = {}
         self.password = password
         self.tls = tls
+        self.ways = ways
+        self.limit = limit
+        # How many connections the limit refused.
+        self.turned_away = 0
         self.is_pipelining = True
+        # Whether AUTH listens to what it has not asked for.
+        self.hears_initial = True
+        # All that clients said but for the mails.
+        self.heard: list[str] = []
         self.arrived = threading.Condition()
         self.stopping = threading.Event()
         self.open: set[socket.socket] = set()
@@ -191,9 +221,13 @@ class Connection:
         self.is_signed_in = False
 
     def converse(self) -> None:
+        if self.server.limit is not None and len(self.server.open) > self.server.limit:
+            self.server.turned_away += 1
+            self.send("421 4.7.0 mail.test Error: too many connections from 127.0.0.1")
         self.act("connect")
         self.reply("greeting", "220 mail.test ready")
         while line := self.file.readline():
+            self.server.heard.append(line.decode(errors="replace").strip())
             command, _, rest = line.decode(errors="replace").strip().partition(" ")
             answer = getattr(self, f"on_{command.lower()}", None)
             if answer is None:
@@ -201,7 +235,7 @@ class Connection:
             else:
                 answer(rest)
 
-    def act(self, step: Step) -> str | None:
+    def act(self, step: Step) -> Answer | None:
         """Do what the server was told for this step; return the reply to give instead, if any."""
         action = self.server.actions.get(step)
         return action(self) if callable(action) else action
@@ -212,10 +246,15 @@ class Connection:
         self.send(unusual or usual)
         return unusual is None
 
-    def send(self, line: str) -> None:
-        self.socket.sendall(line.encode() + b"\r\n")
-        if line.startswith("421"):
+    def send(self, line: Answer) -> None:
+        said = line if isinstance(line, bytes) else line.encode() + b"\r\n"
+        self.socket.sendall(said)
+        if said.startswith(b"421"):
             raise Dropped
+
+    def ask(self, challenge: bytes) -> bytes:
+        self.send(b"334 " + base64.b64encode(challenge) + b"\r\n")
+        return base64.b64decode(self.file.readline())
 
     def heard_already(self) -> bytes:
         """Return what the client said and had no answer to, without waiting for more."""
@@ -229,9 +268,12 @@ class Connection:
         if self.server.tls and not isinstance(self.socket, ssl.SSLSocket):
             offers.append("STARTTLS")
         if self.server.password and (not self.server.tls or isinstance(self.socket, ssl.SSLSocket)):
-            offers.append("AUTH PLAIN")
+            offers.append(f"AUTH {' '.join(self.server.ways)}")
         lines = [f"250-{offer}" for offer in offers[:-1]] + [f"250 {offers[-1]}"]
         self.reply("EHLO", "\r\n".join(lines))
+
+    def on_helo(self, _rest: str) -> None:
+        self.reply("HELO", "250 mail.test")
 
     def on_starttls(self, _rest: str) -> None:
         assert self.server.tls
@@ -240,8 +282,25 @@ class Connection:
             self.file = self.socket.makefile("rb")
 
     def on_auth(self, rest: str) -> None:
-        given = base64.b64decode(rest.partition(" ")[2]).split(b"\0")[-1].decode()
-        if given == self.server.password:
+        way, _, initial = rest.partition(" ")
+        password = (self.server.password or "").encode()
+        if way not in self.server.ways:
+            self.send("504 5.5.4 unknown mechanism")
+            return
+        if way == "LOGIN":
+            if initial:
+                self.send("501 5.5.2 I ask for the name")
+                return
+            self.ask(b"Username:")
+            is_right = self.ask(b"Password:") == password
+        elif way == "CRAM-MD5":
+            challenge = b"<1896.697170952@mail.test>"
+            proof = hmac.new(password, challenge, "md5").hexdigest().encode()
+            is_right = self.ask(challenge).rpartition(b" ")[2] == proof
+        else:
+            given = base64.b64decode(initial) if initial and self.server.hears_initial else self.ask(b"")
+            is_right = given.split(b"\0")[-1] == password
+        if is_right:
             self.is_signed_in = self.reply("AUTH", "235 welcome")
         else:
             self.send("535 5.7.8 wrong password")
@@ -283,7 +342,8 @@ class Connection:
         mail.is_answered = refusal is None
 
     def on_rset(self, _rest: str) -> None:
-        self.send("250 OK")
+        self.sender, self.recipients = "", []
+        self.reply("RSET", "250 OK")
 
     def on_noop(self, _rest: str) -> None:
         self.reply("NOOP", "250 OK")

@@ -88,6 +88,11 @@ def test_every_problem_is_named_at_once() -> None:
         ("MAIL_PORT", "²"),
         ("MAIL_USE_TLS", "perhaps"),
         ("MAIL_TIMEOUT", "0"),
+        ("MAIL_ANSWER_TIMEOUT", "0"),
+        ("MAIL_CONNECTIONS", "0"),
+        ("MAIL_EHLO_NAME", "two names"),
+        ("MAIL_DEFAULT_SENDER", "Acme <jürgen@acme.example>"),
+        ("MAIL_REPLY_TO", "a@b@"),
         ("MAIL_DEFAULT_SENDER", "nobody"),
         ("MAIL_DEFAULT_SENDER", "a@b.example\nBcc: c@d.example"),
         ("VERIFY_EMAIL_TTL", "1"),
@@ -132,10 +137,36 @@ def test_an_empty_setting_counts_as_unset() -> None:
 
 
 def test_the_sender_follows_from_the_public_url() -> None:
-    assert load(GOOD)["MAIL_DEFAULT_SENDER"] == "no-reply@signup.example"
+    assert load(GOOD)["MAIL_DEFAULT_SENDER"] == "Signup <no-reply@signup.example>"
+    assert load({**GOOD, "APP_NAME": "Acme, Inc."})["MAIL_DEFAULT_SENDER"] == '"Acme, Inc." <no-reply@signup.example>'
     assert load({**GOOD, "MAIL_DEFAULT_SENDER": "Acme <hi@acme.example>"})["MAIL_DEFAULT_SENDER"] == (
         "Acme <hi@acme.example>"
     )
+
+
+@pytest.mark.parametrize("url", ["https://192.0.2.10", "https://[2001:db8::1]:8443"])
+def test_a_public_url_without_a_domain_has_no_sender(url: str) -> None:
+    (problem,) = problems(PUBLIC_URL=url)
+    assert problem.startswith("MAIL_DEFAULT_SENDER: is missing")
+    assert load({**GOOD, "PUBLIC_URL": url, "MAIL_DEFAULT_SENDER": "hi@acme.example"})["MAIL_EHLO_NAME"] in {
+        "[192.0.2.10]",
+        "[IPv6:2001:db8::1]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "signup.example"),
+        ("mx1.acme.example", "mx1.acme.example"),
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+        ("2001:db8::1", "[IPv6:2001:db8::1]"),
+        ("bücher.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_the_name_for_the_mail_server_is_said_as_smtp_has_it(given: str, said: str) -> None:
+    assert load({**GOOD, "MAIL_EHLO_NAME": given})["MAIL_EHLO_NAME"] == said
 
 
 def test_cookies_are_secure_exactly_when_the_public_url_is() -> None:

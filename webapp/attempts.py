@@ -138,6 +138,14 @@ def accepted_others_since(email_id: uuid.UUID) -> bool:
     )
 
 
+def accepted_within(seconds: float) -> bool:
+    """Return whether the server took any mail so lately."""
+    sent = select(DeliveryAttempt.id).where(
+        DeliveryAttempt.finished_at > db_now(-seconds), DeliveryAttempt.outcome == "sent"
+    )
+    return db.session.scalar(sent.limit(1)) is not None
+
+
 def redact(reply: str) -> str:
     """Return a server's reply without addresses, links, codes and control characters, cut to REPLY_MAX."""
     reply = re.sub(r"\w+://\S+", "<link>", reply)

@@ -44,10 +44,13 @@ class Lanes:
     """How many workers of this process send at once: one more only while those at work mostly wait.
 
     They share one interpreter. Where the database and the mail server are near, two of them send hardly more than one,
-    and each mail costs more; where these are far, or hang, each has time for others.
+    and each mail costs more; where these are far, or hang, each has time for others. `most`: so many have a connection.
     """
 
-    def __init__(self, cpu_seconds: Callable[[], float] = time.process_time) -> None:
+    def __init__(
+        self, cpu_seconds: Callable[[], float] = time.process_time, most: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        self.most = most
         self.cpu_seconds = cpu_seconds
         self.turn = threading.Condition()
         self.inside = 0
@@ -76,7 +79,7 @@ class Lanes:
     def _is_full(self) -> bool:
         if self.inside and (passed := time.monotonic() - self.looked_at) > LOOK_SECONDS:
             self._look(is_busy=self.cpu_seconds() - self.used > BUSY * passed)
-        return self.inside > 0 and self.is_busy is not False
+        return self.inside >= self.most() or (self.inside > 0 and self.is_busy is not False)
 
     def _look(self, *, is_busy: bool | None) -> None:
         self.looked_at, self.used, self.is_busy = time.monotonic(), self.cpu_seconds(), is_busy

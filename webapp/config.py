@@ -7,7 +7,6 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from email.utils import parseaddr
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +16,7 @@ from limits import RateLimitItem, parse_many
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from webapp import redis_url, theme, usernames
+from webapp import addresses, redis_url, theme, usernames
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"
@@ -188,11 +187,17 @@ def _logo(raw: str) -> str:
 
 
 def _mailbox(raw: str) -> str:
-    name, address = parseaddr(_text(raw))
-    local, _, domain = address.rpartition("@")
-    if not local or not domain or not address.isascii():
-        raise ValueError(f"must be an address, or Name <address>, not {raw!r}")
-    return f"{name} <{address}>" if name else address
+    try:
+        return addresses.mailbox(_text(raw))
+    except ValueError:
+        raise ValueError(f"must be an address, or Name <address>, not {raw!r}") from None
+
+
+def _ehlo_name(raw: str) -> str:
+    name = raw if re.fullmatch(r"\[[0-9A-Za-z.:]+\]", raw) else addresses.literal(raw)
+    if not re.fullmatch(r"\[.+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
+        raise ValueError(f"must be this machine's name or address, as its mail server shall see it, not {raw!r}")
+    return name
 
 
 def _limits(raw: str) -> list[RateLimitItem]:
@@ -241,6 +246,9 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "MAIL_USE_TLS": (_boolean, False),
     "MAIL_USE_SSL": (_boolean, False),
     "MAIL_TIMEOUT": (_number(1, 300), 20),
+    "MAIL_ANSWER_TIMEOUT": (_number(1, 600), 60),
+    "MAIL_CONNECTIONS": (_number(1, 100), 2),
+    "MAIL_EHLO_NAME": (_ehlo_name, None),
     "MAIL_DEFAULT_SENDER": (_mailbox, None),
     "MAIL_REPLY_TO": (_mailbox, None),
     "MAIL_MAX_ATTEMPTS": (_number(1, 100), 10),
@@ -311,6 +319,9 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
         problems.append("MAIL_USE_TLS and MAIL_USE_SSL: choose one (TLS is STARTTLS, mostly port 587; SSL is port 465)")
     if (config["MAIL_USERNAME"] is None) != (config["MAIL_PASSWORD"] is None):
         problems.append("MAIL_USERNAME and MAIL_PASSWORD: set both or neither")
+    host = urlsplit(config["PUBLIC_URL"] or "").hostname or ""
+    if config["MAIL_DEFAULT_SENDER"] is None and addresses.literal(host).startswith("["):
+        problems.append("MAIL_DEFAULT_SENDER: is missing, and PUBLIC_URL names no domain that mails could come from")
     return problems
 
 
@@ -319,7 +330,10 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
     public = urlsplit(config["PUBLIC_URL"])
     secure = public.scheme == "https"
     return {
-        "MAIL_DEFAULT_SENDER": config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}",
+        "MAIL_DEFAULT_SENDER": addresses.mailbox(
+            config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}", name=config["APP_NAME"]
+        ),
+        "MAIL_EHLO_NAME": config["MAIL_EHLO_NAME"] or addresses.literal(public.hostname or ""),
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
         # One switch for all limits.
         **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),

@@ -32,7 +32,8 @@ WAIT_SECONDS = 1.0
 Tried = dict[uuid.UUID, DeliveryFailed | None]
 
 batch = Batch()
-lanes = Lanes()
+# Who has no connection holds mails that others could send.
+lanes = Lanes(most=lambda: mail.pool.size)
 
 # What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
 # database. What it gives back gets another hint.
@@ -124,15 +125,17 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
         while ready and _wait_for_turn([email for email, _ in ready]):
             (email, message), *ready = ready
             email_id = email.id
+            following = _following(ready, begun)
             with _noting(email, tried):
-                sending.send(email, message, following=_following(ready, begun))
+                sending.send(email, message, following=following)
                 tried[email_id] = None
                 unsent.remove(email_id)
                 taken_here.add(email_id)
             if email_id in unsent:
                 taken_here.discard([email_id])
             failure = tried.get(email_id)
-            if (failure and failure.is_servers) or _is_over(begun):
+            # What was begun is finished: the server waits for it.
+            if (failure and failure.is_servers) or (not following and _is_over(begun)):
                 break
     finally:
         taken_here.discard(unsent)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import binascii
-import re
 import uuid
 from collections.abc import Iterator
 from email.charset import QP, Charset
 from email.header import Header
 from email.mime.text import MIMEText
-from email.utils import formatdate, parseaddr
-from functools import cached_property, lru_cache
+from email.utils import formatdate
+from functools import cached_property
 
 import flask_mail
+
+from webapp.addresses import mailbox
 
 # Quoted-printable keeps lines short and 7-bit: relays that fold or strip leave them alone.
 SEVEN_BIT = Charset("utf-8")
@@ -20,16 +21,13 @@ SEVEN_BIT.body_encoding = QP
 
 LINE_MAX = 78
 
-# What is an address in ASCII already.
-PLAIN = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
-
 
 class Message(flask_mail.Message):
     """A mail with its alternatives on top: text first, then HTML."""
 
     @cached_property
     def content(self) -> bytes:
-        """The mail as it is sent, made once. Raises BadHeaderError, UnicodeError."""
+        """The mail as it is sent, made once. Raises BadHeaderError, ValueError."""
         if self.has_bad_headers():
             raise flask_mail.BadHeaderError
         # The email package takes longer than all the rest of a mail: it is left what is seldom.
@@ -84,17 +82,3 @@ def part(subtype: str, text: str | None) -> bytes:
         f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'.encode()
         + binascii.b2a_qp(lines.encode("utf-8", "replace"), istext=True)
     )
-
-
-@lru_cache
-def mailbox(address: str | tuple[str, str]) -> str:
-    """Return a name and an address as headers have them, in ASCII. Raises UnicodeError."""
-    if isinstance(address, str) and PLAIN.fullmatch(address):
-        return address
-    return flask_mail.sanitize_address(address)
-
-
-def bare(address: str | tuple[str, str]) -> str:
-    """Return the address alone, its domain in ASCII. Raises UnicodeError."""
-    named = mailbox(address)
-    return named if PLAIN.fullmatch(named) else parseaddr(named)[1]

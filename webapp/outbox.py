@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from email.utils import parseaddr
 from typing import Any
 
 import structlog
@@ -28,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import attempts
+from webapp import addresses, attempts
 from webapp.attempts import Failure
 from webapp.clock import db_now
 from webapp.extensions import Model, db, partial_index, row_of, table
@@ -207,7 +206,7 @@ def entry(
 
 
 def sender_domain() -> str:
-    return parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])[1].rpartition("@")[2]
+    return addresses.domain(current_app.config["MAIL_DEFAULT_SENDER"])
 
 
 def recipients(email_ids: Sequence[uuid.UUID]) -> set[str]:

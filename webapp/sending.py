@@ -27,7 +27,7 @@ from webapp.extensions import db, mail
 from webapp.mails import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
-from webapp.phases import Aborted, SmtpError
+from webapp.phases import Aborted, Crowded, SmtpError
 from webapp.users import User
 from webapp.verification import VerifyEmail
 
@@ -38,6 +38,11 @@ FINISH_MARGIN = 10.0
 
 # Different recipients refused in a row until we believe that it is the server.
 REFUSALS_IN_A_ROW = 5
+
+# A server that wants no more connections than other workers have is theirs while it took a mail so lately; the mail
+# waits for one of them.
+CROWDED_SECONDS = 60.0
+CROWDED_DELAY = 2.0
 
 # The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
 SETTLE_AGAIN_SECONDS = 1.0
@@ -191,6 +196,10 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
         # It was us who ended the conversation: that says nothing about the server, or the mail.
         meant = "ours"
         claims.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=in_doubt)
+    elif isinstance(error, Crowded) and attempts.accepted_within(CROWDED_SECONDS):
+        # Other workers have all connections that the server allows us, and mails go there.
+        meant = "ours"
+        claims.give_back(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
     elif meant == "server":
         # After others that wait, so that one mail in trouble does not take every probe.
         delay = answers.in_doubt_delay(attempts.in_doubt(email.id)) if in_doubt else breaker.PROBE_SECONDS
@@ -198,6 +207,8 @@ def _record_failure(email: OutgoingEmail, error: SmtpError) -> bool:
             email, Failure(outbox.SERVER_FAILURE, error.reply, error.phase, error.code), delay=delay, in_doubt=in_doubt
         )
         breaker.trip(attempts.redact(str(error)))
+        # Nobody needs them before the next probe, and the server counts them.
+        mail.close()
     elif meant == "never":
         claims.bury(email, failure)
     else:

@@ -1,160 +1,231 @@
-"""smtplib's client, whose name look-up and connecting end at a deadline, and whose line can be cut at any time."""
+"""A line to a mail server on which nothing waits without end, nor unnoticed."""
 
 from __future__ import annotations
 
-import queue
-import smtplib
+import errno
+import os
+import re
+import select
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
-LINE_MAX = 8192
+# So often whoever waits looks whether the time is over, or we are told to stop; and is heard of.
+LOOK_SECONDS = 0.1
+TELL_SECONDS = 1.0
 
-# How often the connections in use are looked at.
-WATCH_SECONDS = 0.1
+READ = 65536
+REPLY_MAX = 65536
+REPLY = re.compile(rb"(\d{3})(?!\d)(-?)[ \t]*(.*)", re.DOTALL)
 
-# What is left when nothing is: a timeout of 0 would mean not to wait at all.
-MOMENT = 0.001
+# Where a host was reached last: of several addresses one may swallow all that is sent there.
+reached: dict[str, Any] = {}
 
-
-class Plain(smtplib.SMTP):
-    """A conversation without encryption, or with STARTTLS."""
-
-    deadline: float
-    sock: Any
-    file: Any
-    # A second handle on the connection: TLS takes the first one over while it shakes hands.
-    line: socket.socket | None = None
-
-    def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
-        addresses = look_up(host, port, self._time_left)
-        for family, kind, protocol, _name, address in addresses:
-            connection = socket.socket(family, kind, protocol)
-            self._hold(connection)
-            try:
-                connection.settimeout(self._time_left())
-                connection.connect(address)
-            except OSError:
-                connection.close()
-                if address == addresses[-1][-1]:
-                    raise
-            else:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # It may be kept for other mails, which have deadlines of their own.
-                connection.settimeout(self.timeout)
-                return connection
-        raise OSError(f"{host} has no address")
-
-    def getreply(self) -> tuple[int, bytes]:
-        """Smtplib's own, but a reply that breaks off is none: smtplib would take its first digits for a code."""
-        if self.file is None:
-            self.file = self.sock.makefile("rb")
-        texts: list[bytes] = []
-        while True:
-            try:
-                line = self.file.readline(LINE_MAX)
-            except OSError as error:
-                self.close()
-                raise smtplib.SMTPServerDisconnected(f"the connection broke: {error}") from error
-            if not line.endswith(b"\n") or not line[:3].isdigit():
-                self.close()
-                raise smtplib.SMTPServerDisconnected("the connection ended" if not line else "that was no reply")
-            texts.append(line[4:].strip())
-            if line[3:4] != b"-":
-                return int(line[:3]), b"\n".join(texts)
-
-    def cut(self) -> None:
-        """End the connection, from any thread: whoever waits for it gets an error at once."""
-        self.deadline = min(self.deadline, time.monotonic())
-        line = self.line
-        if line is not None:
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def _time_left(self) -> float:
-        return max(MOMENT, self.deadline - time.monotonic())
-
-    def _hold(self, connection: socket.socket | None) -> None:
-        """Let cut() reach this connection, and no longer the one before."""
-        line, self.line = self.line, connection and connection.dup()
-        if line is not None:
-            line.close()
-
-    def close(self) -> None:
-        super().close()
-        self._hold(None)
+T = TypeVar("T")
 
 
-class Encrypted(smtplib.SMTP_SSL, Plain):
-    """A conversation with TLS from the first byte on."""
+class Reply(NamedTuple):
+    code: int
+    text: str
 
 
-class Late(Protocol):
-    deadline: float
+class Refused(Exception):
+    """The server said no: 4xx or 5xx."""
 
-    def cut(self) -> None: ...
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        super().__init__(f"{reply.code} {reply.text}")
 
 
-L = TypeVar("L", bound=Late)
+class Patience:
+    """How long one mail may wait for its server, whatever for: timeouts of single steps add up without end.
 
-
-class Watchdog(Generic[L]):
-    """Cuts what is still in use when its deadline is over.
-
-    Timeouts of single reads add up without end against a server that drips.
+    `while_waiting` is told each second for how many seconds it has.
     """
 
-    def __init__(self) -> None:
-        self.watched: set[L] = set()
-        self.has_work = threading.Event()
-        self.lock = threading.Lock()
-        self.thread: threading.Thread | None = None
+    def __init__(
+        self, seconds: float, is_stopping: Callable[[], bool], while_waiting: Callable[[float], None] | None = None
+    ) -> None:
+        self.begun = time.monotonic()
+        self.is_stopping = is_stopping
+        self.while_waiting = while_waiting
+        self.next_word = self.begun + TELL_SECONDS
+        self.restart(seconds)
 
-    def add(self, used: L) -> None:
-        self.watched.add(used)
-        self.has_work.set()
-        with self.lock:
-            # Begun when it is needed, and again in a process that was forked off.
-            if self.thread is None or not self.thread.is_alive():
-                self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-                self.thread.start()
+    def restart(self, seconds: float, when_stopping: float = 0) -> None:
+        """Wait for so long from now on, or for less once we are told to stop."""
+        self.deadline = time.monotonic() + seconds
+        self.when_stopping = when_stopping
 
-    def discard(self, used: L) -> None:
-        self.watched.discard(used)
+    @contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        former, self.deadline = self.deadline, min(self.deadline, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self.deadline = former
 
-    def _watch(self) -> None:
+    def share(self, of: int) -> float:
+        """Return the seconds of one among so many that share what is left."""
+        return (self.deadline - time.monotonic()) / of
+
+    def wait(self, attempt: Callable[[float], T | None]) -> T:
+        """Return what `attempt` comes to, which has so many seconds each time. Raises TimeoutError."""
         while True:
-            self.has_work.clear()
-            for used in list(self.watched):
-                if time.monotonic() >= used.deadline:
-                    used.cut()
-            if self.watched:
-                time.sleep(WATCH_SECONDS)
-            else:
-                self.has_work.wait()
+            now = time.monotonic()
+            if self.is_stopping():
+                self.deadline = min(self.deadline, now + self.when_stopping)
+            if now >= self.deadline:
+                raise TimeoutError(
+                    "we are stopping" if self.is_stopping() else f"no answer in {now - self.begun:.1f} s"
+                )
+            if now >= self.next_word:
+                if self.while_waiting:
+                    self.while_waiting(now - self.begun)
+                self.next_word = time.monotonic() + TELL_SECONDS
+            elif (found := attempt(min(LOOK_SECONDS, self.deadline - now))) is not None:
+                return found
 
 
-def look_up(host: str, port: int, time_left: Callable[[], float]) -> list[Any]:
-    """Resolve a name while time is left, which may end at any moment: the system's resolver knows no deadline."""
-    answers: queue.Queue[list[Any] | OSError] = queue.Queue()
+class Line:
+    """A connection: what is said goes out whole, and replies come in one by one."""
+
+    def __init__(self, connection: socket.socket, patience: Patience) -> None:
+        self.socket = connection
+        # Of the mail that it serves at this moment.
+        self.patience = patience
+        self.received = b""
+
+    def encrypt(self, context: ssl.SSLContext, host: str) -> None:
+        if self.received:
+            # It could have been put there by anybody, before there was TLS.
+            raise OSError("it went on in plain text")
+        encrypted = context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False)
+        self.socket = encrypted
+        self._until_done(encrypted.do_handshake)
+
+    def write(self, said: bytes) -> None:
+        """Raises Refused where the server said why before it hung up."""
+        unsaid = memoryview(said)
+        try:
+            while unsaid:
+                sent = self._until_done(partial(self.socket.send, unsaid), select.POLLOUT)
+                unsaid = unsaid[sent:]
+        except ConnectionError as error:
+            try:
+                raise Refused(self.read())
+            except OSError:
+                raise error from None
+
+    def read(self) -> Reply:
+        """Return the next reply. One that breaks off is none: its first digits are no code."""
+        texts: list[bytes] = []
+        size = 0
+        while True:
+            line = self._read_line(REPLY_MAX - size)
+            size += len(line)
+            if not line.strip():
+                continue
+            found = REPLY.match(line)
+            if not found:
+                raise OSError("that was no reply")
+            code, more, text = found.groups()
+            texts.append(text.strip())
+            if not more:
+                return Reply(int(code), b"\n".join(texts).decode(errors="replace"))
+
+    def _read_line(self, longest: int) -> bytes:
+        while (end := self.received.find(b"\n") + 1) == 0 and len(self.received) < longest:
+            more = self._until_done(partial(self.socket.recv, READ))
+            if not more:
+                raise ConnectionError("it hung up")
+            self.received += more
+        if not 0 < end <= longest:
+            raise OSError("its reply has no end")
+        line, self.received = self.received[:end], self.received[end:]
+        return line
+
+    def is_quiet(self) -> bool:
+        """Return whether the server is there, and said nothing unasked, such as good-bye."""
+        try:
+            self.received += self.socket.recv(READ)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return not self.received
+        except OSError:
+            pass
+        return False
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _until_done(self, operation: Callable[[], T], event: int = select.POLLIN) -> T:
+        while True:
+            try:
+                return operation()
+            except ssl.SSLWantWriteError:
+                wait_for(select.POLLOUT, self.socket, self.patience)
+            except ssl.SSLWantReadError:
+                wait_for(select.POLLIN, self.socket, self.patience)
+            except BlockingIOError:
+                wait_for(event, self.socket, self.patience)
+
+
+def connect(host: str, port: int, patience: Patience) -> socket.socket:
+    """Return a connection to one of the host's addresses, each of which gets its share of the time. Raises OSError."""
+    addresses = look_up(host, port, patience)
+    addresses.sort(key=lambda found: found[-1] != reached.get(host))
+    troubles: list[tuple[str, OSError]] = []
+    for tried, (family, kind, protocol, _name, address) in enumerate(addresses):
+        try:
+            with patience.at_most(patience.share(of=len(addresses) - tried)):
+                connection = _connect(family, kind, protocol, address, patience)
+        except OSError as error:
+            troubles.append((address[0], error))
+        else:
+            reached[host] = address
+            return connection
+    if len(troubles) == 1:
+        raise troubles[0][1]
+    raise OSError("; ".join(f"{address}: {error}" for address, error in troubles) or f"{host} has no address")
+
+
+def _connect(family: int, kind: int, protocol: int, address: Any, patience: Patience) -> socket.socket:
+    with ExitStack() as undo:
+        connection = undo.enter_context(socket.socket(family, kind, protocol))
+        connection.setblocking(False)  # noqa: FBT003 - its only argument
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        trouble = connection.connect_ex(address)
+        if trouble == errno.EINPROGRESS:
+            wait_for(select.POLLOUT, connection, patience)
+            trouble = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if trouble:
+            raise OSError(trouble, os.strerror(trouble))
+        undo.pop_all()
+    return connection
+
+
+def wait_for(event: int, connection: socket.socket, patience: Patience) -> None:
+    poll = select.poll()
+    poll.register(connection, event)
+    patience.wait(lambda seconds: poll.poll(seconds * 1000) or None)
+
+
+def look_up(host: str, port: int, patience: Patience) -> list[Any]:
+    """Resolve a name, in a thread of its own: the system's resolver knows no deadline."""
+    answer: Future[list[Any]] = Future()
 
     def resolve() -> None:
         try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except OSError as error:
-            answers.put(error)
+            answer.set_result(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, UnicodeError) as error:
+            answer.set_exception(error if isinstance(error, OSError) else OSError(f"{host}: {error}"))
 
-    resolving = threading.Thread(target=resolve, daemon=True)
-    resolving.start()
-    while resolving.is_alive() and time_left() > MOMENT:
-        resolving.join(min(WATCH_SECONDS, time_left()))
-    try:
-        answer = answers.get_nowait()
-    except queue.Empty:
-        raise TimeoutError(f"looking up {host} took too long") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer
+    threading.Thread(target=resolve, daemon=True).start()
+    patience.wait(lambda seconds: wait([answer], seconds).done or None)
+    return answer.result()
