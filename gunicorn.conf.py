@@ -11,12 +11,13 @@ from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
+from webapp import cli, engines, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import ConfigError, load
 from webapp.extensions import db
 
 try:
     settings = load()
+    engines.refuse_unsuitable(settings)
 except ConfigError as error:
     # Here rather than in every worker, so that it is said once.
     sys.exit(str(error))

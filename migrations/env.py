@@ -11,8 +11,10 @@ db = current_app.extensions["migrate"].db
 def run() -> None:
     with db.engine.connect() as connection:
         if connection.dialect.name == "postgresql":
-            # Who waits for a lock makes everybody behind it wait: better to fail, and to be run again.
-            connection.exec_driver_sql("SET lock_timeout = '5s'")
+            # Building an index takes minutes, and so may what is computed here between two statements. Who waits for a
+            # lock still fails as soon as everybody else does: whoever stands behind it waits too.
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '10min'")
             connection.commit()
         context.configure(
             connection=connection,

@@ -314,7 +314,7 @@ def test_of_two_spellings_the_first_to_prove_the_address_has_it(old: Flask, smtp
 @pytest.mark.parametrize("backend", ["servers"], indirect=True)
 def test_no_writer_waits_long_for_a_migration(old: Flask) -> None:
     with old.app_context():
-        engine = create_engine(db.engine.url)
+        engine = create_engine(db.engine.url, **old.config["SQLALCHEMY_ENGINE_OPTIONS"])
     for migrate in (upgrade, downgrade):
         with Load() as load, slowest_write(engine) as slowest:
             migrate(old)

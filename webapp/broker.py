@@ -23,7 +23,7 @@ from huey.storage import BaseStorage, SqliteStorage
 from itsdangerous import BadSignature, Signer
 from redis import RedisError
 
-from webapp import storage
+from webapp import engines, outages, storage
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +140,10 @@ class FlaskHuey(Huey):
                 self.add_schedule(task)
 
     def dequeue(self) -> Task | None:
+        if not outages.of(self.app).may_try():
+            # The hint would be lost to a database that is away.
+            time.sleep(POLL_SECONDS)
+            return None
         try:
             with self.breaker:
                 return super().dequeue()
@@ -188,6 +192,8 @@ class FlaskHuey(Huey):
         # huey_consumer has just given Huey's logger a handler with a format of its own; ours is on the root.
         logging.getLogger("huey").handlers.clear()
         logging.getLogger("huey").setLevel(logging.WARNING)
+        logging.getLogger("huey").addFilter(outages.without_outages)
+        engines.refuse_unsuitable(self.app.config)
         self.storage = self.create_storage(storage.WORKER_TIMEOUT)
         if isinstance(self.storage, SqliteStorage):
             options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)

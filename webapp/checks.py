@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 from flask import current_app
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
-from webapp import breaker, budget, figures, pace, pause
+from webapp import breaker, budget, figures, outbox, pace, pause
 from webapp.attempts import DeliveryAttempt
 from webapp.breaker import MailBreaker
 from webapp.clock import db_now
@@ -38,7 +39,8 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Return what should not be, in the order in which to look at it."""
+    """Return what should not be, in the order in which to look at it. Raises DatabaseAway, also of a full one."""
+    _try_to_promise()
     other = aliased(User)
     found = [
         _breaker_open(),
@@ -86,6 +88,20 @@ def notes() -> list[Finding]:
         _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
     ]
     return [note for note in noted if note is not None]
+
+
+def _try_to_promise() -> None:
+    """Write a mail, and take it back: a database that is full, or may only be read, answers all questions well."""
+    outbox.post(
+        to_address="doctor@example.invalid",
+        user_id=None,
+        dedupe_key=f"doctor:{uuid.uuid4()}",
+        template="test",
+        locale="en",
+        priority=outbox.NOTICE_PRIORITY,
+        max_attempts=1,
+    )
+    db.session.rollback()
 
 
 def _breaker_open() -> Finding | None:

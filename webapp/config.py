@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 from dotenv import dotenv_values
 from limits import RateLimitItem, parse_many
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from psycopg.conninfo import conninfo_to_dict
 
 from webapp import addresses, redis_url, theme, usernames
 
@@ -51,7 +51,7 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     Raises ConfigError.
     """
     if environ is None:
-        environ = {**{k: v for k, v in dotenv_values(ROOT / ".env").items() if v is not None}, **os.environ}
+        environ = {**_dotenv(), **os.environ}
     problems: list[str] = []
     config = {name: _read(name, parse, default, environ, problems) for name, (parse, default) in SETTINGS.items()}
     if config["APP_ENV"] == "development":
@@ -62,11 +62,23 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     return config | _flask(config)
 
 
+def _dotenv() -> dict[str, str]:
+    """Return what `.env` holds, if it is there. Raises ConfigError."""
+    try:
+        # Editors that begin a file with a byte order mark mean no part of the first name.
+        values = dotenv_values(ROOT / ".env", encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        values = {"\0": None}
+    if any("\0" in name for name in values):
+        raise ConfigError([".env: is not text in UTF-8: have your editor save it so"])
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _read(name: str, parse: Parser, default: object, environ: Mapping[str, str], problems: list[str]) -> Any:
     raw = environ.get(name, "")
     if path := environ.get(f"{name}_FILE"):
         try:
-            raw = Path(path).read_text(encoding="utf-8").strip()
+            raw = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}_FILE: cannot be read: {error}")
             return default
@@ -140,15 +152,27 @@ def _secrets(raw: str) -> list[str]:
 
 
 def _database_url(raw: str) -> str:
+    scheme, _, rest = raw.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and rest not in {"/", "/:memory:"}:
+        return f"sqlite:///{INSTANCE / rest[1:].partition('?')[0]}"
+    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise ValueError("must begin with postgresql:// or sqlite:/// and name a database")
+    # What libpq understands, psql does too: several hosts, options, certificates.
+    url = f"postgresql://{rest}"
     try:
-        url = make_url(raw)
-    except (ArgumentError, ValueError):
-        raise ValueError("must look like postgresql://user:password@host:5432/name") from None
-    if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"} and url.database:
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
-        return f"sqlite:///{INSTANCE / url.database}"
-    raise ValueError("must begin with postgresql:// or sqlite:/// and name a database")
+        parts = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        # Other messages quote what may be the password.
+        if unknown := re.search(r'invalid URI query parameter: "\w+"', str(error)):
+            raise ValueError(f"must have parameters that PostgreSQL knows: {unknown[0]}") from None
+        parts = {}
+    ports = str(parts.get("port", "")).split(",")
+    if not parts.get("dbname") or "@" in str(parts.get("host", "")) or not all(p.isdigit() or not p for p in ports):
+        raise ValueError(
+            "must look like postgresql://user:password@host:5432/name, with %40 for an @ in the password,"
+            " %2F for a /, %25 for a %"
+        )
+    return url
 
 
 def _redis_url(raw: str) -> str:
@@ -334,7 +358,8 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
             config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}", name=config["APP_NAME"]
         ),
         "MAIL_EHLO_NAME": config["MAIL_EHLO_NAME"] or addresses.literal(public.hostname or ""),
-        "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"],
+        # The driver gets the rest of it as it is.
+        "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"] if _is_sqlite(config) else "postgresql+psycopg://",
         # One switch for all limits.
         **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
@@ -376,7 +401,7 @@ def _cookies(name: str, *, secure: bool) -> dict[str, str]:
 def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
     # An error's text must not carry addresses into the log.
     options: dict[str, Any] = {"hide_parameters": True}
-    if config["DATABASE_URL"].startswith("sqlite"):
+    if _is_sqlite(config):
         return options
     timeout = config["DATABASE_TIMEOUT"]
     return options | {
@@ -389,9 +414,16 @@ def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
             "connect_timeout": timeout,
             # A connection into a black hole ends, instead of holding a request for minutes.
             "tcp_user_timeout": timeout * 1000,
-            "keepalives_idle": 10,
+            "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "application_name": config["APP_NAME"],
+            # Of several hosts the primary; and one that may only be read is as good as away.
+            "target_session_attrs": "read-write",
+            **conninfo_to_dict(config["DATABASE_URL"]),
         },
     }
+
+
+def _is_sqlite(config: Mapping[str, Any]) -> bool:
+    return str(config["DATABASE_URL"]).startswith("sqlite")

@@ -5,30 +5,97 @@ from __future__ import annotations
 import select
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
 
 import psycopg
 from flask import has_request_context, request
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+
+from webapp.config import ConfigError
+from webapp.outages import DatabaseAway, Outage, is_away
 
 # A connection to Postgres that rested for longer is asked whether it still lives.
 FRESH_SECONDS = 5.0
 
+# Postgres ends what one of us leaves behind who froze, or whose machine is gone: others wait for its locks, and a
+# frozen process's system answers for it. Who waits for a lock of another fails, and tries again.
+BOUNDS = {
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
+}
+# What the URL, the role or the database sets is meant, and what a release does not have is left out. Not sent as
+# startup options, which poolers refuse.
+BIND = """
+    SELECT set_config(name, bound, false) FROM unnest(%s::text[], %s::text[]) AS bounds (name, bound)
+    JOIN pg_settings USING (name) WHERE source NOT IN ('client', 'user', 'database', 'database user')
+"""
 
-def tune(engine: Engine, seconds: float) -> None:
-    """`seconds`: how long a request may wait for an answer of Postgres."""
+
+def tune(engine: Engine, seconds: float) -> Outage:
+    """Return what is known of whether it is away. `seconds`: how long a request may wait for an answer of Postgres."""
+    outage = Outage()
+
+    @event.listens_for(engine, "handle_error", retval=True)
+    def tell_when_away(context: ExceptionContext) -> DatabaseAway | None:
+        if not is_away(context.original_exception):
+            return None
+        # All connections lead to the same server, or to one that may only be read by now.
+        context.is_disconnect = True
+        return outage.note(context.original_exception)
+
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
     else:
         _tune_postgres(engine, seconds)
 
+    # The last to be asked: by then the connection was found to live.
+    @event.listens_for(engine, "checkout")
+    def on_checkout(_connection: Any, _record: Any, _proxy: Any) -> None:
+        outage.note_answer()
+
+    return outage
+
+
+class Unsuitable(psycopg.OperationalError):
+    """This database can never serve."""
+
+
+def refuse_unsuitable(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError when the database answers, and can never serve; one that is away is waited for."""
+    if config["DATABASE_URL"].startswith("sqlite"):
+        return
+    try:
+        with psycopg.connect(**config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]) as connection:
+            _check(connection)
+    except Unsuitable as error:
+        raise ConfigError([f"DATABASE_URL: {error}"]) from None
+    except psycopg.Error:
+        return
+
+
+def _check(connection: psycopg.Connection[Any]) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {None, "UTF8"}:
+        raise Unsuitable(f"must name a database in UTF8, not {encoding}: createdb -E UTF8 -T template0")
+
+
+def _bind(connection: psycopg.Connection[Any]) -> None:
+    connection.autocommit = True
+    connection.execute(BIND, [list(BOUNDS), list(BOUNDS.values())])
+    connection.autocommit = False
+
 
 @contextmanager
-def autocommit(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
+def autocommit(engine: Engine, outage: Outage) -> Iterator[psycopg.Connection[Any]]:
     """Lend the driver's own connection to Postgres, each of whose statements is a transaction. Raises SQLAlchemyError.
 
     For what every mail needs: SQLAlchemy's way to it takes longer than the driver does with a statement.
@@ -47,11 +114,11 @@ def autocommit(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
             except BaseException as error:
                 # Nobody else gets it as it is now.
                 pooled.invalidate(error)
-                if connection.closed:
-                    # The others lead to the same server.
-                    engine.dispose()
                 raise
     except psycopg.Error as error:
+        if is_away(error):
+            engine.dispose()
+            raise outage.note(error) from error
         raise DBAPIError.instance(None, None, error, psycopg.Error, dialect=engine.dialect) from error
 
 
@@ -108,7 +175,13 @@ def _tune_postgres(engine: Engine, seconds: float) -> None:
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> psycopg.Connection[Any]:
-        return BoundedConnection.connect(*arguments, **options)
+        connection = BoundedConnection.connect(*arguments, **options)
+        with ExitStack() as closing_it:
+            closing_it.callback(connection.close)
+            _check(connection)
+            _bind(connection)
+            closing_it.pop_all()
+        return connection
 
     @event.listens_for(engine, "checkout")
     def ask_if_in_doubt(connection: Any, _record: Any, _proxy: Any) -> None:

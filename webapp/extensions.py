@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask
+from flask import Flask, current_app
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, registry
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from webapp import clock, engines
+from webapp import clock, engines, outages
 from webapp.broker import FlaskHuey
 from webapp.languages import Babel
 from webapp.smtp import Mail
@@ -95,6 +95,7 @@ def row_of(model: type[Base], *named: str, **values: ColumnElement[Any]) -> Sele
 
 # Made once, as what every mail needs.
 LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
+TRY_LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key", type_=Text), 0)))
 
 
 def lock(*keys: str) -> None:
@@ -102,6 +103,14 @@ def lock(*keys: str) -> None:
     if db.engine.dialect.name == "postgresql":
         # In one order, whoever asks: else two that ask for the same ones deadlock.
         db.session.execute(LOCK, {"keys": sorted(keys)})
+
+
+def try_lock(key: str) -> bool:
+    """Let nobody else hold this until the commit, unless somebody does; return whether it is ours.
+
+    For what any of us may do: whoever holds it may be frozen, so nobody waits.
+    """
+    return db.engine.dialect.name != "postgresql" or bool(db.session.scalar(TRY_LOCK, {"key": key}))
 
 
 def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[str, Any]) -> Sequence[Any] | None:
@@ -113,7 +122,7 @@ def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[st
     """
     if db.engine.dialect.name == "postgresql":
         sql, constants = _at_once(statements)
-        with engines.autocommit(db.engine) as driver:
+        with engines.autocommit(db.engine, outages.of(current_app)) as driver:
             found: Sequence[Any] | None = driver.execute(sql, constants | parameters).fetchone()
             return found
     first, *others = statements
@@ -163,4 +172,4 @@ def init_app(app: Flask) -> None:
     app.config.update(limits_storage(app.config["REDIS_URL"]))
     limiter.init_app(app)
     with app.app_context():
-        engines.tune(db.engine, app.config["DATABASE_TIMEOUT"])
+        app.extensions["outage"] = engines.tune(db.engine, app.config["DATABASE_TIMEOUT"])

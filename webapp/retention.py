@@ -56,7 +56,8 @@ class Kind:
 
 def prune() -> Iterator[tuple[str, int]]:
     """Forget all that is to be forgotten; yield what and how much after each batch, which is committed."""
-    _count_all()
+    if not _count_all():
+        return
     for name, kind in KINDS.items():
         forgotten = BATCH
         while forgotten == BATCH:
@@ -67,17 +68,21 @@ def prune() -> Iterator[tuple[str, int]]:
 
 def prune_batch() -> bool:
     """Forget one batch of each kind, and commit each; return whether there may be more."""
-    _count_all()
+    if not _count_all():
+        return False
     counts = {name: kind.forget() for name, kind in KINDS.items()}
     if any(counts.values()):
         log.info("pruned", **counts)
     return max(counts.values()) == BATCH
 
 
-def _count_all() -> None:
-    """Count what is about to be deleted."""
+def _count_all() -> bool:
+    """Count what is about to be deleted; return whether it is counted, which somebody else may be about to do."""
     while totals.fold():
         pass
+    is_counted = not totals.is_behind()
+    db.session.commit()
+    return is_counted
 
 
 def to_forget() -> dict[str, int]:

@@ -91,7 +91,7 @@ def create(name: str, config: Config, timeout: float) -> BaseStorage:
 
 def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
     """Return the queue in a file of its own: its writers and the database's do not wait for each other."""
-    url = make_url(config["DATABASE_URL"])
+    url = make_url(config["SQLALCHEMY_DATABASE_URI"])
     file = INSTANCE / "queue.db"
     if url.drivername == "sqlite" and url.database:
         database = Path(url.database)

@@ -6,7 +6,9 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from huey.api import Task
@@ -15,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from webapp import backlog, breaker, budget, delivery, pause, retention, totals, users, workers
 from webapp.broker import BrokerDown, payload
 from webapp.extensions import db, huey, mail
+from webapp.outages import DatabaseAway
 
 log = structlog.get_logger(__name__)
 
@@ -91,12 +94,22 @@ def relay(stopped: threading.Event) -> None:
     Relay().run(stopped)
 
 
+@dataclass
+class Job:
+    """One thing that the relay does again and again; `do` returns in how many seconds it is to be done next."""
+
+    do: Callable[[], float]
+    due_at: float = 0.0
+
+
 class Relay:
+    """Does each job by itself, so that one that fails, or waits in vain, stops no other."""
+
     def __init__(self) -> None:
-        self.next_beat = 0.0
-        # Not at once: many consumers may have been started together, and mails go first.
-        self.next_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
-        self.is_failing = False
+        # Not all forget at once: many consumers may have been started together.
+        first_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
+        # Mails go first.
+        self.jobs = [Job(reap), Job(sweep), Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
 
     def run(self, stopped: threading.Event) -> None:
         seconds = 0.0
@@ -109,30 +122,22 @@ class Relay:
 
     def turn(self) -> float:
         """Do what is due; return for how many seconds nothing will be."""
-        try:
-            if time.monotonic() >= self.next_beat:
-                workers.beat(workers.NAME)
-                users.fill_in_keys()
-                totals.fold()
-                self.next_beat = time.monotonic() + workers.BEAT_SECONDS
-            backlog.reap()
-            db.session.commit()
-            seconds = sweep()
-            if time.monotonic() >= self.next_prune:
-                # A batch a turn, so that no mail waits for it.
-                self.next_prune = time.monotonic() + (0 if retention.prune_batch() else PRUNE_SECONDS)
-        except SQLAlchemyError as error:
-            # Told once: it goes on for as long as the database is away.
-            if not self.is_failing:
-                log.exception("relay_failed", error=type(error).__name__)
-            self.is_failing = True
-            return LONGEST_SLEEP
-        except Exception as error:
-            # Whatever one mail did to it, the relay is there for the others.
-            log.exception("relay_failed", error=type(error).__name__)
-            return LONGEST_SLEEP
-        self.is_failing = False
-        return seconds
+        for job in self.jobs:
+            if time.monotonic() < job.due_at:
+                continue
+            try:
+                seconds = job.do()
+            except DatabaseAway:
+                # It has been told, and the other jobs would ask it too.
+                return LONGEST_SLEEP
+            except Exception as error:
+                # Whatever one mail did to it, the relay is there for the others.
+                log.exception("relay_failed", job=job.do.__name__, error=type(error).__name__)
+                seconds = LONGEST_SLEEP
+            finally:
+                db.session.rollback()
+            job.due_at = time.monotonic() + seconds
+        return max(0.0, min(job.due_at for job in self.jobs) - time.monotonic())
 
     def leave(self) -> None:
         try:
@@ -140,6 +145,33 @@ class Relay:
             db.session.commit()
         except SQLAlchemyError:
             log.warning("heartbeat_left")
+
+
+def reap() -> float:
+    backlog.reap()
+    db.session.commit()
+    return LONGEST_SLEEP / 2
+
+
+def beat() -> float:
+    workers.beat(workers.NAME)
+    db.session.commit()
+    return workers.BEAT_SECONDS
+
+
+def fill_in_keys() -> float:
+    users.fill_in_keys()
+    db.session.commit()
+    return workers.BEAT_SECONDS
+
+
+def count() -> float:
+    return 0.0 if totals.fold() else workers.BEAT_SECONDS
+
+
+def prune() -> float:
+    # A batch a turn, so that no mail waits for it.
+    return 0.0 if retention.prune_batch() else PRUNE_SECONDS
 
 
 def sweep() -> float:

@@ -28,7 +28,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 from webapp.attempts import DeliveryAttempt
 from webapp.audit import AuditEvent
 from webapp.clock import UTCDateTime, db_now, now, seconds_between
-from webapp.extensions import Model, db, lock
+from webapp.extensions import Model, db, try_lock
 from webapp.outbox import OutgoingEmail
 
 # How long mails took from promise to acceptance falls into these, in seconds, each up to and with its bound.
@@ -138,14 +138,12 @@ def add(name: str, counts: Mapping[str, float]) -> None:
 def fold() -> bool:
     """Count what came since the last time, some of it at once, and commit then; return whether there may be more.
 
-    It is done often enough that asking is quick.
+    It is done often enough that asking is quick. Two who count at once would count twice: one of them does nothing.
     """
-    marks = select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
-    if not any(_is_behind(mark) for mark in db.session.execute(marks)):
+    if not is_behind() or not try_lock("totals"):
+        db.session.rollback()
         return False
-    # Two who count at once would count twice.
-    lock("totals")
-    for mark in db.session.execute(marks).all():
+    for mark in db.session.execute(_marks()).all():
         if _is_behind(mark):
             until = min(mark.settled, _after_some(TIMES[mark.name], mark.until) or mark.settled)
             _fold(ROWS[mark.name], mark.until, until)
@@ -153,6 +151,15 @@ def fold() -> bool:
     db.session.execute(delete(HourlyTotal).where(HourlyTotal.start < db_now(-KEEP_HOURS.total_seconds())))
     db.session.commit()
     return True
+
+
+def is_behind() -> bool:
+    """Return whether there are rows that should have been counted by now."""
+    return any(_is_behind(mark) for mark in db.session.execute(_marks()))
+
+
+def _marks() -> Select[str, datetime, datetime]:
+    return select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
 
 
 def _after_some(at: InstrumentedAttribute[Any], since: datetime) -> datetime | None:

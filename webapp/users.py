@@ -237,11 +237,13 @@ def identifier_key(typed: str) -> str:
 def fill_in_keys(limit: int = 1000) -> int:
     """Give users the keys that old code, still running after the migration, did not write; return how many."""
     is_unfilled = or_(User.email_key == "", and_(HOLDS, User.username_skeleton == ""))
-    unfilled = db.session.scalars(select(User).where(is_unfilled).limit(limit)).all()
-    for user in unfilled:
+    # Whoever changes one just now may be frozen: it has its turn later.
+    unfilled = select(User).where(is_unfilled).limit(limit).with_for_update(skip_locked=True)
+    found = db.session.scalars(unfilled).all()
+    for user in found:
         user.email_key = address_key(user.email.strip())[:EMAIL_MAX]
         name(user, user.username)
-    return len(unfilled)
+    return len(found)
 
 
 def name(user: User, username: str) -> None:

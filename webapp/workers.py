@@ -55,7 +55,10 @@ def beat(name: str) -> None:
         host, pid, _ = name.split(":")
         times = {"started_at": db_now(), "seen_at": db_now()}
         db.session.add(WorkerHeartbeat(name=name, host=host, pid=int(pid), version=version(), **times))
-        db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.seen_at < db_now(-FORGET_SECONDS)))
+        old = select(WorkerHeartbeat.name).where(WorkerHeartbeat.seen_at < db_now(-FORGET_SECONDS))
+        # Another that starts just now forgets them too.
+        old = old.with_for_update(skip_locked=True)
+        db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name.in_(old)))
 
 
 def leave(name: str) -> None:

@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
-from webapp import audit, figures, workers
+from webapp import audit, figures, outages, workers
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 
@@ -31,9 +31,10 @@ class Commands(AppGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with outages.untold():
+                return super().invoke(ctx)
         except (OperationalError, ProgrammingError, PoolExhausted) as error:
-            reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+            reason = outages.reason(getattr(error, "orig", None) or error)
             advice = "; are its tables there? flask db upgrade" if is_about_tables(error) else ""
             click.echo(f"the database does not answer: {reason}{advice}", err=True)
             ctx.exit(NO_DATABASE)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noq
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
 
 from webapp.extensions import login
+from webapp.outages import is_outage
 from webapp.pages.limits import TooManyGuesses
 
 log = structlog.get_logger(__name__)
@@ -46,7 +47,9 @@ def init_app(app: Flask) -> None:
 
 
 def _show_database_down(error: Exception) -> ResponseReturnValue:
-    log.error("database_down", exc_info=error)
+    # An outage is told once, when it begins. Who waited too long for a lock or a connection is told of one by one.
+    if not is_outage(error):
+        log.error("database_failed", error=type(error).__name__, exc_info=not isinstance(error, TimeoutError) and error)
     # Who is signed in is in the database too.
     g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
     return _show(ServiceUnavailable(retry_after=RETRY_AFTER))

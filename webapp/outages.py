@@ -1,0 +1,136 @@
+"""The database when it is away: which errors say so, and the two lines that the log gets of it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import psycopg
+import structlog
+from flask import Flask
+from sqlalchemy.exc import OperationalError
+
+log = structlog.get_logger(__name__)
+
+# What it says in SQLSTATE, or the beginning of that: the connection broke, it shuts down or starts, it may only be
+# read, it ended a transaction that somebody left open, it is out of disk, memory or connections, its files are broken.
+AWAY = ("08", "57P", "25006", "25P03", "25P04", "53", "58")
+AWAY_SQLITE = ("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
+FULL = ("53100", "SQLITE_FULL")
+
+# It is back when it answers and nothing failed for so long. A full one answers whoever only reads.
+QUIET_SECONDS = 5.0
+# While it is away, one task in so long finds that out by itself.
+TRY_SECONDS = 5.0
+
+REASON_MAX = 300
+
+
+class DatabaseAway(OperationalError):
+    """The database cannot do what it is asked just now, whatever that is; it may within seconds."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(None, None, error, hide_parameters=True, connection_invalidated=True)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Return whether this error of a driver says that the database is away, rather than that it was asked wrongly."""
+    if isinstance(error, psycopg.Error):
+        # Without a code it is the driver's own: it got no connection, or no answer.
+        return error.sqlstate.startswith(AWAY) if error.sqlstate else isinstance(error, psycopg.OperationalError)
+    return isinstance(error, sqlite3.Error) and _code(error).startswith(AWAY_SQLITE)
+
+
+def reason(error: BaseException) -> str:
+    """Return what a driver's error says, in one line."""
+    # A statement's error goes on with the statement.
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((said or str(error)).split())[:REASON_MAX]
+
+
+def _code(error: BaseException | None) -> str:
+    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""
+
+
+class Outage:
+    """Whether the database is away, as far as this process has seen; it tells the log when that begins and ends."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.began_at: float | None = None
+        self.failed_at = 0.0
+        self.full_at: float | None = None
+        self.failures = 0
+        self.answers = True
+        self.next_try = 0.0
+
+    def note(self, error: BaseException) -> DatabaseAway:
+        """Count what failed; return what to raise."""
+        away = DatabaseAway(error)
+        with self.lock:
+            begins = self.began_at is None
+            self.failed_at = time.monotonic()
+            if begins:
+                self.began_at, self.failures = self.failed_at, 0
+            if _code(error) in FULL:
+                self.full_at = self.failed_at
+            self.failures += 1
+            self.answers = False
+        if begins:
+            log.error("database_down", error=reason(error))
+        return away
+
+    def note_answer(self) -> None:
+        """Note that it answers: it is back, unless somebody failed just now."""
+        if self.began_at is None:
+            return
+        with self.lock:
+            self.answers = True
+            if self.began_at is None or time.monotonic() - self.failed_at < QUIET_SECONDS:
+                return
+            seconds = round(time.monotonic() - self.began_at, 1)
+            self.began_at = None
+        log.info("database_up", seconds=seconds, failures=self.failures)
+
+    def is_full(self) -> bool:
+        """Return whether there was no room for a row just now: only whoever writes one can tell."""
+        return self.full_at is not None and time.monotonic() - self.full_at < QUIET_SECONDS
+
+    def may_try(self) -> bool:
+        """Return whether a task may begin: while the database is away few do, so that each hint is not lost to it."""
+        with self.lock:
+            if self.began_at is None or self.answers:
+                return True
+            if time.monotonic() < self.next_try:
+                return False
+            self.next_try = time.monotonic() + TRY_SECONDS
+            return True
+
+
+def of(app: Flask) -> Outage:
+    return cast("Outage", app.extensions["outage"])
+
+
+def is_outage(error: object) -> bool:
+    return isinstance(error, DatabaseAway)
+
+
+def without_outages(record: logging.LogRecord) -> bool:
+    """Filter a logger: an outage is told once, not with a traceback by whatever it ended."""
+    return not (record.exc_info and is_outage(record.exc_info[1]))
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Leave it to a command to say that the database is away, in a line of its own."""
+    logger = logging.getLogger(__name__)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
