@@ -253,3 +253,32 @@ def send_due_mails(app: Flask) -> None:
                 delivery.deliver(email_id)
     # A thread of our own is no worker, whose end would close it.
     mail.close()
+
+
+class OwnPostgres:
+    """A PostgreSQL that this test may stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.postgres = Postgres(folder)
+        self.url = self.postgres.create()
+        migrate({"DATABASE_URL": self.url})
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    own = OwnPostgres(Path(tempfile.mkdtemp(prefix="signup-postgres-")))
+    yield own
+    own.postgres.server.cleanup()
+
+
+@pytest.fixture
+def on_own_postgres(
+    own_postgres: OwnPostgres, valkey: Valkey, system_environ: dict[str, str], smtp: Server
+) -> dict[str, str]:
+    return {
+        **system_environ,
+        **settings(smtp.port),
+        "DATABASE_URL": own_postgres.url,
+        "REDIS_URL": valkey.url,
+        "LOG_FORMAT": "json",
+    }

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,36 @@ class Process:
         return self.events(event)[-1]
 
 
+class Freezer:
+    """Stops a process amid a transaction, as when its machine is paused: it keeps its locks, and says nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.wish = folder / f"freeze-{uuid.uuid4().hex}"
+        self.environ = {"PYTHONPATH": str(ROOT / "chaos" / "inside"), "CHAOS_FREEZE": str(self.wish)}
+
+    def freeze_at(self, like: str, number: int = 1) -> None:
+        """Freeze after so many statements of a transaction that are like this regular expression."""
+        draft = self.wish.with_suffix(".wish")
+        draft.write_text(f"{number} {like}")
+        draft.rename(self.wish)
+
+    @property
+    def frozen_at(self) -> str | None:
+        """The statement after which it froze, if it did."""
+        frozen = self.wish.with_suffix(".frozen")
+        return frozen.read_text() if frozen.exists() else None
+
+    def forget(self) -> None:
+        self.wish.unlink(missing_ok=True)
+        self.wish.with_suffix(".frozen").unlink(missing_ok=True)
+
+
 def gunicorn(environ: Mapping[str, str], port: int, *options: str) -> Process:
     return Process(str(BIN / "gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}", *options, environ=environ)
+
+
+def flask(environ: Mapping[str, str], *arguments: str) -> Process:
+    return Process(str(BIN / "flask"), "--app", "wsgi", *arguments, environ=environ)
 
 
 def consumer(environ: Mapping[str, str]) -> Process:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from tests.conftest import migrate, settings
+from tests.conftest import OwnPostgres
 from tests.factories import make_signup
 from tests.processes import consumer, free_port, wait_until, within
 from tests.proxies import black_hole, hang_up, listening, pooler, tls
-from tests.servers import Postgres, Valkey
+from tests.servers import Valkey
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website, website_and_log
 from tests.visitor import Visitor
@@ -156,33 +155,6 @@ def test_redis_by_unix_socket_and_with_a_password(environ_of_processes: Environ,
                 smtp.wait_for(f"mick{number}@example.com")
                 assert web.events("enqueued task")
                 assert worker.wait_for_event("processed task")
-
-
-class OwnPostgres:
-    """A PostgreSQL that this test may stop."""
-
-    def __init__(self, folder: Path) -> None:
-        self.postgres = Postgres(folder)
-        self.url = self.postgres.create()
-        migrate({"DATABASE_URL": self.url})
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    own = OwnPostgres(Path(tempfile.mkdtemp(prefix="signup-postgres-")))
-    yield own
-    own.postgres.server.cleanup()
-
-
-@pytest.fixture
-def on_own_postgres(own_postgres: OwnPostgres, valkey: Valkey, system_environ: Environ, smtp: Server) -> Environ:
-    return {
-        **system_environ,
-        **settings(smtp.port),
-        "DATABASE_URL": own_postgres.url,
-        "REDIS_URL": valkey.url,
-        "LOG_FORMAT": "json",
-    }
 
 
 def test_postgres_stopped_after_signup_is_logged_and_started_again_the_mail_arrives(

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
 from webapp.config import ConfigError
-from webapp.outages import DatabaseAway, Outage, is_away
+from webapp.outages import DatabaseAway, Outage, is_away, keeps_connection
 
 # A connection to Postgres that rested for longer is asked whether it still lives.
 FRESH_SECONDS = 5.0
@@ -48,8 +48,9 @@ def tune(engine: Engine, seconds: float) -> Outage:
     def tell_when_away(context: ExceptionContext) -> DatabaseAway | None:
         if not is_away(context.original_exception):
             return None
-        # All connections lead to the same server, or to one that may only be read by now.
-        context.is_disconnect = True
+        # All connections lead to the same server, or to one that may only be read by now. (That of an SQLite file with
+        # a statement amid it would keep its lock until Python finds the pieces.)
+        context.is_disconnect = context.is_disconnect or not keeps_connection(context.original_exception)
         return outage.note(context.original_exception)
 
     if engine.dialect.name == "sqlite":

@@ -46,6 +46,11 @@ def is_away(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and _code(error).startswith(AWAY_SQLITE)
 
 
+def keeps_connection(error: BaseException) -> bool:
+    """Return whether the connection is as good as another one would be: it is locked or full, and nothing else."""
+    return _code(error).startswith(("SQLITE_BUSY", *FULL))
+
+
 def reason(error: BaseException) -> str:
     """Return what a driver's error says, in one line."""
     # A statement's error goes on with the statement.

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong: Python imports this by itself in a process whose PYTHONPATH names this folder."""
+"""A wall clock that is wrong."""
 
 from __future__ import annotations
 
