@@ -54,7 +54,9 @@ def parse() -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace, app: App, folder: Path) -> bool:
     """Return whether a promise of ours was broken; nobody promised anything for the naive app."""
-    planned = faults.schedule(arguments.seed, arguments.seconds, arguments.consumers, arguments.backend)
+    planned = faults.schedule(
+        arguments.seed, arguments.seconds, arguments.consumers, arguments.backend, is_ours=app is OURS
+    )
     print(
         f"{app.name} on {arguments.backend}, {arguments.consumers} consumers, seed {arguments.seed}: "
         f"{len(planned)} faults in {arguments.seconds:.0f} s, {RATE:.0f} signups a second",
@@ -68,7 +70,8 @@ def run(arguments: argparse.Namespace, app: App, folder: Path) -> bool:
         parts.mend()
         print("healed", flush=True)
         healed_in = checks.settle_down(parts, PATIENCE if app is OURS else NAIVE_PATIENCE, LONGEST)
-        result = checks.reckon(parts)
+        result = checks.reckon(parts, load.acknowledged)
+        checks.watch_neighbours(happened, result)
         report.figures(parts, load, result, healed_in)
         report.table(happened, result)
         if app is not OURS:

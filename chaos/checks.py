@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import psycopg
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import Connection
 
-from chaos.faults import KINDS, Happened
+from chaos.faults import FROZEN_AMID, KINDS, Happened
 from chaos.world import DELAY, MAIL_TIMEOUT, OURS, World, is_refused
 from tests.smtp_server import Mail
 from webapp.attempts import DeliveryAttempt
 from webapp.clock import db_now
 from webapp.outbox import OutgoingEmail
 from webapp.users import User
+
+# However long one consumer is frozen, others send each mail within this time of its being due.
+NEIGHBOUR_SECONDS = 30.0
 
 
 @dataclass
@@ -39,7 +43,10 @@ class Promise:
 
 def promises(world: World) -> list[Promise]:
     """Read what was committed, straight from the database."""
-    engine = create_engine(world.backend.settings["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+    url = world.backend.settings["DATABASE_URL"]
+    # Of several hosts libpq knows the primary.
+    of_postgres = {"url": "postgresql+psycopg://", "creator": lambda: psycopg.connect(url)}
+    engine = create_engine(**({"url": url} if url.startswith("sqlite") else of_postgres))
     try:
         with engine.connect() as connection:
             return ours(connection) if world.app is OURS else naive(connection)
@@ -106,6 +113,8 @@ class Result:
     rightly_dead: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     uncommitted: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    held_up: list[str] = field(default_factory=list)
     expired_leases: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     falsely_sent: list[str] = field(default_factory=list)
@@ -122,7 +131,8 @@ class Result:
         return next((promise for promise in self.committed if promise.address == address), None)
 
 
-def reckon(world: World) -> Result:
+def reckon(world: World, acknowledged: Sequence[str]) -> Result:
+    """`acknowledged`: the addresses of signups that were answered as done."""
     copies: defaultdict[str, list[Mail]] = defaultdict(list)
     for mail in list(world.smtp.mails):
         copies[mail.recipients[0]].append(mail)
@@ -130,11 +140,23 @@ def reckon(world: World) -> Result:
     result.unanswered = sum(not mail.is_answered for mail in world.smtp.mails)
     known = {promise.address for promise in result.committed}
     result.uncommitted = [address for address in copies if address not in known]
+    result.forgotten = [address for address in acknowledged if address not in known]
     for promise in result.committed:
         judge(promise, copies.get(promise.address, []), result)
         if world.app is OURS:
             judge_rows(promise, copies.get(promise.address, []), result)
     return result
+
+
+def watch_neighbours(happened: Sequence[Happened], result: Result) -> None:
+    """Find mails that waited while nothing was wrong but that one consumer was frozen amid a transaction."""
+    offset = time.time() - time.monotonic()
+    spans = [(event.begun, event.ended) for event in happened if event.fault.kind == FROZEN_AMID]
+    for promise in result.committed:
+        taken = [mail.at + offset for mail in result.copies.get(promise.address, [])]
+        is_watched = any(begun <= promise.due_at <= ended - 1 for begun, ended in spans)
+        if is_watched and taken and min(taken) - promise.due_at > NEIGHBOUR_SECONDS:
+            result.held_up.append(promise.address)
 
 
 def judge(promise: Promise, mails: Sequence[Mail], result: Result) -> None:

@@ -180,7 +180,7 @@ def wait(sides: Sequence[Side], screen: Screen) -> None:
 
 def result(sides: Sequence[Side]) -> int:
     print(f"\n{'':22} {'sent':>6} {'lost':>6} {'doubled':>8}")
-    reckoned = [checks.reckon(side.world) for side in sides]
+    reckoned = [checks.reckon(side.world, side.load.acknowledged) for side in sides]
     for side, found in zip(sides, reckoned, strict=True):
         print(f"{side.world.app.name:22} {len(found.accepted):6} {len(found.lost):6} {len(found.doubled):8}")
     ours = reckoned[0]

@@ -31,6 +31,7 @@ class Fault:
     seconds: float
     consumer: int
     step: Step
+    statement: int = 0
 
     @property
     def end(self) -> float:
@@ -60,6 +61,9 @@ class Kind:
     steps: tuple[Step, ...] = ()
     only_on: str | None = None
     doubles: str = ""
+    # By the clock, before all others: for as long as it lasts nothing else is wrong, and neighbours are watched.
+    every: tuple[float, float] | None = None
+    only_ours: bool = False
 
 
 # Consumers and web.
@@ -105,6 +109,17 @@ def thaw_consumer(world: World, fault: Fault) -> None:
     world.consumers[fault.consumer].signal(signal.SIGCONT)
 
 
+def freeze_amid_transaction(world: World, fault: Fault) -> None:
+    world.freezers[fault.consumer].freeze_at(".", fault.statement)
+
+
+def thaw_amid_transaction(world: World, fault: Fault) -> None:
+    freezer = world.freezers[fault.consumer]
+    world.frozen_at.append(" ".join((freezer.frozen_at or "nothing").split()))
+    freezer.forget()
+    thaw_consumer(world, fault)
+
+
 def kill_web(world: World, _fault: Fault) -> None:
     world.web.kill()
 
@@ -118,6 +133,10 @@ def start_web(world: World, _fault: Fault) -> None:
 
 def wipe_queue(world: World, _fault: Fault) -> None:
     world.backend.wipe_queue()
+
+
+def fail_over(*, keeping: bool) -> Change:
+    return lambda world, fault: world.servers.fail_over(keeping=keeping, seconds=fault.seconds / 2)
 
 
 def nothing(_world: World, _fault: Fault) -> None:
@@ -146,6 +165,10 @@ def mail_server(answer: Action, *steps: Step, doubles: str = "") -> Kind:
     return Kind("mail server", (2, 8), misbehave(answer), behave, steps, doubles=doubles)
 
 
+FROZEN_AMID = "consumer frozen amid a transaction"
+# It freezes after so many statements of its transactions, at most.
+STATEMENTS = 60
+
 EARLY = ("greeting", "EHLO", "MAIL", "DATA")
 
 KINDS: Mapping[str, Kind] = {
@@ -154,6 +177,16 @@ KINDS: Mapping[str, Kind] = {
     "consumer asked to stop": Kind("consumer", (2, 5), ask_consumer_to_stop, restart_stopped_consumer),
     "consumer frozen past its lease": Kind(
         "consumer", (LEASE + 1, LEASE + 4), freeze_consumer, thaw_consumer, doubles="thread"
+    ),
+    FROZEN_AMID: Kind(
+        "consumer",
+        (LEASE + 1, LEASE + 4),
+        freeze_amid_transaction,
+        thaw_amid_transaction,
+        only_on="servers",
+        only_ours=True,
+        doubles="thread",
+        every=(45, 75),
     ),
     "web killed": Kind("web", (0.3, 2), kill_web, start_web),
     "queue wiped": Kind("queue", (0, 0), wipe_queue, nothing),
@@ -185,6 +218,22 @@ KINDS: Mapping[str, Kind] = {
         by(lambda world: world.servers.postgres.start()),
         only_on="servers",
     ),
+    "Postgres fails over, one dies": Kind(
+        "database",
+        (6, 12),
+        fail_over(keeping=False),
+        by(lambda world: world.servers.wait_for_standby()),
+        only_on="servers",
+        only_ours=True,
+    ),
+    "Postgres fails over, one is read-only": Kind(
+        "database",
+        (6, 12),
+        fail_over(keeping=True),
+        by(lambda world: world.servers.wait_for_standby()),
+        only_on="servers",
+        only_ours=True,
+    ),
     "queue locked": Kind(
         "queue",
         (2, 8),
@@ -215,36 +264,47 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def schedule(seed: int, seconds: float, consumers: int, backend: str) -> list[Fault]:
+def schedule(seed: int, seconds: float, consumers: int, backend: str, *, is_ours: bool) -> list[Fault]:
     """Return faults in the order of their time, each kind once before one comes again."""
     rng = random.Random(seed)  # noqa: S311 - no secret
-    kinds = [name for name, kind in KINDS.items() if kind.only_on in {None, backend}]
+
+    def fault_of(name: str, at: float) -> Fault:
+        kind = KINDS[name]
+        lasts, consumer = rng.uniform(*kind.seconds), rng.randrange(consumers)
+        return Fault(name, at, lasts, consumer, rng.choice(kind.steps or [""]), rng.randrange(1, STATEMENTS))
+
+    possible = [
+        name for name, kind in KINDS.items() if kind.only_on in {None, backend} and (is_ours or not kind.only_ours)
+    ]
     faults: list[Fault] = []
+    for name in possible:
+        if every := KINDS[name].every:
+            at = rng.uniform(*every) / 4
+            while (fault := fault_of(name, at)).end <= seconds:
+                faults.append(fault)
+                at = fault.end + rng.uniform(*every)
+    kinds = [name for name in possible if not KINDS[name].every]
     deck: list[str] = []
     at = rng.uniform(*GAP)
     while at < seconds:
         if len(deck) < len(kinds):
             deck += rng.sample(kinds, len(kinds))
         for name in deck:
-            kind = KINDS[name]
-            fault = Fault(
-                name,
-                at,
-                rng.uniform(*kind.seconds),
-                rng.randrange(consumers),
-                rng.choice(kind.steps or [""]),
-            )
+            fault = fault_of(name, at)
             if fault.end <= seconds and not any(clash(fault, other) for other in faults):
                 faults.append(fault)
                 deck.remove(name)
                 break
         at += rng.uniform(*GAP)
-    return faults
+    return sorted(faults, key=lambda fault: fault.at)
 
 
-def clash(fault: Fault, earlier: Fault) -> bool:
+def clash(one: Fault, other: Fault) -> bool:
     """Return whether both break the same at the same time."""
+    earlier, fault = sorted((one, other), key=lambda either: either.at)
     targets = {KINDS[fault.kind].target, KINDS[earlier.kind].target}
+    if KINDS[fault.kind].every or KINDS[earlier.kind].every:
+        return fault.at <= earlier.end + (MAIL_SERVER_REST if "mail server" in targets else 1)
     if fault.at > earlier.end + (MAIL_SERVER_REST if targets == {"mail server"} else 0.5):
         return False
     if targets == {"consumer"}:

@@ -26,6 +26,7 @@ class Load:
         self.limit = limit
         self.numbers = itertools.count(1)
         self.answers: Counter[str] = Counter()
+        self.acknowledged: list[str] = []
         self.seconds: list[float] = []
         self.over = threading.Event()
         self.threads = [threading.Thread(target=self._run, args=[n / rate], daemon=True) for n in range(threads)]
@@ -71,3 +72,4 @@ class Load:
             self.answers[str(visitor.page.status_code)] += 1
             if visitor.page.status_code == 303:
                 self.seconds.append(time.monotonic() - begun)
+                self.acknowledged.append(fields["email"])

@@ -30,6 +30,7 @@ def figures(world: World, load: Load, result: Result, healed_in: float) -> None:
         ("lost", len(result.lost)),
         ("doubled", len(result.doubled)),
         ("not committed, but mailed", len(result.uncommitted)),
+        ("not committed, but answered as done", len(result.forgotten)),
     ]
     if world.app is OURS:
         rows += [
@@ -41,6 +42,8 @@ def figures(world: World, load: Load, result: Result, healed_in: float) -> None:
     for name, count in rows:
         print(f"{name:42} {count:6}")
     print(f"{'seconds from healed to quiet':42} {healed_in:6.1f}")
+    for statement in world.frozen_at:
+        print(f"frozen after   {statement[:100]}")
 
 
 def duplicates(world: World, happened: Sequence[Happened], result: Result) -> int:
@@ -93,6 +96,8 @@ def breaches(world: World, result: Result, limit: int) -> dict[str, list[str]]:
     found = {
         "lost": result.lost,
         "mailed without being committed": result.uncommitted,
+        "answered as done, and not committed": result.forgotten,
+        "held up by a frozen neighbour": result.held_up,
         "still on their way": result.unfinished,
         "expired leases": result.expired_leases,
         "sent, but not in the ledger": result.falsely_sent,

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -16,8 +17,9 @@ from pathlib import Path
 from redis import Redis
 
 from chaos.gate import gate
-from tests.processes import BIN, free_port, wait_for_port
-from tests.servers import Postgres, Valkey
+from tests.postgres_pair import Pair
+from tests.processes import BIN, Freezer, free_port, wait_for_port
+from tests.servers import Valkey
 from tests.smtp_server import Action, Connection, Dropped, Server, Step
 from webapp.config import ROOT
 
@@ -112,23 +114,40 @@ def is_refused(address: str) -> bool:
 
 
 class Servers:
-    """PostgreSQL and Redis, as in production; Redis behind a gate."""
+    """PostgreSQL with a standby, and Redis, as in production; Redis behind a gate."""
 
     name = "servers"
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.postgres = Postgres(folder / "postgres")
-        stack.callback(self.postgres.server.cleanup)
+        self.postgres = stack.enter_context(Pair(folder / "postgres"))
+        self.restoring: threading.Thread | None = None
         self.valkey = stack.enter_context(Valkey(folder / "valkey", port=free_port()))
         self.gate = stack.enter_context(gate(self.valkey.port or 0))
         url = self.postgres.create()
         self.settings = {"DATABASE_URL": url, "REDIS_URL": f"redis://127.0.0.1:{self.gate.port}/0"}
+
+    def fail_over(self, *, keeping: bool, seconds: float) -> None:
+        """Let the standby take over; the former primary is away, or may be read, for so long, and follows it then."""
+        self.postgres.fail_over(keeping=keeping)
+
+        def restore() -> None:
+            time.sleep(seconds)
+            self.postgres.restore()
+
+        self.restoring = threading.Thread(target=restore)
+        self.restoring.start()
+
+    def wait_for_standby(self) -> None:
+        if self.restoring:
+            self.restoring.join()
+            self.restoring = None
 
     def wipe_queue(self) -> None:
         with Redis.from_url(self.valkey.url) as redis:
             redis.flushall()
 
     def mend(self) -> None:
+        self.wait_for_standby()
         self.postgres.start()
         if not self.valkey.server.is_running():
             self.valkey.start()
@@ -170,15 +189,17 @@ class Embedded:
 
 @dataclass
 class World:
-    """`stopped_slowly`: consumers that took too long to end when they were asked to."""
+    """`stopped_slowly`: consumers that took too long to end when they were asked to. `frozen_at`: statements."""
 
     app: App
     backend: Servers | Embedded
     smtp: Ledger
     web: Program
     consumers: list[Program]
+    freezers: list[Freezer]
     url: str
     stopped_slowly: list[str]
+    frozen_at: list[str]
 
     @property
     def servers(self) -> Servers:
@@ -207,7 +228,10 @@ def world(app: App, backend: str, folder: Path, consumers: int) -> Iterator[Worl
     """Start everything, and end it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        parts = Servers(folder, stack) if backend == Servers.name else Embedded(folder)
+        parts: Servers | Embedded = Servers(folder, stack) if backend == Servers.name else Embedded(folder)
+        if isinstance(parts, Servers) and app is NAIVE:
+            # It knows no URL with several hosts, and they do not change for it.
+            parts.settings["DATABASE_URL"] = parts.postgres.primary.url("app")
         smtp = stack.enter_context(Ledger())
         smtp.misbehave({})
         environ = {**system_environ(), **settings(smtp.port), **parts.settings}
@@ -216,15 +240,16 @@ def world(app: App, backend: str, folder: Path, consumers: int) -> Iterator[Worl
         web = Program("web", [str(BIN / "gunicorn"), app.web, "--bind", f"127.0.0.1:{port}"], environ, folder)
         # On SIGTERM a worker finishes what it has in hand. An idle embedded queue is looked at twice a second.
         command = [str(BIN / "huey_consumer"), app.worker, "-w", str(WORKER_THREADS), "-g", "TERM", "-m", "0.5"]
+        freezers = [Freezer(folder) for _ in range(consumers)]
         workers = [
-            Program(f"consumer{n}", command, environ | wrong_clock(n, app, parts), folder)
-            for n in range(1, consumers + 1)
+            Program(f"consumer{n}", command, environ | inside(n, app, parts, freezer), folder)
+            for n, freezer in enumerate(freezers, 1)
         ]
         for program in [web, *workers]:
             program.start()
             stack.callback(program.kill)
         wait_for_port(port, 60)
-        yield World(app, parts, smtp, web, workers, f"http://127.0.0.1:{port}", [])
+        yield World(app, parts, smtp, web, workers, freezers, f"http://127.0.0.1:{port}", [], [])
 
 
 def settings(mail_port: int) -> dict[str, str]:
@@ -250,13 +275,12 @@ def system_environ() -> dict[str, str]:
     return {**kept, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
-def wrong_clock(number: int, app: App, backend: Servers | Embedded) -> dict[str, str]:
-    """Let the clocks of the second and the third consumer be off, where the database has its own.
+def inside(number: int, app: App, backend: Servers | Embedded, freezer: Freezer) -> dict[str, str]:
+    """Let consumers freeze amid a transaction, and the clocks of two be off, where the database has its own.
 
     Not of the naive app: pickles between right and wrong clocks cannot be read, which would be our fault.
     """
-    is_wanted = app is OURS and isinstance(backend, Servers)
-    offset = {2: CLOCK_OFFSET, 3: -CLOCK_OFFSET}.get(number) if is_wanted else None
-    if offset is None:
+    if app is not OURS or not isinstance(backend, Servers):
         return {}
-    return {"PYTHONPATH": str(Path(__file__).parent / "clock"), "CHAOS_CLOCK_OFFSET": str(offset)}
+    offset = {2: CLOCK_OFFSET, 3: -CLOCK_OFFSET}.get(number, 0)
+    return {**freezer.environ, "CHAOS_CLOCK_OFFSET": str(offset)}
