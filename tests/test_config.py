@@ -63,6 +63,10 @@ def test_every_problem_is_named_at_once() -> None:
         ("DATABASE_URL", "postgresql://u:p@host:port/db"),
         ("DATABASE_URL", "postgresql://host"),
         ("DATABASE_URL", "sqlite:///:memory:"),
+        ("DATABASE_URL", "postgresql://u:p@host/db?pgbouncer=true"),
+        ("DATABASE_URL", "postgresql://u:p@ss@host/db"),
+        ("DATABASE_URL", "postgresql://u:p/ss@host/db"),
+        ("DATABASE_URL", "postgresql://u:100%sure@host/db"),
         ("REDIS_URL", "redis://host:port/0"),
         ("REDIS_URL", "redis://host:6379/abc"),
         ("REDIS_URL", "redis://host/0?bogus=1"),
@@ -116,6 +120,50 @@ def test_names_are_reserved_by_a_setting() -> None:
     assert "admin" in load(GOOD)["RESERVED_USERNAMES"]
     assert load({**GOOD, "RESERVED_USERNAMES": "boss, Chef"})["RESERVED_USERNAMES"] == ["boss", "Chef"]
     assert load({**GOOD, "RESERVED_USERNAMES": "none"})["RESERVED_USERNAMES"] == []
+
+
+def test_what_is_wrong_with_a_database_url_is_told_without_its_password() -> None:
+    assert '"pgbouncer"' in problems(DATABASE_URL="postgresql://u:secret@host/db?pgbouncer=true")[0]
+    for url in ("postgresql://u:sec%ret@host/db", "postgresql://u:sec@ret@[host/db", "postgresql://u:sec/ret@h/db"):
+        (problem,) = problems(DATABASE_URL=url)
+        assert "%40 for an @" in problem
+        assert "sec" not in problem
+
+
+def test_a_database_url_is_understood_as_libpq_does() -> None:
+    url = "postgres://me:p%40ss%2Fw%25rd@one:5432,two:5433/name?sslmode=verify-full&options=-c%20lock_timeout%3D9s"
+    options = load({**GOOD, "DATABASE_URL": url})["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]
+    given = {"user": "me", "password": "p@ss/w%rd", "host": "one,two", "port": "5432,5433", "dbname": "name"}
+    given |= {"sslmode": "verify-full", "options": "-c lock_timeout=9s", "target_session_attrs": "read-write"}
+    assert options.items() >= given.items()
+    own = load({**GOOD, "DATABASE_URL": "postgresql:///name?target_session_attrs=primary&keepalives_idle=60"})
+    chosen = own["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]
+    assert (chosen["target_session_attrs"], chosen["keepalives_idle"]) == ("primary", "60")
+
+
+def dotenv(folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".env").write_bytes(content)
+    monkeypatch.setattr("webapp.config.ROOT", folder)
+    for name in GOOD:
+        monkeypatch.delenv(name, raising=False)
+
+
+LINES = "".join(f"{name}={value}\n" for name, value in GOOD.items())
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dotenv(tmp_path, LINES.encode("utf-8-sig"), monkeypatch)
+    assert load()["SECRET_KEY"] == GOOD["SECRET_KEY"]
+
+
+@pytest.mark.parametrize("content", [LINES.encode("utf-16"), LINES.encode("utf-16-le"), b"APP_NAME=Caf\xe9\n"])
+def test_a_file_that_is_not_utf_8_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    dotenv(tmp_path, content, monkeypatch)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert caught.value.problems == [".env: is not text in UTF-8: have your editor save it so"]
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
