@@ -5,6 +5,8 @@ from __future__ import annotations
 from alembic import context
 from flask import current_app
 
+from webapp.outages import DatabaseAway, reason
+
 db = current_app.extensions["migrate"].db
 
 
@@ -29,4 +31,8 @@ def run() -> None:
             context.run_migrations()
 
 
-run()
+try:
+    run()
+except DatabaseAway as error:
+    # Nothing that a traceback would explain.
+    raise SystemExit(f"the database does not answer: {reason(error.orig or error)}") from None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,14 +16,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import event, text
 
-from tests.conftest import OwnPostgres
-from tests.factories import make_signup
+from tests.conftest import OwnPostgres, migrate, settings
+from tests.factories import change, get, make_signup
+from tests.postgres_pair import Pair
 from tests.processes import BIN, Process, consumer, free_port, wait_until
-from tests.servers import Postgres
+from tests.servers import Postgres, Valkey
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
 from webapp import create_app, operations, outages, users
+from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -118,6 +123,61 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, begins: 
     assert ended.returncode == code
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith(begins)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    # Not in pytest's own folder, which is closed to the user that Postgres runs as.
+    folder = Path(tempfile.mkdtemp(prefix="signup-pair-"))
+    with Pair(folder) as pair:
+        yield pair
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def on_pair(pair: Pair, valkey: Valkey, system_environ: Environ, smtp: Server) -> Environ:
+    url = pair.create()
+    migrate({"DATABASE_URL": url})
+    own = {"DATABASE_URL": url, "REDIS_URL": valkey.url, "LOG_FORMAT": "json", "WEB_CONCURRENCY": "1"}
+    return {**system_environ, **settings(smtp.port), **own, "VERIFY_EMAIL_DELAY": "0"}
+
+
+@pytest.mark.timeout(300)
+def test_when_postgres_fails_over_web_and_workers_go_with_it(on_pair: Environ, pair: Pair, smtp: Server) -> None:
+    with website_and_log(on_pair) as (url, web), consumer(on_pair) as worker:
+        worker.wait_for_event("worker_started")
+        for keeping, before, after in ((True, "ann", "ben"), (False, "cat", "dan")):
+            assert sign_up(url, before) == 303
+            pair.fail_over(keeping=keeping)
+            wait_until(lambda: sign_up(url, after) == 303, "no signup is taken", BACK_WITHIN)  # noqa: B023
+            for name in (before, after):
+                smtp.wait_for(f"{name}@example.com", seconds=BACK_WITHIN)
+            if keeping:
+                pair.restore()
+        assert worker.stop() == 0
+        assert "Traceback" not in web.log + worker.log
+
+
+@pytest.mark.timeout(300)
+def test_a_mail_whose_outcome_was_lost_at_a_failover_is_sent_again(on_pair: Environ, pair: Pair, smtp: Server) -> None:
+    app = create_app(on_pair | {"VERIFY_EMAIL_DELAY": "20"})
+    with consumer(on_pair) as worker:
+        worker.wait_for_event("worker_started")
+        email_id = make_signup(app, due=False)
+        # From here on the standby learns nothing, as one far away may not.
+        pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()")
+        pair.standby.stop("fast")
+        change(app, email_id, next_attempt_at=db_now())
+        smtp.wait_for("mick@example.com", seconds=BACK_WITHIN)
+        wait_until(lambda: get(app, email_id).status == "sent", "its outcome was not written down")
+        pair.primary.stop()
+        pair.standby.start()
+        pair.fail_over(keeping=False)
+        wait_until(lambda: get(app, email_id).status == "sent", "it was not sent again", 90)
+    first, second = smtp.mails
+    assert (first.message_id, first.link) == (second.message_id, second.link)
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_hints_wait_for_a_database_that_is_away(

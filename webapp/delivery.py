@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 # So many mails a worker sends before it takes the next hint.
 ON_AND_ON = 1000
 
+# For so long hints of what was sent are needless.
+FORGET_SECONDS = 20.0
+
 # Whoever waits for a turn looks so often whether it is told to stop.
 WAIT_SECONDS = 1.0
 
@@ -130,7 +133,8 @@ def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
                 sending.send(email, message, following=following)
                 tried[email_id] = None
                 unsent.remove(email_id)
-                taken_here.add(email_id)
+                # Not for ever: a database that failed over may not know of it.
+                taken_here.add(email_id, seconds=FORGET_SECONDS)
             if email_id in unsent:
                 taken_here.discard([email_id])
             failure = tried.get(email_id)

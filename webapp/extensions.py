@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -95,7 +95,6 @@ def row_of(model: type[Base], *named: str, **values: ColumnElement[Any]) -> Sele
 
 # Made once, as what every mail needs.
 LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
-TRY_LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("key", type_=Text), 0)))
 
 
 def lock(*keys: str) -> None:
@@ -105,12 +104,18 @@ def lock(*keys: str) -> None:
         db.session.execute(LOCK, {"keys": sorted(keys)})
 
 
-def try_lock(key: str) -> bool:
-    """Let nobody else hold this until the commit, unless somebody does; return whether it is ours.
+# In one order, and each alone: a lock is tried here, and nobody waits for it.
+TRY_LOCK = text(
+    "SELECT key FROM unnest(CAST(:keys AS text[])) AS key WHERE pg_try_advisory_xact_lock(hashtextextended(key, 0))"
+)
 
-    For what any of us may do: whoever holds it may be frozen, so nobody waits.
-    """
-    return db.engine.dialect.name != "postgresql" or bool(db.session.scalar(TRY_LOCK, {"key": key}))
+
+def try_lock(keys: Iterable[str]) -> set[str]:
+    """Return which of these nobody else holds: now they are this transaction's, until its commit."""
+    wanted = sorted(keys)
+    if db.engine.dialect.name != "postgresql" or not wanted:
+        return set(wanted)
+    return set(db.session.scalars(TRY_LOCK, {"keys": wanted}))
 
 
 def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[str, Any]) -> Sequence[Any] | None:

@@ -140,7 +140,7 @@ def fold() -> bool:
 
     It is done often enough that asking is quick. Two who count at once would count twice: one of them does nothing.
     """
-    if not is_behind() or not try_lock("totals"):
+    if not is_behind() or not try_lock(["totals"]):
         db.session.rollback()
         return False
     for mark in db.session.execute(_marks()).all():
