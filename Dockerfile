@@ -15,6 +15,17 @@ RUN if [ -n "$MARCH" ]; then \
     fi && \
     /venv/bin/pip install --require-hashes ${MARCH:+--no-binary argon2-cffi-bindings} --requirement /requirements.txt
 
+# The proxy in front: on the same base, so that there is one to keep up to date.
+FROM python:3.13-slim AS proxy
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
+COPY docker/nginx.conf /etc/nginx/nginx.conf
+USER 33:33
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]
+CMD ["nginx", "-e", "stderr", "-g", "daemon off;"]
+
 FROM python:3.13-slim
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TZ=UTC
 WORKDIR /app

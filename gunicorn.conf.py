@@ -3,17 +3,22 @@
 import gc
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from flask import Flask
 from gunicorn import glogging
 from gunicorn.config import Config
-from gunicorn.workers.base import Worker
+from gunicorn.http.message import Request
+from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import cli, engines, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import ConfigError, load
 from webapp.extensions import db
+from webapp.pages import turns
 
 try:
     settings = load()
@@ -33,21 +38,55 @@ class Logger(glogging.Logger):
         self.error_log.propagate = True
 
 
+class Worker(ThreadWorker):
+    """Gunicorn's threads, but for forms that wait for their turn: those take none until they are called."""
+
+    def handle_request(self, request: Request, conn: TConn) -> bool:
+        ticket = turns.Ticket(lambda: self.serve_again(request, conn, ticket))
+        return self.serve(request, conn, ticket)
+
+    def serve(self, request: Request, conn: TConn, ticket: turns.Ticket) -> bool:
+        with turns.held(ticket):
+            return super().handle_request(request, conn)
+
+    def serve_again(self, request: Request, conn: TConn, ticket: turns.Ticket) -> None:
+        # The pool takes nothing more when the process ends and its time is over.
+        with suppress(RuntimeError):
+            done = self.tpool.submit(self.handle_again, request, conn, ticket)
+            done.add_done_callback(partial(self.method_queue.defer, self.finish_request, conn))
+
+    def handle_again(self, request: Request, conn: TConn, ticket: turns.Ticket) -> bool:
+        """What handle() does once it has read a request's head."""
+        try:
+            return self._keepalive_after(conn, self.serve(request, conn, ticket))
+        except (OSError, StopIteration):
+            # It went away while it waited.
+            return False
+        except Exception as error:  # noqa: BLE001 - gunicorn's own way
+            self.handle_error(request, conn.sock, conn.client, error)
+            return False
+
+    def finish_request(self, conn: TConn, done: Future[Any]) -> None:
+        if done.cancelled() or not isinstance(done.exception(), turns.ComeAgain):
+            super().finish_request(conn, done)
+
+
 logger_class = Logger
 # The app logs its requests itself, because a path may hold a token.
 accesslog = None
 
 workers = settings["WEB_CONCURRENCY"]
 # Requests mostly wait for the database or for a password's hash, which frees the interpreter.
-worker_class = "gthread"
-threads = 8
+worker_class = Worker
+# Some more than forms ever take, for pages and health checks.
+threads = turns.PLACES + 4
 graceful_timeout = 10
 
 # It would lie in the home directory, where a second app's would be in its way.
 control_socket_disable = True
 
 
-def post_worker_init(worker: Worker) -> None:
+def post_worker_init(worker: ThreadWorker) -> None:
     """Connect before anybody waits for that, and spare the collector what was loaded, which stays.
 
     Going through that takes a tenth of a second, while all wait.

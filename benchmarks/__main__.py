@@ -16,6 +16,7 @@ from benchmarks.report import Report
 from benchmarks.sections import (
     backlog,
     capacity,
+    cost,
     delivery,
     distance,
     embedded,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "delivery": delivery.run,
     "distance": distance.run,
     "signup": signup.run,
+    "cost": cost.run,
     "lateness": lateness.run,
     "growth": growth.run,
     "backlog": backlog.run,

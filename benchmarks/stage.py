@@ -58,6 +58,7 @@ class Stage:
             "MAIL_SERVER": "127.0.0.1",
             "MAIL_PORT": str(self.sink_port),
             "LOG_FORMAT": "json",
+            "RATELIMIT_POST": "1000000/hour",
             "RATELIMIT_SIGNUP": "1000000/hour",
             "RATELIMIT_RESEND": "1000000/hour",
             "RATELIMIT_LOGIN_ACCOUNT": "1000000/hour",

@@ -264,6 +264,7 @@ def settings(mail_port: int) -> dict[str, str]:
         "LOG_FORMAT": "json",
         "WEB_CONCURRENCY": "2",
         # All of it comes from one place; what limits the mails to each address stays.
+        "RATELIMIT_POST": "none",
         "RATELIMIT_SIGNUP": "none",
         "MAIL_LIMIT_TOTAL": "none",
     }

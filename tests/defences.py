@@ -613,6 +613,72 @@ DEFENCES = [
         "test_a_link_from_elsewhere_keeps_no_session_alive",
     ),
 ]
+DEFENCES += [
+    Defence(
+        25,
+        "nothing is judged of a form without its token, or too long",
+        "webapp/pages/forms.py",
+        "        if not (self._has_token() and are_short(self)):\n            return False\n",
+        "",
+        "test_a_field_that_is_too_long_is_told_before_anything_is_judged",
+    ),
+    Defence(
+        25,
+        "every form costs its network",
+        "webapp/pages/forms.py",
+        '        limits.spend("RATELIMIT_POST", limits.network())\n',
+        "",
+        "test_every_form_costs_its_network_of_the_limit_of_all",
+    ),
+    Defence(
+        25,
+        "nothing is judged once a limit is spent",
+        "webapp/pages/forms.py",
+        "            limits.check(self.limit, limits.network())\n",
+        "            pass\n",
+        "test_once_a_limit_is_spent_nothing_of_a_form_is_judged",
+    ),
+    Defence(
+        25,
+        "a password is scored last",
+        "webapp/pages/forms.py",
+        "super().validate(extra_validators) and self.has_strong_password()",
+        "self.has_strong_password() and super().validate(extra_validators)",
+        "test_a_password_is_scored_only_once_all_else_is_right",
+    ),
+    Defence(
+        25,
+        "zxcvbn gets no more than it has time for",
+        "webapp/passwords.py",
+        "    while _readings(judged) * len(judged) ** 2 > GUESSED_WORK:\n",
+        "    while False:\n",
+        "test_zxcvbn_reads_no_password_in_more_ways_than_it_has_time_for",
+    ),
+    Defence(
+        25,
+        "no long password is normalized",
+        "webapp/passwords.py",
+        "    if len(password) > MAX_LENGTH:\n        # A long",
+        "    if False:\n        # A long",
+        "test_no_text_of_any_length_is_normalized_by_whoever_asks",
+    ),
+    Defence(
+        26,
+        "networks take turns",
+        "webapp/pages/turns.py",
+        "            self.waiting[network] = calls\n",
+        "            self.waiting = {network: calls, **self.waiting}\n",
+        "test_of_those_that_wait_one_of_each_network_after_the_other_is_called",
+    ),
+    Defence(
+        26,
+        "who waits takes no thread",
+        "webapp/pages/turns.py",
+        "    app.before_request(_wait_for_turn)\n",
+        "    app.before_request(lambda: None)\n",
+        "test_sixty_sign_ins_of_one_network_hold_up_nobody_else",
+    ),
+]
 
 
 def main() -> int:

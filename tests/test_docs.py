@@ -53,3 +53,14 @@ def test_docker_compose_builds_our_image_whichever_service_comes_first() -> None
     ours = {name: service for name, service in services.items() if service["image"] == "${IMAGE:-signup}"}
     assert {"migrate", "web", "worker"} <= set(ours)
     assert [name for name, service in ours.items() if "build" not in service] == []
+
+
+def test_docker_compose_lets_only_its_proxy_be_reached_and_only_from_this_machine() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    published = {name: port for name, service in services.items() for port in service.get("ports", [])}
+    assert set(published) == {"proxy", "mailpit"}
+    assert published["proxy"].startswith("${HTTP_BIND:-127.0.0.1}:")
+    assert published["mailpit"].startswith("127.0.0.1:")
+    # What the proxy says of who asks counts.
+    assert services["web"]["environment"]["TRUSTED_PROXIES"] == "${TRUSTED_PROXIES:-1}"
+    assert "listen 8080" in (ROOT / "docker" / "nginx.conf").read_text("utf-8")

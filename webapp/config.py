@@ -28,7 +28,9 @@ RESERVED = [
     *("mailer-daemon", "moderator", "no-reply", "noreply", "official", "postmaster", "root", "security", "staff"),
     *("support", "sysadmin", "system", "team", "webmaster"),
 ]
-MEGABYTE = 1024 * 1024
+# The longest form, all of it in letters that take four bytes, each byte written as "%F0".
+FORM_BYTES = 16 * 1024
+FORM_FIELDS = 100
 
 Parser = Callable[[str], Any]
 
@@ -287,6 +289,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "PASSWORD_HASH_PASSES": (_number(2, 20), 2),
     "PASSWORD_HASH_LANES": (_number(1, 16), 1),
     "RATELIMIT_ENABLED": (_boolean, True),
+    "RATELIMIT_POST": (_limits, parse_many("1200/minute")),
     "RATELIMIT_SIGNUP": (_limits, parse_many("30/hour")),
     "RATELIMIT_RESEND": (_limits, parse_many("10/hour")),
     "RATELIMIT_RESET": (_limits, parse_many("30/hour")),
@@ -363,8 +366,9 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         # One switch for all limits.
         **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
-        "MAX_CONTENT_LENGTH": MEGABYTE,
-        "MAX_FORM_MEMORY_SIZE": MEGABYTE,
+        "MAX_CONTENT_LENGTH": FORM_BYTES,
+        "MAX_FORM_MEMORY_SIZE": FORM_BYTES,
+        "MAX_FORM_PARTS": FORM_FIELDS,
         **_cookies(config["SESSION_COOKIE_NAME"], secure=secure),
         "SESSION_COOKIE_SECURE": secure,
         "SESSION_COOKIE_HTTPONLY": True,

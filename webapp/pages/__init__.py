@@ -32,6 +32,7 @@ from webapp.pages import (
     sessions,
     signed_in,
     signup,
+    turns,
     verify,
     waiting,
     well_known,
@@ -59,6 +60,7 @@ def init_app(app: Flask) -> None:
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     hosts.init_app(app)
+    turns.init_app(app)
     app.after_request(_add_headers)
     language.init_app(app)
     language_switch.init_app(app)

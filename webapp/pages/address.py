@@ -21,6 +21,8 @@ blueprint = Blueprint("address", __name__)
 
 
 class AddressForm(Form):
+    limit = "RATELIMIT_SIGNUP"
+
     email = EmailField(
         _("New address"),
         filters=[strip],

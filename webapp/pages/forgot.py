@@ -19,6 +19,8 @@ blueprint = Blueprint("forgot", __name__)
 
 
 class ForgotForm(Form):
+    limit = "RATELIMIT_RESET"
+
     email = EmailField(
         _("E-mail address"),
         filters=[strip],

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from flask import current_app, request
 from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import Field, PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
 from webapp import passwords, usernames, users
+from webapp.pages import limits
+
+# Characters that a field may have which says nothing else: enough for any name or address before it is normalized.
+LONGEST = 512
+CODE_MAX = 200
+
+HEARD_BYTES = 2**20
 
 
 class Words:
@@ -37,13 +46,41 @@ class Words:
 class Form(FlaskForm):
     """A form that is shown again, with its status, when something is wrong with it."""
 
+    # The setting that limits what this form does, by network. A form that is sent back does not count for it.
+    limit: ClassVar[str | None] = None
+
     class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options
         def wrap_formdata(self, _form: FlaskForm, formdata: object) -> MultiDict[str, str] | None:
             """Read what a form sends, and neither JSON nor files; nothing when told so."""
-            return request.form if request.method == "POST" and formdata is not None else None
+            if request.method != "POST" or formdata is None:
+                return None
+            try:
+                return request.form
+            except RequestEntityTooLarge:
+                hear_out()
+                raise
 
         def get_translations(self, _form: FlaskForm) -> Words:
             return Words()
+
+    def validate(self, extra_validators: object = None) -> bool:
+        """Judge what was sent, cheap things first: nothing dear is done for whoever may not have it done.
+
+        Raises TooManyRequests. Each step is taken only when nothing was wrong before.
+        """
+        if not (self._has_token() and are_short(self)):
+            return False
+        limits.spend("RATELIMIT_POST", limits.network())
+        if self.limit:
+            limits.check(self.limit, limits.network())
+        return super().validate(extra_validators) and self.has_strong_password()
+
+    def has_strong_password(self) -> bool:
+        """Return whether a new password in it is hard to guess; else say so at its field. Scoring takes longest."""
+        return True
+
+    def _has_token(self) -> bool:
+        return "csrf_token" not in self or self.csrf_token.validate(self)
 
     @property
     def is_stale(self) -> bool:
@@ -55,6 +92,27 @@ class Form(FlaskForm):
         if self.is_stale:
             return 400
         return 422 if self.errors else 200
+
+
+def hear_out() -> None:
+    """Read what is left of a body that is too large: whoever is hung up on while sending does not get our answer."""
+    left = HEARD_BYTES
+    while left > 0 and (read := request.environ["wsgi.input"].read(min(left, 2**16))):
+        left -= len(read)
+
+
+def are_short(form: Iterable[Field]) -> bool:
+    """Return whether no field is too long as it was sent, before anything is normalized, parsed or scored.
+
+    Characters are counted, of which each has at most four bytes.
+    """
+    for field in form:
+        longest = getattr(field.flags, "maxlength", None)
+        if any(len(sent.strip()) > (longest or LONGEST) for sent in field.raw_data or ()):
+            field.errors = [
+                _("Please use at most %(max)d characters.", max=longest) if longest else _("That is too long.")
+            ]
+    return not any(field.errors for field in form)
 
 
 def strip(text: str | None) -> str:
@@ -82,8 +140,8 @@ class LongEnough:
 
 
 def western(text: str | None) -> str:
-    """Return the text with the digits of every script as ours."""
-    return "".join(str(unicodedata.decimal(char, char)) for char in text or "")
+    """Return the text, as far as a code may go, with the digits of every script as ours."""
+    return "".join(str(unicodedata.decimal(char, char)) for char in (text or "")[:CODE_MAX])
 
 
 def code_field() -> StringField:
@@ -91,7 +149,10 @@ def code_field() -> StringField:
         _("Code from the mail"),
         filters=[strip, western],
         # Whoever copies the whole sentence means the digits in it.
-        validators=[DataRequired(_("Please type the six digits.")), Length(max=200, message=_("That is too long."))],
+        validators=[
+            DataRequired(_("Please type the six digits.")),
+            Length(max=CODE_MAX, message=_("That is too long.")),
+        ],
         description=_("Six digits. They work in this browser only."),
         render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
     )
@@ -107,11 +168,16 @@ def read_address(field: Field) -> users.Address:
         ) from error
 
 
-def refuse_weak(field: Field, *words: str) -> None:
-    """Refuse what is among the first guesses: common and breached passwords, and the person's own words."""
+def is_strong(field: Field, *words: str) -> bool:
+    """Return whether a password is not among the first guesses; else say why at its field.
+
+    Those are common and breached passwords, and `words`, which are the person's own.
+    """
     parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
-    if field.data and (reasons := passwords.weakness(field.data, [*words, *parts])):
-        raise ValidationError(_("This is easy to guess. %(reason)s", reason=" ".join(map(gettext, reasons))))
+    reasons = passwords.weakness(field.data, [*words, *parts])
+    if reasons:
+        field.errors = [_("This is easy to guess. %(reason)s", reason=" ".join(map(gettext, reasons)))]
+    return not reasons
 
 
 def new_password_field(label: str) -> PasswordField:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from flask import Flask, Response, current_app, request
 from flask_babel import get_locale
+from werkzeug.datastructures import LanguageAccept
+from werkzeug.http import parse_accept_header
 
 from webapp.languages import LANGUAGES
 from webapp.users import User
 
 YEAR = 365 * 86400
+
+# No browser asks for more languages than fit into this.
+ACCEPTED_LONGEST = 200
 
 
 def init_app(app: Flask) -> None:
@@ -19,7 +24,8 @@ def init_app(app: Flask) -> None:
 
 def choose() -> str:
     # Werkzeug's best_match would take an exact "th" before the "en-GB" that is wanted more.
-    wished = [tag.lower().partition("-")[0] for tag, quality in request.accept_languages if quality]
+    accepted = parse_accept_header(request.headers.get("Accept-Language", "")[:ACCEPTED_LONGEST], LanguageAccept)
+    wished = [tag.lower().partition("-")[0] for tag, quality in accepted if quality]
     for language in (_chosen(), request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"]), *wished):
         if language in LANGUAGES:
             return str(language)

@@ -7,10 +7,9 @@ from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import login_required
-from wtforms import PasswordField
 
 from webapp import passwords, recovery, sessions, tasks
-from webapp.pages.forms import Form, new_password_field, refuse_weak
+from webapp.pages.forms import Form, is_strong, new_password_field
 from webapp.pages.signed_in import current_password_field, knows_password, me, sign_in
 
 blueprint = Blueprint("password", __name__)
@@ -20,8 +19,8 @@ class PasswordForm(Form):
     password = current_password_field(_("Current password"))
     new_password = new_password_field(_("New password"))
 
-    def validate_new_password(self, field: PasswordField) -> None:
-        refuse_weak(field, me().username, me().full_name, me().email)
+    def has_strong_password(self) -> bool:
+        return is_strong(self.new_password, me().username, me().full_name, me().email)
 
 
 @blueprint.get("/account/password")

@@ -7,12 +7,11 @@ from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from wtforms import StringField
-from wtforms.validators import ValidationError
 
 from webapp import passwords, recovery, tasks, usernames, users, verification
 from webapp.extensions import db
 from webapp.pages import forgot, limits, links, waiting
-from webapp.pages.forms import Form, new_password_field, read_username, refuse_weak, strip, username_advice
+from webapp.pages.forms import Form, is_strong, new_password_field, read_username, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import Address, User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
@@ -60,15 +59,13 @@ def submit() -> ResponseReturnValue:
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
         user, name = _user(proof), read_username(form.username.data) if form.username.data else None
-        refuse_weak(form.password, name or user.username, user.full_name, user.email)
+        if not is_strong(form.password, name or user.username, user.full_name, user.email):
+            return _page(proof, form), form.status
         # No transaction stays open while a password is hashed.
         db.session.commit()
         user, notice = recovery.reset_password(
             proof.id, password_hash=passwords.hash(form.password.data), holder=user, username=name
         )
-    except ValidationError as error:
-        form.password.errors = [error.args[0]]
-        return _page(_opened(), form), form.status
     except users.UsernameTaken:
         form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
         return _page(_opened(), form), form.status

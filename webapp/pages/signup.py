@@ -12,17 +12,19 @@ from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
 from flask_wtf.csrf import generate_csrf
-from wtforms import EmailField, HiddenField, PasswordField
+from wtforms import EmailField, HiddenField
 from wtforms.validators import DataRequired
 
 from webapp import passwords, signup, tasks, users
 from webapp.pages import frames, limits, mail_hosts, waiting
-from webapp.pages.forms import Form, NameFields, new_password_field, read_address, refuse_weak, strip
+from webapp.pages.forms import Form, NameFields, is_strong, new_password_field, read_address, strip
 
 blueprint = Blueprint("signup", __name__)
 
 
 class SignupForm(NameFields, Form):
+    limit = "RATELIMIT_SIGNUP"
+
     email = EmailField(
         _("E-mail address"),
         filters=[strip],
@@ -36,11 +38,11 @@ class SignupForm(NameFields, Form):
 
     address: users.Address
 
-    def validate_password(self, field: PasswordField) -> None:
-        refuse_weak(field, self.username.data, self.full_name.data, self.email.data)
-
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)
+
+    def has_strong_password(self) -> bool:
+        return is_strong(self.password, self.username.data, self.full_name.data, self.email.data)
 
 
 @blueprint.get("/signup")

@@ -6,12 +6,12 @@ from flask import Blueprint, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from wtforms import PasswordField, StringField
-from wtforms.validators import Length, Optional, ValidationError
+from wtforms.validators import Length, Optional
 
 from webapp import authentication, passwords, signup, tasks, usernames, users, verification
 from webapp.extensions import db
 from webapp.pages import limits, links, waiting
-from webapp.pages.forms import Form, LongEnough, read_username, refuse_weak, strip, username_advice
+from webapp.pages.forms import Form, LongEnough, is_strong, read_username, strip, username_advice
 from webapp.pages.signed_in import sign_in
 from webapp.users import User
 from webapp.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
@@ -154,10 +154,7 @@ def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | 
     """
     user = proof.user
     if form.new_password.data:
-        try:
-            refuse_weak(form.new_password, user.username, user.full_name, user.email)
-        except ValidationError as error:
-            form.new_password.errors = [error.args[0]]
+        if not is_strong(form.new_password, user.username, user.full_name, user.email):
             return None
         return passwords.hash(form.new_password.data)
     if holder is not None:

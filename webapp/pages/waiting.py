@@ -33,6 +33,8 @@ class CodeForm(Form):
 
 
 class AddressForm(Form):
+    limit = "RATELIMIT_SIGNUP"
+
     email = EmailField(
         _("Right address"),
         filters=[strip],

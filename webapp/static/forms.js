@@ -51,9 +51,12 @@ for (const secret of document.querySelectorAll(".secret")) {
   }
 }
 
-/* Measure a new password. What the server refuses is refused here, for the same reason: see refuse_weak() there. */
+/* Measure a new password. What the server refuses is refused here, for the same reason: see is_strong() there. */
 
-const GUESSED_LENGTH = 32;
+const GUESSED_LENGTH = 24;
+const GUESSED_WORK = 4096;
+// The letters that zxcvbn reads digits and signs as.
+const LEET = ["4@", "8", "({[<", "3", "69", "1!|", "1|7", "0", "$5", "+7", "%", "2"];
 
 for (const meter of document.querySelectorAll(".meter")) {
   const input = document.getElementById(meter.dataset.for);
@@ -91,14 +94,32 @@ for (const meter of document.querySelectorAll(".meter")) {
       say(1, meter.dataset.short);
       return;
     }
-    const guessed = Array.from(typed.normalize("NFKC")).slice(0, GUESSED_LENGTH).join("");
-    const { score, feedback } = window.zxcvbn(guessed, words());
+    const { score, feedback } = window.zxcvbn(beginning(typed.normalize("NFKC")), words());
     if (score <= 1) {
       const said = [feedback.warning, ...feedback.suggestions].filter(Boolean).map(translate);
       say(1, meter.dataset.weak.replace("…", said.join(" ") || translate("Add another word or two.")));
     } else {
       say(score, levels[score - 1]);
     }
+  }
+
+  /* As much as the server judges. */
+  function beginning(password) {
+    const judged = Array.from(password).slice(0, GUESSED_LENGTH);
+    while (readings(judged) * judged.length ** 2 > GUESSED_WORK) {
+      judged.pop();
+    }
+    return judged.join("");
+  }
+
+  function readings(judged) {
+    const seen = new Set();
+    return LEET.reduce((product, signs) => {
+      const found = Array.from(signs).filter((sign) => judged.includes(sign));
+      const choices = found.reduce((sum, sign) => sum + (seen.has(sign) ? 2 : 1), 0);
+      found.forEach((sign) => seen.add(sign));
+      return product * (choices || 1);
+    }, 1);
   }
 
   function words() {
