@@ -80,8 +80,8 @@ def gunicorn(environ: Mapping[str, str], port: int, *options: str) -> Process:
     return Process(str(BIN / "gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}", *options, environ=environ)
 
 
-def consumer(environ: Mapping[str, str]) -> Process:
-    return Process(str(BIN / "huey_consumer"), "huey_worker.huey", "-w", "4", "-g", "TERM", environ=environ)
+def consumer(environ: Mapping[str, str], workers: int = 4) -> Process:
+    return Process(str(BIN / "huey_consumer"), "huey_worker.huey", "-w", str(workers), "-g", "TERM", environ=environ)
 
 
 def free_port() -> int:

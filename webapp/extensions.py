@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -102,6 +102,20 @@ def lock(*keys: str) -> None:
     if db.engine.dialect.name == "postgresql":
         # In one order, whoever asks: else two that ask for the same ones deadlock.
         db.session.execute(LOCK, {"keys": sorted(keys)})
+
+
+# In one order, and each alone: a lock is tried here, and nobody waits for it.
+TRY_LOCK = text(
+    "SELECT key FROM unnest(CAST(:keys AS text[])) AS key WHERE pg_try_advisory_xact_lock(hashtextextended(key, 0))"
+)
+
+
+def try_lock(keys: Iterable[str]) -> set[str]:
+    """Return which of these nobody else holds: now they are this transaction's, until its commit."""
+    wanted = sorted(keys)
+    if db.engine.dialect.name != "postgresql" or not wanted:
+        return set(wanted)
+    return set(db.session.scalars(TRY_LOCK, {"keys": wanted}))
 
 
 def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[str, Any]) -> Sequence[Any] | None:

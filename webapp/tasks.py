@@ -45,7 +45,7 @@ def deliver_email(email_id: str) -> None:
     with delivery.lanes.lane():
         # Those inside may have had it meanwhile.
         if hinted not in delivery.taken_here:
-            delivery.deliver(hinted, others=True)
+            delivery.deliver_all(hinted, wake=deliver_later)
 
 
 @huey.when_due
@@ -114,6 +114,7 @@ class Relay:
                 workers.beat(workers.NAME)
                 users.fill_in_keys()
                 totals.fold()
+                backlog.mend_times()
                 self.next_beat = time.monotonic() + workers.BEAT_SECONDS
             backlog.reap()
             db.session.commit()
@@ -151,9 +152,6 @@ def sweep() -> float:
         db.session.commit()
         delivery.probe()
         return LONGEST_SLEEP / 2
-    if budget.spent():
-        db.session.commit()
-        return LONGEST_SLEEP / 2
     are_busy = delivery.lanes.are_full()
     try:
         hinted = hint()
@@ -168,6 +166,8 @@ def sweep() -> float:
         return SHORTEST_SLEEP
     next_due = backlog.seconds_to_next()
     db.session.commit()
+    if budget.spent():
+        return LONGEST_SLEEP / 2
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
@@ -176,7 +176,12 @@ def hint() -> int:
     room = min(BATCH, QUEUE_MAX - huey.waiting())
     if room <= 0:
         return 0
-    due = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN)
+    # Over a limit in all, signups' mails wait, and then all do.
+    may_go = budget.room()
+    if not may_go.mails:
+        db.session.commit()
+        return 0
+    due = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
     db.session.commit()
     # A worker takes others with the mail of its hint, but for those that outlived a worker.
     healthy = [email_id for email_id, lease_expiries in due if not lease_expiries]
