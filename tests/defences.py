@@ -87,8 +87,8 @@ DEFENCES = [
         1,
         "a mail that waits does not show when another is asked for",
         "webapp/claims.py",
-        ', dedupe_key=f"held:{email.id}"',
-        "",
+        "    _free(held, next_attempt_at=until, dedupe_key=outbox.HELD_KEY)\n",
+        "    _free(held, next_attempt_at=until)\n",
         "test_a_mail_that_waits_for_its_address_tells_the_story_of_one_that_does_not",
     ),
     Defence(
