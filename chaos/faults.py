@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from chaos.world import MAIL_TIMEOUT, World
 from tests.smtp_server import Action, Step, drip, drop, hang
 from webapp.breaker import PROBE_SECONDS
-from webapp.claims import LEASE_MARGIN
+from webapp.leases import MARGIN as LEASE_MARGIN
 
 LEASE = MAIL_TIMEOUT + LEASE_MARGIN
 # A consumer that is asked to stop has so long.

@@ -29,8 +29,8 @@ from webapp import create_app, delivery, passwords
 from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db, mail
+from webapp.failures import DeliveryFailed
 from webapp.outbox import OutgoingEmail
-from webapp.sending import DeliveryFailed
 
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 

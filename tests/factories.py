@@ -22,7 +22,7 @@ NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"  #
 
 
 def make_signup(
-    app: Flask, *, username: str = "mick19", address: str = "mick@example.com", due: bool = True
+    app: Flask, *, username: str = "mick19", address: str = "mick@example.com", due: bool = True, rank: int = 1
 ) -> uuid.UUID:
     """Sign somebody up; return the id of the mail that was promised, due at once."""
     with app.app_context():
@@ -32,6 +32,7 @@ def make_signup(
             address=users.parse_address(address),
             password_hash=NO_PASSWORD,
             locale="en",
+            rank=rank,
         )
         assert email_id is not None
         if due:

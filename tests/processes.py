@@ -109,8 +109,8 @@ def flask(environ: Mapping[str, str], *arguments: str) -> Process:
     return Process(str(BIN / "flask"), "--app", "wsgi", *arguments, environ=environ)
 
 
-def consumer(environ: Mapping[str, str]) -> Process:
-    return Process(str(BIN / "huey_consumer"), "huey_worker.huey", "-w", "4", "-g", "TERM", environ=environ)
+def consumer(environ: Mapping[str, str], workers: int = 4) -> Process:
+    return Process(str(BIN / "huey_consumer"), "huey_worker.huey", "-w", str(workers), "-g", "TERM", environ=environ)
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ from tests.smtp_server import Server
 from webapp import claims, delivery
 from webapp.clock import db_now
 from webapp.extensions import db, mail
+from webapp.failures import DeliveryFailed
 from webapp.outbox import OutgoingEmail
-from webapp.sending import DeliveryFailed
 from webapp.users import User
 from webapp.verification import VerifyEmail
 

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from limits import parse_many
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from tests.factories import attempts, change, claim, get, make_signup
-from webapp import backlog, claims, outbox, verification
+from tests.factories import attempts, change, claim, get, make_signup, travel, work
+from tests.smtp_server import Server
+from webapp import (
+    account,
+    backlog,
+    breaker,
+    budget,
+    claims,
+    clock,
+    delivery,
+    notices,
+    outbox,
+    pace,
+    recovery,
+    tasks,
+    users,
+    verification,
+)
 from webapp.attempts import Failure, redact
+from webapp.breaker import MailBreaker
 from webapp.claims import LeaseLost
 from webapp.clock import db_now
-from webapp.extensions import db
+from webapp.extensions import db, mail
+from webapp.failures import DeliveryFailed
 from webapp.outbox import OutgoingEmail
+from webapp.users import User
 
 TROUBLE = Failure("SmtpError", "451 try later", phase="recipient", code=451)
 
@@ -185,3 +211,159 @@ def test_an_outcome_that_lacks_a_part_is_refused_and_nobody_else_has_trouble_wit
         db.session.rollback()
         claims.settle(email, "250 taken")
     assert get(app, email_id).status == "sent"
+
+
+def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) -> None:
+    dead, waiting, delayed = (make_signup(app, username=name, address=f"{name}@example.com") for name in "abc")
+    token, year = uuid.uuid4(), 365 * 86400
+    change(app, dead, status="sending", lease_token=token, lease_until=db_now(3600 + 20), created_at=db_now(3600))
+    change(app, waiting, created_at=db_now(3600), next_attempt_at=db_now(3600 + 10))
+    change(app, delayed, next_attempt_at=db_now(year))
+    with app.app_context():
+        db.session.execute(update(MailBreaker).values(opened_at=db_now(year), probe_at=db_now(year)))
+        db.session.execute(update(pace.MailPace).values(next_at=db_now(year)))
+        db.session.commit()
+        app.config["MAIL_LIMIT_TOTAL"] = parse_many("20/second")
+        assert breaker.take_probe()
+        assert not pace.is_full()
+        assert pace.take_turn() == 0
+        assert backlog.mend_times() == 3
+        db.session.commit()
+    assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
+    # Its worker may live, and have the mail in its hands: it keeps it for as long as a send takes.
+    assert get(app, dead).status == "sending"
+    travel(app, 21)
+    with app.app_context():
+        assert backlog.reap() >= 1
+        db.session.commit()
+    assert get(app, dead).status == "queued"
+
+
+def test_a_mailbox_that_got_a_mail_in_the_future_gets_another_now(app: Flask, smtp: Server) -> None:
+    app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")
+    first = make_signup(app)
+    change(app, first, status="sent", sent_at=db_now(86400), finished_at=db_now(86400))
+    second = make_signup(app, username="other")
+    with app.app_context():
+        delivery.deliver(second)
+    assert get(app, second).status == "sent"
+    mail.close()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux tells how long a machine slept")
+def test_a_worker_whose_machine_slept_does_not_trust_its_lease(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert abs(clock.ticks() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60
+    email_id = make_signup(app)
+
+    def sleep(_connection: object) -> None:
+        slept = clock.ticks() + 3600
+        monkeypatch.setattr(claims, "ticks", lambda: slept)
+
+    smtp.actions["DATA"] = sleep
+    with app.app_context(), suppress(DeliveryFailed, LeaseLost):
+        delivery.deliver(email_id)
+    assert smtp.mails == []
+    mail.close()
+
+
+def test_a_mail_whose_settlement_was_lost_is_sent_again(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a failover to a replica that had not heard of it."""
+    email_id = make_signup(app)
+    with app.app_context():
+        tasks.deliver_email.call_local(str(email_id))
+    assert get(app, email_id).status == "sent"
+    lost = {"sent_at": None, "finished_at": None, "attempts": 0, "lease_token": uuid.uuid4()}
+    change(app, email_id, status="sending", lease_until=db_now(-1), **lost)
+    later = time.monotonic() + 31
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    for _ in range(3):
+        work(app)
+        travel(app, 31)
+    assert get(app, email_id).status == "sent"
+    assert len(smtp.mails) == 2
+    mail.close()
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_signup(app)
+    with app.app_context():
+        delivery.deliver_due(1)
+        user = db.session.scalars(select(User)).one()
+        user.email_verified_at, user.purge_at = clock.now(), None
+        notices.post(user, notices.USERNAME_CHANGED)
+        db.session.commit()
+        reset = recovery.ask(users.parse_address(user.email), "en")
+    delivery.batch.note(1, 0.01)
+    claimed, held = threading.Event(), threading.Event()
+    errors: list[Exception] = []
+    find_owner, hold = recovery.find_owner, users.hold
+
+    def find_once_it_is_held(email: outbox.OutgoingEmail) -> None:
+        claimed.set()
+        held.wait(2)
+        find_owner(email)
+
+    def hold_and_wait(user: User) -> None:
+        hold(user)
+        held.set()
+        claimed.wait(2)
+
+    monkeypatch.setattr(recovery, "find_owner", find_once_it_is_held)
+    monkeypatch.setattr(users, "hold", hold_and_wait)
+
+    def end() -> None:
+        with app.app_context():
+            account.end(db.session.scalars(select(User)).one())
+
+    def send() -> None:
+        with app.app_context():
+            delivery.deliver_due(10)
+        mail.close()
+
+    def noting(run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test fails
+            errors.append(error)
+
+    threads = [threading.Thread(target=noting, args=[run]) for run in (send, end)]
+    threads[0].start()
+    claimed.wait(5)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert get(app, reset).status == "canceled"
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_environ: dict[str, str]) -> None:
+    frozen, dead, other = (make_signup(app, username=name, address=f"{name}@example.com") for name in "abc")
+    for email_id in (frozen, dead):
+        change(app, email_id, status="sending", lease_token=uuid.uuid4(), lease_until=db_now(-1))
+    with psycopg.connect(process_environ["DATABASE_URL"].replace("+psycopg", "")) as frozen_worker:
+        frozen_worker.execute("SELECT FROM outgoing_emails WHERE id = %s FOR UPDATE", [frozen])
+        frozen_worker.execute("SELECT FROM mail_breaker FOR UPDATE")
+        frozen_worker.execute("SELECT pg_advisory_xact_lock(hashtextextended('budget:total', 0))")
+        frozen_worker.execute("SELECT pg_advisory_xact_lock(hashtextextended('budget:signup:c@example.com', 0))")
+        app.config["MAIL_LIMIT_TOTAL"] = parse_many("50/hour")
+        with app.app_context():
+            db.session.execute(text("SET lock_timeout = 1000"))
+            assert backlog.reap() == 1
+            breaker.trip("down")
+            assert not breaker.take_probe()
+            breaker.reset()
+            backlog.hint_anew()
+            outbox.cancel("no reason", outbox.OutgoingEmail.id == frozen)
+            assert budget.room().mails == 0
+            app.config["MAIL_LIMIT_TOTAL"] = []
+            app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")
+            claimed = claims.claim("worker", limit=10)
+            assert budget.admit([email for email in claimed if email.id == other]) == []
+            db.session.commit()
+    assert (get(app, dead).locked_by, get(app, other).status) == ("worker", "queued")

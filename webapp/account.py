@@ -5,12 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, notices, usernames, users
+from webapp import audit, notices, outbox, usernames, users
 from webapp.audit import AuditEvent
-from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
 from webapp.sessions import UserSession
@@ -54,15 +53,11 @@ def end(user: User) -> uuid.UUID | None:
 
     Its mails that wait are canceled, its links and sessions go with it, its events stay without it.
     """
-    users.hold(user)
-    # First its mails, as a worker takes them, and its links after that: else the two could wait for each other.
+    # First its mails, then the user, as a worker does that writes down an outcome: else the two could wait for each
+    # other.
     db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.user_id == user.id).with_for_update()).all()
-    db.session.execute(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.user_id == user.id, OutgoingEmail.status == "queued")
-        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error="its user is gone"),
-        execution_options={"synchronize_session": False},
-    )
+    users.hold(user)
+    outbox.cancel("its user is gone", OutgoingEmail.user_id == user.id)
     audit.record("account_deleted", detail=f"user {user.id}")
     email_id = notices.post(user, notices.ACCOUNT_DELETED)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})

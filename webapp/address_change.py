@@ -6,7 +6,7 @@ import uuid
 
 from sqlalchemy import ColumnElement, or_, select
 
-from webapp import audit, codes, notices, outbox, sessions, users, verification
+from webapp import audit, codes, notices, sessions, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.users import Address, User
@@ -103,7 +103,7 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     db.session.flush()
     email_id = notices.post(user, notices.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
-    outbox.cancel(proof.id, "verified meanwhile")
+    verification.cancel_mail(proof, "verified meanwhile")
     db.session.commit()
     return email_id
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,8 +17,8 @@ from webapp.extensions import NUMBERED_ONCE, Model, db, table
 
 REPLY_MAX = 300
 
-# Refusals further back than this are another story.
-RECENT_SECONDS = 600.0
+# What the recipient's server, or the content, may have a part in.
+AT_THE_MAIL = ("recipient", "data", "dot")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ def record(email_id: uuid.UUID, outcome: str, **details: Any) -> None:
     db.session.execute(ENTRY, entry(email_id, outcome, **details))
 
 
+def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
+    """Write down that these mails wait for their mailbox, as part of the caller's transaction."""
+    if entries := [entry(email_id, "held", worker=None, elapsed=0, reply=reason) for email_id in email_ids]:
+        db.session.execute(ENTRY, entries)
+
+
 def entry(
     email_id: uuid.UUID,
     outcome: str,
@@ -103,28 +109,21 @@ def held_since(email_id: uuid.UUID) -> datetime | None:
     )
 
 
-def last_in_a_row(count: int) -> Sequence[uuid.UUID]:
-    """Return the mails of the last `count` tries, if each was another mail's and the recipient's server refused all."""
-    latest = db.session.execute(
-        select(DeliveryAttempt.email_id, DeliveryAttempt.outcome, DeliveryAttempt.code)
-        .where(DeliveryAttempt.finished_at > db_now(-RECENT_SECONDS))
+def tries(email_id: uuid.UUID) -> int:
+    """Return how often this mail came so far that its recipient was named."""
+    at_the_mail = DeliveryAttempt.phase.in_(AT_THE_MAIL)
+    return db.session.scalar(select(func.count()).where(DeliveryAttempt.email_id == email_id, at_the_mail)) or 0
+
+
+def in_doubt(email_id: uuid.UUID, spent: int) -> int:
+    """Return how many of the last tries that were spent on this mail left it open whether it was taken."""
+    last = (
+        select(DeliveryAttempt.phase, DeliveryAttempt.code)
+        .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome.in_(["deferred", "failed"]))
         .order_by(DeliveryAttempt.id.desc())
-        .limit(count)
-    ).all()
-    refused = {row.email_id for row in latest if row.outcome in {"deferred", "failed"} and row.code}
-    return list(refused) if len(refused) == count else []
-
-
-def in_doubt(email_id: uuid.UUID) -> int:
-    """Return how many tries at this mail ended without an answer after the final dot."""
-    return (
-        db.session.scalar(
-            select(func.count()).where(
-                DeliveryAttempt.email_id == email_id, DeliveryAttempt.phase == "dot", DeliveryAttempt.code.is_(None)
-            )
-        )
-        or 0
+        .limit(spent)
     )
+    return sum(phase == "dot" and (code is None or code < 400) for phase, code in db.session.execute(last))
 
 
 def accepted_others_since(email_id: uuid.UUID) -> bool:

@@ -6,20 +6,26 @@ import uuid
 from collections.abc import Collection, Sequence
 
 import structlog
+from flask import current_app
+from limits import RateLimitItem
 from sqlalchemy import ColumnElement, Row, Update, and_, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
-from webapp import attempts, users
-from webapp.attempts import Failure
-from webapp.clock import db_now, seconds_between
+from webapp import attempts, due, leases, users
+from webapp.clock import MOMENT, db_now, seconds_between, was_lately
 from webapp.extensions import db
-from webapp.outbox import SERVER_FAILURE, OutgoingEmail, last_failure
+from webapp.outbox import POLICY, SERVER_FAILURE, SLOW, OutgoingEmail, unheld
 
 log = structlog.get_logger(__name__)
 
 # A mail that outlived this many workers is sent seldom: it may be what kills them.
 POISON_EXPIRIES = 5
 QUARANTINE = 3600.0
+
+# What waits for this much longer than it can was written by a clock that was wrong.
+MARGIN = 60.0
+
+EXPIRED = "Expired"
 
 # The class of error of a mail that an operator canceled: what its person sees is that it did not arrive.
 CANCELED_BY_OPERATOR = "CanceledByOperator"
@@ -33,7 +39,7 @@ def reap() -> int:
     expiries = OutgoingEmail.lease_expiries + 1
     reaped = db.session.execute(
         update(OutgoingEmail)
-        .where(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now())
+        .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now()))
         .values(
             status="queued",
             lease_token=None,
@@ -51,22 +57,53 @@ def reap() -> int:
         attempts.record(email_id, "lease_expired", worker=worker, elapsed=0, reply="the worker ended")
         tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
         tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
-    expired = db.session.execute(
+    expired = db.session.scalars(
         update(OutgoingEmail)
-        .where(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now())
+        .where(unheld(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now()))
         .values(status="dead", finished_at=db_now(), last_error_class=EXPIRED)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     ).all()
-    for (email_id,) in expired:
-        log.error("email_expired", email_id=str(email_id))
+    for email_id in expired:
+        attempts.record(email_id, "failed", worker=None, elapsed=0, reply="nobody waits for it any more")
+        log.error("email_dead", email_id=str(email_id), meaning=EXPIRED)
     return len(reaped) + len(expired)
 
 
-def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence[Row[uuid.UUID, int]]:
+def mend_times() -> int:
+    """Mend what was written while the database's clock was ahead: it counts as now. Return how many mails it was."""
+    # A worker that lives has the time of a send; one that died, no more than that.
+    held = _count(
+        update(OutgoingEmail)
+        .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until > db_now(leases.LONGEST)))
+        .values(lease_until=db_now(leases.seconds()))
+    )
+    came_later = OutgoingEmail.created_at > db_now(MOMENT)
+    waits_too_long = OutgoingEmail.next_attempt_at > db_now(_longest_wait())
+    return held + _count(
+        update(OutgoingEmail)
+        .where(
+            unheld(
+                OutgoingEmail.status == "queued", OutgoingEmail.next_attempt_at > db_now(), came_later | waits_too_long
+            )
+        )
+        .values(next_attempt_at=db_now(), created_at=case((came_later, db_now()), else_=OutgoingEmail.created_at))
+    )
+
+
+def _longest_wait() -> float:
+    """Return for how many seconds at most a mail waits: for its mailbox, or set apart."""
+    limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
+    return max([QUARANTINE, *(limit.get_expiry() for limit in limits)]) + MARGIN
+
+
+def take_unhinted(
+    limit: int, *, overdue: float, again_after: float, signups: bool = True
+) -> Sequence[Row[uuid.UUID, int]]:
     """Return the id of due mails that had no hint lately, and how many workers each outlived; note that they get one.
 
-    What was due as soon as it was promised has a hint from there: it gets one after `overdue` seconds.
+    What was due as soon as it was promised has a hint from there: it gets one after `overdue` seconds. Without
+    `signups` theirs get none.
     """
     was_delayed = seconds_between(OutgoingEmail.created_at, OutgoingEmail.next_attempt_at) > overdue
     unhinted = (
@@ -75,9 +112,10 @@ def take_unhinted(limit: int, *, overdue: float, again_after: float) -> Sequence
             OutgoingEmail.status == "queued",
             OutgoingEmail.next_attempt_at <= db_now(),
             or_(was_delayed, OutgoingEmail.next_attempt_at <= db_now(-overdue)),
-            or_(OutgoingEmail.hinted_at.is_(None), OutgoingEmail.hinted_at <= db_now(-again_after)),
+            or_(OutgoingEmail.hinted_at.is_(None), ~was_lately(OutgoingEmail.hinted_at, again_after)),
+            *due.kinds(signups=signups),
         )
-        .order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at)
+        .order_by(*due.URGENT)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("unhinted")
@@ -142,26 +180,8 @@ def hurry(email_ids: Sequence[uuid.UUID]) -> int:
     )
 
 
-def forgive(email_ids: Sequence[uuid.UUID], failure: Failure, *, delay: float) -> int:
-    """Undo refusals that turned out to be the mail server's fault: each gets its last attempt back."""
-    return _count(
-        update(OutgoingEmail)
-        .where(
-            OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]), ~_has_successor(email_ids)
-        )
-        .values(
-            status="queued",
-            attempts=case((OutgoingEmail.attempts > 0, OutgoingEmail.attempts - 1), else_=0),
-            next_attempt_at=db_now(delay),
-            finished_at=None,
-            hinted_at=None,
-            **last_failure(failure),
-        )
-    )
-
-
 def release_waiting_for_server() -> int:
-    """Make due what was given back for the mail server's sake, and hint all that is due; return how many mails.
+    """Make due what waits for the mail server's sake, and hint all that is due; return how many mails.
 
     Hints that workers got meanwhile led to nothing: without this their mails would wait for the next ones.
     """
@@ -169,9 +189,11 @@ def release_waiting_for_server() -> int:
     return _count(
         update(OutgoingEmail)
         .where(
-            OutgoingEmail.status == "queued",
-            OutgoingEmail.last_error_class == SERVER_FAILURE,
-            OutgoingEmail.next_attempt_at > db_now(),
+            unheld(
+                OutgoingEmail.status == "queued",
+                OutgoingEmail.last_error_class.in_([SERVER_FAILURE, POLICY, SLOW]),
+                OutgoingEmail.next_attempt_at > db_now(),
+            )
         )
         .values(next_attempt_at=db_now())
     )
@@ -181,7 +203,7 @@ def hint_anew() -> None:
     """Forget the hints that led to nothing while no mail could go: the relay gives new ones, some at a time."""
     db.session.execute(
         update(OutgoingEmail)
-        .where(OutgoingEmail.status == "queued", OutgoingEmail.hinted_at.is_not(None))
+        .where(unheld(OutgoingEmail.status == "queued", OutgoingEmail.hinted_at.is_not(None)))
         .values(hinted_at=None),
         execution_options={"synchronize_session": False},
     )

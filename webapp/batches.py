@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from struct import Struct
 
 # A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
 # a price, which more mails share.
@@ -22,8 +21,13 @@ BATCH_LONGEST = 4 * BATCH_SECONDS
 BUSY = 0.4
 LOOK_SECONDS = 0.05
 
-# An id, and until when it counts, by time.monotonic().
-PLACE = Struct("=16sd")
+# Hints of a mail that this process has in its hands, or sent, come within this time.
+HEARD_SECONDS = 30.0
+
+# A mail is not put aside before this time, nor before so many times the time that the last one took.
+PATIENCE_SECONDS = 0.9
+PATIENCE_TIMES = 4.0
+MANY_ASIDE = 50
 
 
 class Batch:
@@ -76,41 +80,74 @@ class Lanes:
         with self.turn:
             return self._is_full() and self.is_busy is True
 
+    def are_all_taken(self) -> bool:
+        """Return whether nobody is free, whatever those inside do."""
+        return self.inside >= self.most()
+
     def _is_full(self) -> bool:
         if self.inside and (passed := time.monotonic() - self.looked_at) > LOOK_SECONDS:
             self._look(is_busy=self.cpu_seconds() - self.used > BUSY * passed)
-        return self.inside >= self.most() or (self.inside > 0 and self.is_busy is not False)
+        return self.are_all_taken() or (self.inside > 0 and self.is_busy is not False)
 
     def _look(self, *, is_busy: bool | None) -> None:
         self.looked_at, self.used, self.is_busy = time.monotonic(), self.cpu_seconds(), is_busy
 
 
 class Recent:
-    """Ids that were added lately, each for so many seconds, or until it is discarded.
+    """Ids that were added within the last HEARD_SECONDS, or until they are discarded.
 
-    Each has one place of so many, and is forgotten when another takes it: so a process that has sent 100,000 mails
-    holds 24 bytes for each, where Python's own objects would take ten times as many.
+    Not for longer: what becomes of a mail later, as when its database falls back to an earlier state, is news.
     """
 
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.kept = bytearray(places * PLACE.size)
+    def __init__(self) -> None:
+        self.until: dict[uuid.UUID, float] = {}
+        self.lock = threading.Lock()
 
-    def add(self, email_id: uuid.UUID, seconds: float = math.inf) -> None:
-        self._keep(email_id, until=time.monotonic() + seconds)
+    def add(self, email_id: uuid.UUID) -> None:
+        now = time.monotonic()
+        with self.lock:
+            # Each lives as long, so the oldest are in front.
+            while self.until and self.until[first := next(iter(self.until))] <= now:
+                del self.until[first]
+            self.until.pop(email_id, None)
+            self.until[email_id] = now + HEARD_SECONDS
 
     def discard(self, email_ids: Iterable[uuid.UUID]) -> None:
-        for email_id in email_ids:
-            if email_id in self:
-                self._keep(email_id, until=0)
+        with self.lock:
+            for email_id in email_ids:
+                self.until.pop(email_id, None)
 
     def __contains__(self, email_id: uuid.UUID) -> bool:
-        kept, until = PLACE.unpack_from(self.kept, self._place(email_id))
-        return bool(kept == email_id.bytes and time.monotonic() < until)
+        return time.monotonic() < self.until.get(email_id, 0)
 
-    def _keep(self, email_id: uuid.UUID, until: float) -> None:
-        # One call, which no other thread sees half of.
-        PLACE.pack_into(self.kept, self._place(email_id), email_id.bytes, until)
 
-    def _place(self, email_id: uuid.UUID) -> int:
-        return email_id.int % self.places * PLACE.size
+class Patience:
+    """How long a worker waits for an answer while other mails wait for a worker: a few times as long as usual.
+
+    One of several waits on all the same, or a single one once it has put many aside: else a server that is slow for
+    everybody would never be heard out.
+    """
+
+    def __init__(self) -> None:
+        # Until it is known: with this, connecting and signing in take no longer than the patience, mostly.
+        self.usual = 0.5
+        self.put_aside = 0
+        self.hearing_out = threading.Lock()
+
+    def note(self, seconds: float) -> None:
+        """Take it that a mail was sent within so many seconds."""
+        self.usual, self.put_aside = seconds, 0
+
+    def is_over(self, seconds: float) -> bool:
+        return seconds >= max(PATIENCE_SECONDS, PATIENCE_TIMES * self.usual)
+
+    def hear_out(self, *, is_only: bool) -> bool:
+        """Return whether this worker is the one that waits on; it calls heard_out() then."""
+        if (is_only and self.put_aside < MANY_ASIDE) or not self.hearing_out.acquire(blocking=False):
+            self.put_aside += 1
+            return False
+        self.put_aside = 0
+        return True
+
+    def heard_out(self) -> None:
+        self.hearing_out.release()

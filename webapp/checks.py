@@ -6,15 +6,15 @@ import uuid
 from dataclasses import dataclass
 
 from flask import current_app
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 
 from webapp import breaker, budget, figures, outbox, pace, pause
 from webapp.attempts import DeliveryAttempt
 from webapp.breaker import MailBreaker
-from webapp.clock import db_now
+from webapp.clock import db_now, was_lately
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox import UNCONFIRMED, OutgoingEmail
 from webapp.pause import MailPause
 from webapp.users import User
 from webapp.verification import VerifyEmail
@@ -23,6 +23,8 @@ from webapp.verification import VerifyEmail
 LEASE_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
 BREAKER_SECONDS = 60.0
+# Mails that were never confirmed are told for so long.
+UNCONFIRMED_SECONDS = 86400.0
 
 SEND_NOW = "flask mail relay --once"
 SHOW_DEAD = "flask mail list --status dead"
@@ -45,6 +47,15 @@ def findings() -> list[Finding]:
     found = [
         _breaker_open(),
         _no_worker() or _overdue(),
+        _mails(
+            "unconfirmed",
+            "dead since yesterday, as the mail server did not confirm them in time, though it may have sent them: raise"
+            " MAIL_ANSWER_TIMEOUT",
+            OutgoingEmail.status == literal_column("'dead'"),
+            OutgoingEmail.last_error_class == UNCONFIRMED,
+            was_lately(OutgoingEmail.finished_at, UNCONFIRMED_SECONDS),
+            command=SHOW_DEAD,
+        ),
         _mails(
             "lease_expired",
             "held by workers whose time was over half a minute ago",

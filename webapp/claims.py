@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any
 
-from flask import current_app
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Insert,
     Integer,
-    Select,
     Update,
     bindparam,
     exists,
-    or_,
     select,
     union_all,
     update,
 )
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from webapp import attempts, pause
+from webapp import attempts, due, leases, outbox
 from webapp.attempts import Failure
-from webapp.clock import db_now
+from webapp.clock import db_now, ticks
 from webapp.extensions import db, execute_at_once, table
 from webapp.outbox import OutgoingEmail, last_failure
-
-# After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
-LEASE_MARGIN = 15.0
 
 BACKOFF_FIRST = 30.0
 BACKOFF_MAX = 1800.0
@@ -49,43 +42,64 @@ Fixed = dict[str, ColumnElement[Any]]
 
 
 def claim(
-    worker: str, *, limit: int = 1, email_id: uuid.UUID | None = None, fixing: Callable[[], Fixed] = dict
+    worker: str,
+    *,
+    limit: int = 1,
+    email_id: uuid.UUID | None = None,
+    yields: bool = False,
+    order: due.Order = "urgent",
+    signups: bool = True,
+    fixing: Callable[[], Fixed] = dict,
 ) -> Sequence[OutgoingEmail]:
     """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
-    `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken
-    alone: it may be what ended it. Nobody gets any while all mail is held back. `fixing` returns what is written of
-    each besides, the same at every call. The caller commits.
+    `email_id`: this one before all others, and none when it is not due, or `yields` to what is more urgent. One that
+    outlived a worker is taken alone: it may be what ended it. Nobody gets any while all mail is held back. `order`:
+    "newest" takes those that came last and were never tried; without `signups` theirs wait. `fixing` returns what is
+    written of each besides, the same at every call. The caller commits.
     """
     # Before the database sets the lease's end, so that ours is never the later one.
-    begun, token = time.monotonic(), uuid.uuid4()
+    begun, token = ticks(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(fixing, is_hinted=email_id is not None, takes_others=limit > 1),
+        _claim(fixing, order, is_hinted=email_id is not None, yields=yields, takes_others=limit > 1, signups=signups),
         {
             "hinted": email_id,
             "others": limit - 1,
             "token": token,
-            "lease": lease_seconds(),
+            "lease": leases.seconds(),
             "worker": worker,
         },
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
-        email.claimed_monotonic, email.claim_token = begun, token
+        email.claimed_ticks, email.claim_token = begun, token
     return sorted(claimed, key=lambda email: (email.id != email_id, email.priority, email.next_attempt_at))
 
 
 @cache
-def _claim(fixing: Callable[[], Fixed], *, is_hinted: bool, takes_others: bool) -> ReturningUpdate[OutgoingEmail]:
+def _claim(
+    fixing: Callable[[], Fixed], order: due.Order, *, is_hinted: bool, yields: bool, takes_others: bool, signups: bool
+) -> ReturningUpdate[OutgoingEmail]:
     """Return the statement of a claim, made once: that takes longer than executing it."""
-    first = _due(1, *([OutgoingEmail.id == bindparam("hinted")] if is_hinted else [])).cte("first")
+    kinds = due.kinds(signups=signups)
+    hinted = [OutgoingEmail.id == bindparam("hinted")] if is_hinted else []
+    if is_hinted and yields:
+        other = aliased(OutgoingEmail)
+        hinted.append(
+            ~exists().where(
+                other.status == "queued", other.priority < OutgoingEmail.priority, other.next_attempt_at <= db_now()
+            )
+        )
+    first = due.choice(1, order, *kinds, *hinted).cte("first")
     chosen = [select(first.c.id)]
     if takes_others:
-        others = _due(
+        others = due.choice(
             bindparam("others", type_=Integer),
+            order,
             OutgoingEmail.lease_expiries == 0,
             OutgoingEmail.id.not_in(select(first.c.id)),
             exists().where(first.c.lease_expiries == 0),
+            *kinds,
         ).cte("others")
         chosen.append(select(others.c.id))
     return (
@@ -102,33 +116,13 @@ def _claim(fixing: Callable[[], Fixed], *, is_hinted: bool, takes_others: bool) 
     )
 
 
-def _due(limit: int | BindParameter[int], *conditions: ColumnElement[bool]) -> Select[uuid.UUID, int]:
-    """Return the choice of due mails that nobody else chooses at this moment.
-
-    To be used as a CTE, since Postgres may run a plain subquery again for each row, past its limit.
-    """
-    return (
-        select(OutgoingEmail.id, OutgoingEmail.lease_expiries)
-        .where(
-            OutgoingEmail.status == "queued",
-            OutgoingEmail.next_attempt_at <= db_now(),
-            or_(OutgoingEmail.expires_at.is_(None), OutgoingEmail.expires_at > db_now()),
-            ~pause.condition(),
-            *conditions,
-        )
-        .order_by(OutgoingEmail.priority, OutgoingEmail.next_attempt_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-
-
 def renew(claimed: Sequence[OutgoingEmail]) -> None:
     """Give claimed mails the time of a whole send again, those that this worker still holds. Commits."""
-    begun = time.monotonic()
+    begun = ticks()
     renewed = db.session.scalars(
         update(OutgoingEmail)
         .where(*_held(claimed))
-        .values(lease_until=db_now(lease_seconds()))
+        .values(lease_until=db_now(leases.seconds()))
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     ).all()
@@ -136,18 +130,23 @@ def renew(claimed: Sequence[OutgoingEmail]) -> None:
     for email in claimed:
         # What was lost stays so: its lease has ended, or its token is not ours.
         if email.id in renewed:
-            email.claimed_monotonic = begun
+            email.claimed_ticks = begun
 
 
 def let_go(claimed: Sequence[OutgoingEmail]) -> None:
     """Give claimed mails back that were not tried, those that this worker still holds. Commits."""
-    db.session.execute(
-        update(OutgoingEmail)
-        .where(*_held(claimed))
-        .values(status="queued", lease_token=None, lease_until=None, locked_by=None, hinted_at=None),
-        execution_options={"synchronize_session": False},
-    )
+    _free(claimed)
     db.session.commit()
+
+
+def _free(claimed: Sequence[OutgoingEmail], **values: Any) -> None:
+    if claimed:
+        db.session.execute(
+            update(OutgoingEmail)
+            .where(*_held(claimed))
+            .values(status="queued", lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def _held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
@@ -157,25 +156,6 @@ def _held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
         OutgoingEmail.status == "sending",
         OutgoingEmail.lease_token == claimed[0].claim_token,
     ]
-
-
-def lease_left(email: OutgoingEmail) -> float:
-    """Return for how many seconds this worker may still believe that the mail is its own."""
-    return lease_seconds() - held_for(email)
-
-
-def held_for(email: OutgoingEmail) -> float:
-    """Return for how many seconds this worker has held the mail."""
-    return round(time.monotonic() - email.claimed_monotonic, 3)
-
-
-def claimed_at(email: OutgoingEmail) -> datetime | None:
-    """Return when this worker claimed the mail, by the database's clock."""
-    return email.lease_until - timedelta(seconds=lease_seconds()) if email.lease_until else None
-
-
-def lease_seconds() -> float:
-    return float(current_app.config["MAIL_TIMEOUT"]) + LEASE_MARGIN
 
 
 # What `settle` writes of a mail, made once: that takes longer than the database does.
@@ -210,15 +190,15 @@ def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **pa
     Raises LeaseLost, as all that end a claim, and writes nothing then.
     """
     tried = attempts.entry(
-        email.id, "sent", worker=email.locked_by, elapsed=held_for(email), phase="dot", code=250, reply=reply
+        email.id, "sent", worker=email.locked_by, elapsed=leases.held_for(email), phase="dot", code=250, reply=reply
     )
     all_of_it: tuple[Update | Insert, ...] = (SETTLED, attempts.ENTRY, *also)
     if not execute_at_once(all_of_it, {"held_by": email.claim_token, **tried, **parameters}):
         raise LeaseLost(str(email.id))
 
 
-def postpone(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
-    """Spend an attempt, and try again after the backoff; the last one ends the mail."""
+def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = None, in_doubt: bool = False) -> None:
+    """Spend an attempt, and try again after the backoff, or so many seconds; the last one ends the mail."""
     if email.attempts + 1 >= email.max_attempts:
         bury(email, failure)
         return
@@ -228,7 +208,7 @@ def postpone(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) 
         failure,
         status="queued",
         attempts=OutgoingEmail.attempts + 1,
-        next_attempt_at=db_now(backoff(email.attempts)),
+        next_attempt_at=db_now(backoff(email.attempts) if delay is None else delay),
         in_doubt=OutgoingEmail.in_doubt | in_doubt,
         **last_failure(failure),
     )
@@ -247,8 +227,9 @@ def give_back(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_do
     )
 
 
-def bury(email: OutgoingEmail, failure: Failure) -> None:
+def bury(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
     """Give the mail up, with its reason, until an operator revives it."""
+    email.is_buried = True
     _release(
         email,
         "failed",
@@ -256,18 +237,23 @@ def bury(email: OutgoingEmail, failure: Failure) -> None:
         status="dead",
         attempts=OutgoingEmail.attempts + 1,
         finished_at=db_now(),
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
         **last_failure(failure),
     )
 
 
-def hold(email: OutgoingEmail, until: datetime, reason: str) -> None:
-    """Let a claimed mail wait, since its address got enough for now. It spends no attempt.
+def hold(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
+    """Let mails that were claimed together wait, since their mailbox got enough for now. They spend no attempt.
 
-    Its key is free for the next one: whoever asks again must not find out that it waits.
+    Their keys are free for the next ones: whoever asks again must not find out that they wait.
     """
-    _release(
-        email, "held", Failure("Held", reason), status="queued", next_attempt_at=until, dedupe_key=f"held:{email.id}"
-    )
+    _free(held, next_attempt_at=until, dedupe_key=outbox.HELD_KEY)
+    attempts.record_held((email.id for email in held), reason)
+
+
+def let_wait(held: Sequence[OutgoingEmail], seconds: float) -> None:
+    """Give claimed mails back for a moment."""
+    _free(held, next_attempt_at=db_now(seconds))
 
 
 def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
@@ -305,7 +291,7 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
         email.id,
         outcome,
         worker=email.locked_by,
-        elapsed=held_for(email),
+        elapsed=leases.held_for(email),
         phase=failure.phase,
         code=failure.code,
         reply=failure.text,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, DateTime, Float, literal
+from sqlalchemy import BindParameter, ColumnElement, DateTime, Float, and_, literal
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -16,6 +17,18 @@ from sqlalchemy.types import TypeDecorator
 def now() -> datetime:
     """Return this machine's time, aware, in UTC: for showing, not for deciding."""
     return datetime.now(UTC)
+
+
+# Elapsed time. On Linux it goes on while the machine sleeps, which time.monotonic() does not.
+BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+# What was just written may be a moment ahead of whoever reads it.
+MOMENT = 1.0
+
+
+def ticks() -> float:
+    """Return this machine's elapsed time in seconds: for how long something is held, whatever happened meanwhile."""
+    return time.clock_gettime(BOOTTIME)
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -79,3 +92,16 @@ def _between_on_postgresql(element: seconds_between, compiler: SQLCompiler, **op
 def _between_on_sqlite(element: seconds_between, compiler: SQLCompiler, **options: Any) -> str:
     first, second = (compiler.process(clause, **options) for clause in element.clauses)
     return f"((julianday({second}) - julianday({first})) * 86400.0)"
+
+
+def is_ahead(at: Any, most: float) -> ColumnElement[bool]:
+    """Return whether a time is still to come.
+
+    What lies more than `most` seconds ahead was written while the clock was wrong, and counts as now.
+    """
+    return and_(at > db_now(), at <= db_now(most))
+
+
+def was_lately(at: Any, seconds: float) -> ColumnElement[bool]:
+    """Return whether a time was within the last seconds; one that is still to come was not."""
+    return and_(at > db_now(-seconds), at <= db_now(MOMENT))

@@ -5,28 +5,25 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import structlog
 from flask import current_app
 
-from webapp import breaker, budget, claims, pace, sending, totals, workers
-from webapp.batches import BATCH_LONGEST, Batch, Lanes, Recent
+from webapp import breaker, budget, claims, due, leases, pace, sending, totals, workers
+from webapp.batches import BATCH_LONGEST, Batch, Lanes, Patience, Recent
 from webapp.claims import LeaseLost
-from webapp.extensions import db, mail
+from webapp.extensions import db, huey, mail
+from webapp.failures import DeliveryFailed
 from webapp.message import Message
 from webapp.outbox import OutgoingEmail
-from webapp.sending import DeliveryFailed
 
 log = structlog.get_logger(__name__)
 
 # So many mails a worker sends before it takes the next hint.
 ON_AND_ON = 1000
-
-# For so long hints of what was sent are needless.
-FORGET_SECONDS = 20.0
 
 # Whoever waits for a turn looks so often whether it is told to stop.
 WAIT_SECONDS = 1.0
@@ -34,13 +31,21 @@ WAIT_SECONDS = 1.0
 # What became of mails, by their ids: what failed, or nothing where they were sent.
 Tried = dict[uuid.UUID, DeliveryFailed | None]
 
+# Who is told of a mail that somebody else may take.
+Wake = Callable[[uuid.UUID], None]
+
 batch = Batch()
 # Who has no connection holds mails that others could send.
-lanes = Lanes(most=lambda: mail.pool.size)
+lanes = Lanes(most=lambda: min(huey.workers, mail.pool.size))
+patience = Patience()
 
 # What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
 # database. What it gives back gets another hint.
-taken_here = Recent(100_000)
+taken_here = Recent()
+
+
+def nobody(_email_id: uuid.UUID) -> None:
+    """Tell nobody: the relay will find it."""
 
 
 class Ready(NamedTuple):
@@ -50,107 +55,193 @@ class Ready(NamedTuple):
     message: Message
 
 
-def deliver(email_id: uuid.UUID, *, others: bool = False) -> None:
-    """Send this mail if it is due, nobody else does, and mails may go now; and others with it, while some are due.
-
-    Raises DeliveryFailed when this one was not sent.
-    """
-    limit = batch.size() if others else 1
-    if not (room := _room()):
-        db.session.commit()
-        return
-    claimed = _claim(min(limit, room), email_id)
-    failure = _send_all(claimed).get(email_id)
-    if others and len(claimed) == limit:
-        deliver_due(ON_AND_ON)
-    if failure:
+def deliver(email_id: uuid.UUID) -> None:
+    """Send this mail if it is due, nobody else does, and mails may go now. Raises DeliveryFailed."""
+    room = _room()
+    claimed = _claim(room, 1, email_id) if room.mails else []
+    db.session.commit()
+    if failure := _send_all(claimed).get(email_id):
         raise failure
 
 
-def deliver_due(limit: int) -> int:
-    """Send due mails, the most urgent first, while they may go; return how many were tried."""
+def deliver_all(email_id: uuid.UUID, wake: Wake) -> None:
+    """Send this mail, and whatever is due then. Raises DeliveryFailed when this one was tried and not sent.
+
+    What is more urgent goes before it; `wake` is called with a mail that somebody else may take.
+    """
+    if not (room := _room()).mails:
+        db.session.commit()
+        return
+    limit = batch.size()
+    claimed = _claim(room, limit, email_id, yields=True)
+    tried = _send_all(claimed, wake)
+    if not claimed or len(claimed) == limit or _are_slow(tried):
+        deliver_due(ON_AND_ON, wake, newest=_are_slow(tried))
+    if failure := tried.get(email_id):
+        raise failure
+
+
+def deliver_due(limit: int, wake: Wake = nobody, *, newest: bool = False) -> int:
+    """Send due mails, the most urgent first, while they may go; return how many were tried.
+
+    After one whose answer does not come, what came last goes next: whoever asked for that looks at the page, and
+    behind many that will not be answered either it would wait for all of them.
+    """
     tried = 0
-    while tried < limit and not mail.stopping:
-        room = min(_room(), batch.size(), limit - tried)
-        if not room or not (claimed := _claim(room)):
-            # Psycopg forgets its prepared statements at a rollback.
-            db.session.commit()
-            break
+    while tried < limit and not mail.stopping and (room := _room()).mails:
+        size = min(batch.size(), limit - tried)
+        claimed = (_claim(room, size, order="newest") if newest else []) or _claim(room, size)
         # A failure is logged, and written down: the others go on.
-        _send_all(claimed)
+        newest = _are_slow(_send_all(claimed, wake))
+        if not claimed:
+            break
         tried += len(claimed)
+    # Psycopg forgets its prepared statements at a rollback.
+    db.session.commit()
     return tried
 
 
+def _are_slow(tried: Tried) -> bool:
+    return any(failure and failure.meaning in {"slow", "silence", "doubt"} for failure in tried.values())
+
+
 def probe() -> None:
-    """While the breaker is open: let one due mail try the mail server, if nobody did lately."""
-    if not budget.room() or not breaker.take_probe():
+    """While the breaker is open: let one due mail try the mail server, if nobody did lately.
+
+    The newest that was never refused: another may be refused for reasons of its own.
+    """
+    room = budget.room()
+    if not room.mails or not breaker.take_probe():
         db.session.rollback()
         return
-    # One that nobody needs, or whose address got enough, says nothing of the server.
-    while claimed := _claim(1):
-        if tried := _send_all(claimed):
-            if not any(tried.values()):
-                breaker.reset(claims.claimed_at(claimed[0]))
+    while claimed := _claim(room, 1, order="newest") or _claim(room, 1):
+        tried = _send_all(claimed)
+        # One that nobody needs, that cannot be written, or whose mailbox got enough, says nothing of the server.
+        if any(failure is None or failure.meaning != "unsendable" for failure in tried.values()):
+            if all(failure is None or failure.is_answer for failure in tried.values()):
+                breaker.reset(leases.claimed_at(claimed[0]))
             break
     db.session.commit()
 
 
-def _room() -> int:
+def _room() -> budget.Room:
     """Return how many mails may be claimed now: none while the mail server is down, or too many were sent."""
-    return 0 if breaker.is_open() else budget.room()
+    return budget.Room(0) if breaker.is_open() else budget.room()
 
 
-def _claim(limit: int, email_id: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
-    return claims.claim(worker_name(), limit=limit, email_id=email_id, fixing=sending.which)
+def _claim(
+    room: budget.Room,
+    limit: int,
+    email_id: uuid.UUID | None = None,
+    *,
+    yields: bool = False,
+    order: due.Order = "urgent",
+) -> Sequence[OutgoingEmail]:
+    return claims.claim(
+        worker_name(),
+        limit=min(limit, room.mails),
+        email_id=email_id,
+        yields=yields,
+        order=order,
+        signups=room.signups,
+        fixing=sending.which,
+    )
 
 
-def _send_all(claimed: Sequence[OutgoingEmail]) -> Tried:
+def _send_all(claimed: Sequence[OutgoingEmail], wake: Wake = nobody) -> Tried:
     """Send mails that were claimed together, one after the other; return those that were tried, and what failed."""
     tried: Tried = {}
+    if not claimed:
+        db.session.commit()
+        return tried
     # What is not sent may be due again before the others are done: its hint must be heard then.
     unsent = {email.id for email in claimed}
     for email in claimed:
-        taken_here.add(email.id, seconds=claims.lease_left(email))
-    admitted: list[OutgoingEmail] = []
-    ready: list[Ready] = []
+        taken_here.add(email.id)
+    hand = Hand(wake)
     begun = time.monotonic()
     try:
-        proofs = sending.proofs(claimed)
-        admitted = budget.admit(claimed)
+        hand.admitted = budget.admit(claimed)
         db.session.commit()
-        while admitted:
-            email, *admitted = admitted
+        proofs = sending.proofs(hand.admitted)
+        while hand.admitted:
+            email = hand.admitted.pop(0)
             with _noting(email, tried):
                 if message := sending.prepare(email, proofs.get(email.id)):
-                    ready.append(Ready(email, message))
-        taken_here.discard(unsent.difference(email.id for email, _ in ready))
-        while ready and _wait_for_turn([email for email, _ in ready]):
-            (email, message), *ready = ready
+                    hand.ready.append(Ready(email, message))
+        taken_here.discard(unsent.difference(email.id for email, _ in hand.ready))
+        while hand.ready and _wait_for_turn([email for email, _ in hand.ready]):
+            email, message = hand.ready.pop(0)
             email_id = email.id
-            following = _following(ready, begun)
-            with _noting(email, tried):
-                sending.send(email, message, following=following)
+            following = _following(hand.ready, begun)
+            with _noting(email, tried), Waiting(hand) as waiting:
+                sending.send(email, message, following, waiting.may_go_on)
+                patience.note(time.monotonic() - waiting.begun)
                 tried[email_id] = None
                 unsent.remove(email_id)
-                # Not for ever: a database that failed over may not know of it.
-                taken_here.add(email_id, seconds=FORGET_SECONDS)
             if email_id in unsent:
                 taken_here.discard([email_id])
             failure = tried.get(email_id)
             # What was begun is finished: the server waits for it.
-            if (failure and failure.is_servers) or (not following and _is_over(begun)):
+            if (failure and failure.is_everybodys) or (not following and _is_over(begun)):
                 break
     finally:
         taken_here.discard(unsent)
-        if left := [*(email for email, _ in ready), *admitted]:
+        if hand.ready or hand.admitted:
             # It may have been begun on one of them.
             mail.close()
             # What failed may have left a transaction that can do nothing more.
             db.session.rollback()
-            claims.let_go(left)
+            hand.let_go()
     batch.note(len(tried), time.monotonic() - begun)
     return tried
+
+
+class Hand:
+    """The mails of a batch that were not tried yet."""
+
+    def __init__(self, wake: Wake) -> None:
+        self.wake = wake
+        self.admitted: list[OutgoingEmail] = []
+        self.ready: list[Ready] = []
+
+    def let_go(self) -> bool:
+        """Give them back for whoever has time, and return whether there were any."""
+        left = [*(email for email, _ in self.ready), *self.admitted]
+        if left:
+            claims.let_go(left)
+            self.ready.clear()
+            self.admitted.clear()
+            taken_here.discard(email.id for email in left)
+            self.wake(left[0].id)
+        return bool(left)
+
+
+class Waiting:
+    """A worker's wait for the answer to one mail, with which no other mail shall wait."""
+
+    def __init__(self, hand: Hand) -> None:
+        self.hand = hand
+        self.hears_out = False
+
+    def __enter__(self) -> Self:
+        self.begun = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.hears_out:
+            patience.heard_out()
+
+    def may_go_on(self, seconds: float) -> bool:
+        """Return whether to wait on, after so many seconds; the rest of the batch is given back in any case."""
+        if (self.hand.let_go() and not lanes.are_all_taken()) or self.hears_out or not patience.is_over(seconds):
+            return True
+        room = _room()
+        db.session.commit()
+        if not room.mails or not due.are_overdue(signups=room.signups):
+            return True
+        self.hears_out = patience.hear_out(is_only=lanes.most() == 1)
+        return self.hears_out
 
 
 @contextmanager
@@ -205,7 +296,7 @@ def _wait_for_turn(waiting: Sequence[OutgoingEmail]) -> bool:
 
 def _keep(waiting: Sequence[OutgoingEmail]) -> None:
     """Renew the lease when less of it is left than a send may take."""
-    if claims.lease_left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + sending.FINISH_MARGIN:
+    if leases.left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + sending.FINISH_MARGIN:
         claims.renew(waiting)
 
 

@@ -41,7 +41,7 @@ def post(
         user_id=user.id,
         verify_email_id=verify_email_id,
         dedupe_key=f"{template}:{uuid.uuid4()}",
-        budget=f"{template}:{address}",
+        budget=outbox.budget(template, address),
         template=template,
         locale=user.locale,
         facts={name: fact for name, fact in (where | facts).items() if fact},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,14 +11,18 @@ from flask import current_app
 from sqlalchemy import (
     JSON,
     CheckConstraint,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
     String,
     Uuid,
     bindparam,
+    cast,
     false,
+    func,
     insert,
+    literal,
     select,
     text,
     update,
@@ -34,15 +37,28 @@ from webapp.extensions import Model, db, partial_index, row_of, table
 
 log = structlog.get_logger(__name__)
 
-# The class of error that was not the mail's fault.
+# Classes of error: not the mail's fault; refused by the server's policy, as all may be; not answered for a long time.
 SERVER_FAILURE = "MailServer"
+POLICY = "Policy"
+SLOW = "Slow"
+# And of a mail whose link another one brought to its address, and of one that may have arrived several times.
+SUPERSEDED = "Superseded"
+UNCONFIRMED = "Unconfirmed"
+
+ERROR_CLASS_MAX = 50
 
 # Stands for an address that is forgotten: no mail can be sent there.
 FORGOTTEN = "forgotten"
 
-# The smaller goes first.
+# The smaller goes first: what owners ask for, then signups, the first of each network before the second of any.
 VERIFICATION_PRIORITY = 0
+SIGNUP_PRIORITY = 1
+LAST_SIGNUP_PRIORITY = 9
 NOTICE_PRIORITY = 10
+
+# What mails of these kinds are limited by begins so.
+SIGNUPS = "signup"
+RESETS = "reset"
 
 
 class OutgoingEmail(Model):
@@ -113,7 +129,7 @@ class OutgoingEmail(Model):
     lease_until: Mapped[datetime | None]
     locked_by: Mapped[str | None] = mapped_column(String(100))
     in_doubt: Mapped[bool] = mapped_column(server_default=false())
-    last_error_class: Mapped[str | None] = mapped_column(String(50))
+    last_error_class: Mapped[str | None] = mapped_column(String(ERROR_CLASS_MAX))
     last_smtp_code: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(String(300))
     created_at: Mapped[datetime]
@@ -122,11 +138,16 @@ class OutgoingEmail(Model):
     # The request that promised it, for whoever follows it through the logs.
     request_id: Mapped[str | None] = mapped_column(String(64))
 
-    # Not columns: when this process claimed it, by the monotonic clock, and with which token. What is read again after
-    # a rollback may be another worker's.
-    claimed_monotonic = 0.0
+    # Not columns: when this process claimed it, by clock.ticks(), and with which token. What is read again after a
+    # rollback may be another worker's. Whether it gave the mail up; and whether others wait that its link would serve.
+    claimed_ticks = 0.0
     claim_token = uuid.UUID(int=0)
+    is_buried = False
+    is_awaited = False
 
+
+# The key of a mail that waits for its mailbox: its own, so that another may be promised meanwhile.
+HELD_KEY = literal("held:") + cast(OutgoingEmail.id, String)
 
 # What promises a mail; `entry` gives its parameters.
 PROMISE = row_of(
@@ -209,38 +230,35 @@ def sender_domain() -> str:
     return addresses.domain(current_app.config["MAIL_DEFAULT_SENDER"])
 
 
-def recipients(email_ids: Sequence[uuid.UUID]) -> set[str]:
-    """Return the different addresses of these mails."""
-    return set(db.session.scalars(select(OutgoingEmail.to_address).where(OutgoingEmail.id.in_(email_ids))))
+def budget(kind: str, address: str) -> str:
+    """Return by what mails are limited together: those of a kind to one mailbox, whatever "+tag" its address has."""
+    local, _, domain = address.lower().rpartition("@")
+    return f"{kind}:{local.split('+')[0] or local}@{domain}"
 
 
-def cancel(verify_email_id: uuid.UUID, reason: str) -> set[str]:
-    """Cancel a verification's mail that still waits; what is being sent goes on. Return whose budgets they were."""
-    budgets = db.session.scalars(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.verify_email_id == verify_email_id, OutgoingEmail.status == "queued")
-        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error=reason)
-        .returning(OutgoingEmail.budget),
-        execution_options={"synchronize_session": False},
-    )
-    return {budget for budget in budgets if budget is not None}
+def signup_priority(rank: int) -> int:
+    """Return how urgent the mail of a network's so manieth signup is: behind the first one's of any other."""
+    return min(max(rank, SIGNUP_PRIORITY), LAST_SIGNUP_PRIORITY)
 
 
-def cancel_waiting(budget: str, reason: str) -> None:
-    """Cancel the mails of one kind to one address that wait; what is being claimed or sent goes on."""
-    waiting = (
-        select(OutgoingEmail.id)
-        .where(OutgoingEmail.budget == budget, OutgoingEmail.status == "queued")
-        # Its worker may wait for rows that the caller has locked.
-        .with_for_update(skip_locked=True)
-        .cte("waiting")
-    )
+def is_signup() -> ColumnElement[bool]:
+    return func.coalesce(OutgoingEmail.budget, "").startswith(f"{SIGNUPS}:")
+
+
+def cancel(reason: str, *which: ColumnElement[bool], error_class: str = "Canceled") -> None:
+    """Cancel the mails that are so and wait; what is being claimed or sent goes on. The caller commits."""
     db.session.execute(
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(select(waiting.c.id)))
-        .values(status="canceled", finished_at=db_now(), last_error_class="Canceled", last_error=reason),
+        .where(unheld(OutgoingEmail.status == "queued", *which))
+        .values(status="canceled", finished_at=db_now(), last_error_class=error_class, last_error=reason),
         execution_options={"synchronize_session": False},
     )
+
+
+def unheld(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether a mail is so and in nobody's hands at this moment: nobody waits for another's row."""
+    free = select(OutgoingEmail.id).where(*conditions).with_for_update(skip_locked=True).cte()
+    return OutgoingEmail.id.in_(select(free.c.id))
 
 
 def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
@@ -255,7 +273,7 @@ def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
 
 def last_failure(failure: Failure) -> dict[str, Any]:
     return {
-        "last_error_class": failure.error_class,
+        "last_error_class": failure.error_class[:ERROR_CLASS_MAX],
         "last_smtp_code": failure.code,
         "last_error": attempts.redact(failure.text),
     }

@@ -6,11 +6,14 @@ from datetime import datetime, timedelta
 
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.clock import db_now
+from webapp.clock import db_now, is_ahead
 from webapp.extensions import Model, db
+
+# No more workers than this stand in line: a turn that is further ahead was given while the clock was wrong.
+LONGEST = 100
 
 
 class MailPace(Model):
@@ -37,17 +40,20 @@ def take_turn() -> float:
     """Take the next turn, and commit; return in how many seconds it is."""
     if not (seconds := interval()):
         return 0.0
+    next_turn = case((is_ahead(MailPace.next_at, LONGEST * seconds), MailPace.next_at), else_=db_now())
     # Whoever comes at the same moment waits here for the few milliseconds until the commit.
-    pace = db.session.execute(select(MailPace.next_at, db_now().label("now")).with_for_update(of=MailPace)).one()
-    turn = max(pace.next_at or pace.now, pace.now)
+    pace = db.session.execute(
+        select(next_turn.label("turn"), db_now().label("now")).select_from(MailPace).with_for_update(of=MailPace)
+    ).one()
     db.session.execute(
-        update(MailPace).values(next_at=turn + timedelta(seconds=seconds)),
+        update(MailPace).values(next_at=pace.turn + timedelta(seconds=seconds)),
         execution_options={"synchronize_session": False},
     )
     db.session.commit()
-    return float((turn - pace.now).total_seconds())
+    return max(0.0, float((pace.turn - pace.now).total_seconds()))
 
 
 def is_full() -> bool:
     """Return whether mails wait for their turns just now."""
-    return bool(interval()) and db.session.scalar(select(MailPace.next_at > db_now())) is True
+    seconds = interval()
+    return bool(seconds) and db.session.scalar(select(is_ahead(MailPace.next_at, LONGEST * seconds))) is True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+from sqlalchemy import func, update
+
 from webapp import audit, notices, outbox, sessions, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
@@ -30,7 +32,7 @@ def ask(address: Address, locale: str) -> uuid.UUID:
         to_address=address.mailed,
         user_id=None,
         dedupe_key=f"reset:{uuid.uuid4()}",
-        budget=_budget(address.key),
+        budget=outbox.budget(outbox.RESETS, address.key),
         template=TEMPLATE,
         locale=locale,
         priority=outbox.VERIFICATION_PRIORITY,
@@ -44,19 +46,25 @@ def ask(address: Address, locale: str) -> uuid.UUID:
 
 
 def find_owner(email: OutgoingEmail) -> None:
-    """Give a mail that was asked for its user and its link, as part of its first claim.
+    """Give a mail that was asked for its user and its link, when it is first claimed. The caller commits.
 
     An address that nobody has leaves it nobody's, and it is not sent: a mail to whoever a stranger named helps few,
     and every one that bounces harms the others.
     """
     user = users.find_by_address(users.address_key(email.to_address))
-    if user is None:
+    # Whoever is being deleted has it no more.
+    if user is None or not users.stays(user):
         return
     proof = verification.begin(user, "reset")
     db.session.flush()
-    email.user_id, email.verify_email_id = user.id, proof.id
-    # A known address is written to at its own spelling, in its own language.
-    email.to_address, email.locale = user.email, user.locale
+    db.session.scalars(
+        update(OutgoingEmail)
+        .where(OutgoingEmail.id == email.id, OutgoingEmail.lease_token == email.claim_token)
+        # A known address is written to at its own spelling, in its own language.
+        .values(user_id=user.id, verify_email_id=proof.id, to_address=user.email, locale=user.locale)
+        .returning(OutgoingEmail),
+        execution_options={"populate_existing": True, "synchronize_session": False},
+    ).all()
 
 
 def find(token_text: str) -> VerifyEmail:
@@ -115,10 +123,11 @@ def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
     """Let nobody in who came by the former password, or has a link to set another."""
     sessions.revoke_all(user)
     verification.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
-    outbox.cancel_waiting(_budget(user.email_key), CHANGED)
+    outbox.cancel(
+        CHANGED,
+        OutgoingEmail.budget == outbox.budget(outbox.RESETS, user.email_key),
+        # Other accounts may have the same mailbox.
+        func.lower(OutgoingEmail.to_address).in_({user.email.lower(), user.email_key}),
+    )
     audit.record(action, user.id)
     return notices.post(user, notices.PASSWORD_CHANGED)
-
-
-def _budget(email_key: str) -> str:
-    return f"reset:{email_key}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 
 from flask import current_app
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, usernames, users, verification
+from webapp import audit, outbox, usernames, users, verification
 from webapp.extensions import db, execute_at_once
+from webapp.outbox import OutgoingEmail
 from webapp.users import Address, User
 from webapp.verification import VerifyEmail
 
@@ -34,18 +35,19 @@ def sign_up(
     password_hash: str,
     locale: str,
     verification_id: uuid.UUID | None = None,
+    rank: int = 1,
 ) -> tuple[uuid.UUID, uuid.UUID | None]:
     """Commit a pending user and its mail, together or not at all; return what find() takes, and the mail's id.
 
     A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
-    Raises UsernameTaken.
+    `rank`: how many signups its network had within the hour, with this one. Raises UsernameTaken.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
     """
     signup_id = verification_id or uuid.uuid4()
     parameters = {
-        **verification.first(signup_id, address, locale, delay=delay()),
+        **verification.first(signup_id, address, locale, priority=outbox.signup_priority(rank), delay=delay()),
         **audit.entry("signed_up"),
         "username": username,
         "username_key": usernames.key(username),
@@ -106,7 +108,7 @@ def resend(user: User) -> uuid.UUID | None:
     return email_id
 
 
-def change_address(user: User, address: Address) -> uuid.UUID | None:
+def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | None:
     """Give a pending user another address: what was sent to the former one is void at once. Commits.
 
     Raises TooManyChanges, or AlreadyVerified.
@@ -124,13 +126,24 @@ def change_address(user: User, address: Address) -> uuid.UUID | None:
     if former := verification.current_for(user):
         verification.void(former, CHANGED)
     user.email, user.email_key = address.mailed, address.key
-    email_id = _post_link(user, verification.begin(user, "signup"))
+    email_id = _post_link(user, verification.begin(user, "signup"), rank)
     audit.record("address_changed", user.id)
     db.session.commit()
     return email_id
 
 
-def _post_link(user: User, proof: VerifyEmail) -> uuid.UUID | None:
+def _post_link(user: User, proof: VerifyEmail, rank: int = 1) -> uuid.UUID | None:
     # Asked before it is written: after that, reading a time that the database set costs a query.
     expires_in = users.PURGE_AFTER if user.purge_at is not None else None
-    return verification.post_link(proof, to_address=user.email, expires_in=expires_in)
+    # No more urgent than the one before it: else whoever has every mail sent again goes before the others.
+    former = db.session.scalar(
+        select(func.max(OutgoingEmail.priority)).where(
+            OutgoingEmail.user_id == user.id, OutgoingEmail.priority <= outbox.LAST_SIGNUP_PRIORITY
+        )
+    )
+    return verification.post_link(
+        proof,
+        to_address=user.email,
+        priority=max(former or 0, outbox.signup_priority(rank)),
+        expires_in=expires_in,
+    )

@@ -48,7 +48,7 @@ def deliver_email(email_id: str) -> None:
     with delivery.lanes.lane():
         # Those inside may have had it meanwhile.
         if hinted not in delivery.taken_here:
-            delivery.deliver(hinted, others=True)
+            delivery.deliver_all(hinted, wake=deliver_later)
 
 
 @huey.when_due
@@ -109,7 +109,8 @@ class Relay:
         # Not all forget at once: many consumers may have been started together.
         first_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
         # Mails go first.
-        self.jobs = [Job(reap), Job(sweep), Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
+        mails = [Job(reap), Job(sweep), Job(mend_times)]
+        self.jobs = [*mails, Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
 
     def run(self, stopped: threading.Event) -> None:
         seconds = 0.0
@@ -153,6 +154,12 @@ def reap() -> float:
     return LONGEST_SLEEP / 2
 
 
+def mend_times() -> float:
+    backlog.mend_times()
+    db.session.commit()
+    return workers.BEAT_SECONDS
+
+
 def beat() -> float:
     workers.beat(workers.NAME)
     db.session.commit()
@@ -183,9 +190,6 @@ def sweep() -> float:
         db.session.commit()
         delivery.probe()
         return LONGEST_SLEEP / 2
-    if budget.spent():
-        db.session.commit()
-        return LONGEST_SLEEP / 2
     are_busy = delivery.lanes.are_full()
     try:
         hinted = hint()
@@ -200,6 +204,8 @@ def sweep() -> float:
         return SHORTEST_SLEEP
     next_due = backlog.seconds_to_next()
     db.session.commit()
+    if budget.spent():
+        return LONGEST_SLEEP / 2
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
@@ -208,7 +214,12 @@ def hint() -> int:
     room = min(BATCH, QUEUE_MAX - huey.waiting())
     if room <= 0:
         return 0
-    due = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN)
+    # Over a limit in all, signups' mails wait, and then all do.
+    may_go = budget.room()
+    if not may_go.mails:
+        db.session.commit()
+        return 0
+    due = backlog.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
     db.session.commit()
     # A worker takes others with the mail of its hint, but for those that outlived a worker.
     healthy = [email_id for email_id, lease_expiries in due if not lease_expiries]

@@ -266,6 +266,12 @@ def hold(user: User) -> None:
         raise UserGone
 
 
+def stays(user: User) -> bool:
+    """Return whether the user is still there, and let nobody delete it until the commit."""
+    row = select(User.id).where(User.id == user.id).with_for_update(read=True, key_share=True)
+    return db.session.scalar(row) is not None
+
+
 def lock(email_key: str, username: str) -> None:
     """Let nobody else confirm this address, or this username or one that looks the same, until the commit.
 

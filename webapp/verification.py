@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, ForeignKey, Index, String, Uuid, bindparam
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp import audit, budget, outbox, tokens, users
+from webapp import audit, outbox, tokens, users
 from webapp.clock import db_now
 from webapp.extensions import Model, db, row_of, table
 from webapp.outbox import OutgoingEmail
@@ -102,7 +102,7 @@ def post_link(
     verification: VerifyEmail,
     *,
     to_address: str,
-    delay: float = 0,
+    priority: int = outbox.VERIFICATION_PRIORITY,
     expires_in: float | None = None,
 ) -> uuid.UUID | None:
     """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
@@ -112,7 +112,7 @@ def post_link(
         to_address=to_address,
         user_id=verification.user_id,
         locale=verification.user.locale,
-        delay=delay,
+        priority=priority,
         expires_in=expires_in,
     )
 
@@ -124,10 +124,13 @@ FIRST = row_of(
 BEGUN = (insert(table(VerifyEmail)).from_select(FIRST.selected_columns.keys(), FIRST), outbox.POSTED)
 
 
-def first(verification_id: uuid.UUID, address: users.Address, locale: str, *, delay: float) -> dict[str, Any]:
+def first(
+    verification_id: uuid.UUID, address: users.Address, locale: str, *, priority: int, delay: float
+) -> dict[str, Any]:
     """Return the parameters of BEGUN, but for the user, whom the database adds."""
     mail = outbox.entry(
-        **_mail(verification_id, "signup", address.key),
+        **_mail(verification_id, outbox.SIGNUPS, address.key),
+        priority=priority,
         to_address=address.mailed,
         user_id=None,
         locale=locale,
@@ -142,8 +145,7 @@ def _mail(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str,
     return {
         "verify_email_id": verification_id,
         "dedupe_key": f"verify:{verification_id}",
-        "budget": f"{purpose}:{email_key}",
-        "priority": outbox.VERIFICATION_PRIORITY,
+        "budget": outbox.budget(purpose, email_key),
     }
 
 
@@ -275,10 +277,10 @@ def prove(
     users.name(user, name)
     if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
-        outbox.cancel(own.id, "verified meanwhile")
+        cancel_mail(own, "verified meanwhile")
     audit.record("verified", user.id)
     void_rivals(verification.email_key, but=verification)
-    outbox.cancel(verification.id, "verified meanwhile")
+    cancel_mail(verification, "verified meanwhile")
     return user
 
 
@@ -296,7 +298,11 @@ def void(verification: VerifyEmail, reason: str) -> None:
     """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
     verification.voided_at = db_now()
     verification.void_reason = reason
-    budget.cancel(verification.id, reason)
+    cancel_mail(verification, reason)
+
+
+def cancel_mail(verification: VerifyEmail, reason: str) -> None:
+    outbox.cancel(reason, OutgoingEmail.verify_email_id == verification.id)
 
 
 def disown(verification_id: uuid.UUID) -> None:

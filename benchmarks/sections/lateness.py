@@ -14,6 +14,7 @@ from benchmarks.measure import percentile, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from tests.processes import Process
+from tests.smtp_server import Action, Server, hang
 from webapp import signup, tasks, users
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -23,6 +24,7 @@ IDLE_MAILS = 60
 IDLE_SECONDS = 0.33
 BUSY_RATE = 50
 BUSY_SECONDS = 15
+TROUBLED = 30
 
 
 def run(stage: Stage, report: Report) -> None:
@@ -39,6 +41,8 @@ def run(stage: Stage, report: Report) -> None:
             worker.wait_for_event("worker_started")
             signups.sign_up(count, pause)
             late[name] = signups.lateness(count)
+    for name, action in (("refused", "550 5.1.1 no such user"), ("hanging", hang)):
+        late[f"3 beside {TROUBLED} {name}"] = beside_troubled(stage, action)
     report.say(
         f"Seconds from due to settled, which is a moment after the server's 250; one consumer; due {DELAY} s after the",
         "signup. The signups are committed and hinted as the web does, but without its hashes.",
@@ -57,10 +61,33 @@ def run(stage: Stage, report: Report) -> None:
             for name, values in late.items()
         ],
     )
-    idle, busy = late.values()
+    idle, busy, *beside = late.values()
     report.target("idle, p50 s", percentile(idle, 0.5), "at most", 0.2)
     report.target("idle, p99 s", percentile(idle, 0.99), "at most", 0.4)
     report.target(f"{BUSY_RATE} signups a second, p99 s", percentile(busy, 0.99), "at most", 1)
+    report.target(f"beside {TROUBLED} that are refused or hang, most s", max(map(max, beside)), "at most", 2)
+
+
+def beside_troubled(stage: Stage, action: Action) -> list[float]:
+    """Return how late mails are whose signups come after those of many that the server refuses, or hangs for."""
+    with Server() as server, stage.servers(VERIFY_EMAIL_DELAY=str(DELAY), MAIL_PORT=str(server.port)) as settings:
+        server.actions["RCPT"] = lambda connection: (
+            (action(connection) if callable(action) else action)
+            if connection.recipients[-1].startswith("troubled")
+            else None
+        )
+        with (
+            Process(*CONSUMER, environ=stage.environ(settings)) as worker,
+            closing(Signups(app_of(settings))) as signups,
+        ):
+            worker.wait_for_event("worker_started")
+            # How long a mail takes is known where one went.
+            signups.sign_up(1, 0, "early")
+            server.wait_for("early0@example.com")
+            signups.sign_up(TROUBLED, 0, "troubled")
+            time.sleep(DELAY)
+            signups.sign_up(3, 0)
+            return signups.lateness(4)
 
 
 class Signups:
@@ -68,14 +95,14 @@ class Signups:
         self.app = app
         self.reader = rows.reader({"DATABASE_URL": app.config["DATABASE_URL"].replace("+psycopg", "")})
 
-    def sign_up(self, count: int, pause: float) -> None:
+    def sign_up(self, count: int, pause: float, prefix: str = "person") -> None:
         begun = time.monotonic()
         for number in range(count):
             with self.app.app_context():
                 _signup_id, email_id = signup.sign_up(
-                    username=f"person{number}",
+                    username=f"{prefix}{number}",
                     full_name="",
-                    address=users.parse_address(f"person{number}@example.com"),
+                    address=users.parse_address(f"{prefix}{number}@example.com"),
                     password_hash=rows.NO_PASSWORD,
                     locale="en",
                 )

@@ -16,10 +16,10 @@ import click
 from webapp import audit, backlog, breaker, delivery, figures, operations, pause, retention, tasks, users
 from webapp.cli.common import FOUND, Mail, ask, yes_option
 from webapp.extensions import db, mail
+from webapp.failures import DeliveryFailed
 from webapp.operations import Retried
 from webapp.outbox import OutgoingEmail
 from webapp.printing import print_fields, progress
-from webapp.sending import DeliveryFailed
 from webapp.users import Address
 
 POLL_SECONDS = 0.2

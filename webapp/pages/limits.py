@@ -32,6 +32,24 @@ def spend(limit: str, key: str | Network) -> None:
         _ask(limit, item, name, spends=True)
 
 
+def spent(limit: str, network: Network) -> int:
+    """Return how many requests of a network itself were counted within the shortest of the limit's times.
+
+    1 where nobody knows.
+    """
+    name, share = network.counted[0]
+    item = min(current_app.config[limit], key=RateLimitItem.get_expiry, default=None)
+    if item is None:
+        return 1
+    own = type(item)(item.amount * share, item.multiples)
+    try:
+        with _breaker():
+            stats = limiter.limiter.get_window_stats(own, *_identifiers(limit, name))
+    except BrokerDown:
+        return 1
+    return int(own.amount - stats.remaining)
+
+
 def check(limit: str, key: str | Network) -> None:
     """Count nothing. Raises TooManyRequests, when there were too many."""
     for item, name in _counted(limit, key):

@@ -66,6 +66,7 @@ def submit() -> ResponseReturnValue:
                 password_hash=password_hash,
                 locale=str(get_locale()),
                 verification_id=_identify(form),
+                rank=limits.spent("RATELIMIT_SIGNUP", limits.network()),
             )
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]

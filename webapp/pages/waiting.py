@@ -125,7 +125,7 @@ def change_address() -> ResponseReturnValue:
     # Each address that one can have mailed counts, however it is asked for.
     limits.spend("RATELIMIT_SIGNUP", limits.network())
     try:
-        email_id = signup.change_address(user, form.address)
+        email_id = signup.change_address(user, form.address, limits.spent("RATELIMIT_SIGNUP", limits.network()))
     except signup.TooManyChanges:
         form.email.errors = [_("You changed the address several times already. Please sign up again.")]
         return _page(user, form), form.status
