@@ -1,11 +1,15 @@
 /*
  * One mail's way through the outbox: two mails, two workers, the relay, an operator, and what may happen to them.
+ * docs/one-mail.md names what does each step; tests/model/__main__.py lets spin look at them.
  *
- * A step (each `inline` of two words or one) is what others see at once: a statement that commits by itself, or one
- * end of a transaction. Time is told in periods. A lease has two when it begins: FRESH, with enough left for the final
- * dot and its answer, and LATE, without. Whoever is not frozen does its part before time goes on; only the answer to a
- * final dot may take until the next period. Faults are few (FAULTS of any kind, at any moment), and so are the acts of
- * people (ACTS). So each run ends, and `quiet` looks at what is left then.
+ * A step is a `d_step`: what others see at once, such as a statement that commits by itself, or one end of a
+ * transaction.
+ *
+ * Time goes by in periods. A new lease has two: FRESH, with enough left for the final dot, and LATE, without. Whoever
+ * is not frozen does its part before time goes on; the answer to a final dot may take LONGEST_ANSWER.
+ *
+ * Faults are few (FAULTS, of any kind, at any moment), and so are acts of people (ACTS). So each run ends, and `quiet`
+ * looks at what is left.
  *
  * Each NO_… takes out one fence; `must` says which property breaks.
  */
