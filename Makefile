@@ -16,7 +16,7 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test accessibility chaos bench check defences audit alerts format translations secrets requirements vendor pictures clean
+.PHONY: help run demo test accessibility chaos model bench check defences audit alerts format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ accessibility: $(VENV)/installed-dev ## let axe look at every page in both theme
 
 chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)
+
+model: $(VENV)/installed-dev ## let spin look at every state of two emails, and break each property (ARGS="--steps" shows how)
+	@$(BIN)/python -m tests.model $(ARGS)
 
 bench: $(VENV)/installed-dev $(RIVALS)/installed ## measure this app beside its rivals (ARGS="delivery signup" for some of it)
 	@$(BIN)/python -m benchmarks $(ARGS)
