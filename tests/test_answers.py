@@ -413,7 +413,7 @@ def test_a_wrong_mail_password_spends_no_attempts_and_delivery_resumes_when_it_i
 ) -> None:
     with Server(password="open sesame") as strict:
         state = app.extensions["mail"]
-        state.port, state.username, state.password = strict.port, "mick", "wrong"
+        state.port, state.username, state.password = strict.port, "mick", "shut sesame"
         email_id = make_signup(app)
         fail(app, email_id)
         (attempt,) = attempts(app, email_id)
