@@ -53,5 +53,5 @@ def _database() -> str:
 
 @cache
 def _revisions() -> list[str]:
-    """Return the migrations that this build knows, the newest first: reading them takes ten times what the rest does."""
+    """Return the migrations that this build knows, the newest first. Reading them takes longer than all the rest."""
     return [revision.revision for revision in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()]
