@@ -648,6 +648,22 @@ DEFENCES = [
 DEFENCES += [
     Defence(
         25,
+        "long heads are not read",
+        "webapp/pages/__init__.py",
+        "    heads.init_app(app)\n",
+        "",
+        "test_a_head_that_is_longer_than_any_browsers_is_not_read",
+    ),
+    Defence(
+        25,
+        "forms of very many fields are not read",
+        "webapp/pages/forms.py",
+        "        raise RequestEntityTooLarge\n",
+        "        pass\n",
+        "test_a_form_of_very_many_fields_is_not_read",
+    ),
+    Defence(
+        25,
         "nothing is judged of a form without its token, or too long",
         "webapp/pages/forms.py",
         "        if not (self._has_token() and are_short(self)):\n            return False\n",
