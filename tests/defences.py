@@ -632,7 +632,7 @@ DEFENCES = [
         24,
         "the language of emails takes the form's token",
         "webapp/pages/language_switch.py",
-        "    if not Form().validate() or not",
+        "    if not form.validate() or not",
         "    if not",
         "test_a_language_takes_a_pages_own_button",
     ),
