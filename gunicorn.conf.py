@@ -1,6 +1,8 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
 import gc
+import select
+import socket
 import sys
 import threading
 from concurrent.futures import Future
@@ -43,9 +45,6 @@ class Worker(ThreadWorker):
 
     def handle_request(self, request: Request, conn: TConn) -> bool:
         ticket = turns.Ticket(lambda: self.serve_again(request, conn, ticket))
-        return self.serve(request, conn, ticket)
-
-    def serve(self, request: Request, conn: TConn, ticket: turns.Ticket) -> bool:
         with turns.held(ticket):
             return super().handle_request(request, conn)
 
@@ -58,9 +57,14 @@ class Worker(ThreadWorker):
     def handle_again(self, request: Request, conn: TConn, ticket: turns.Ticket) -> bool:
         """What handle() does once it has read a request's head."""
         try:
-            return self._keepalive_after(conn, self.serve(request, conn, ticket))
+            with turns.held(ticket):
+                if has_hung_up(conn.sock):
+                    # Nobody would read the answer, and many who do not wait for theirs would take others' turns.
+                    return False
+                keeps = super().handle_request(request, conn)
+            return self._keepalive_after(conn, keeps)
         except (OSError, StopIteration):
-            # It went away while it waited.
+            # It went away meanwhile.
             return False
         except Exception as error:  # noqa: BLE001 - gunicorn's own way
             self.handle_error(request, conn.sock, conn.client, error)
@@ -69,6 +73,13 @@ class Worker(ThreadWorker):
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
         if done.cancelled() or not isinstance(done.exception(), turns.ComeAgain):
             super().finish_request(conn, done)
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Return whether the other side is gone, as far as this system tells while there is something left to read."""
+    ended = select.poll()
+    ended.register(sock, getattr(select, "POLLRDHUP", 0))
+    return bool(ended.poll(0))
 
 
 logger_class = Logger

@@ -550,6 +550,14 @@ DEFENCES = [
     ),
     Defence(
         22,
+        "going on with a signup lets nobody guess on at an account with its name or address",
+        "webapp/pages/limits.py",
+        "        if guess.ends_count:\n",
+        "        if True or guess.ends_count:\n",
+        "test_a_signup_with_the_owners_address_lets_nobody_guess_on",
+    ),
+    Defence(
+        22,
         "nobody forges a browser that signed in before",
         "webapp/tokens.py",
         "    return any(hmac.compare_digest(_seal(key",
@@ -624,7 +632,7 @@ DEFENCES = [
         24,
         "the language of emails takes the form's token",
         "webapp/pages/language_switch.py",
-        "    if not Form().validate() or not",
+        "    if not form.validate() or not",
         "    if not",
         "test_a_language_takes_a_pages_own_button",
     ),
@@ -638,6 +646,22 @@ DEFENCES = [
     ),
 ]
 DEFENCES += [
+    Defence(
+        25,
+        "long heads are not read",
+        "webapp/pages/__init__.py",
+        "    heads.init_app(app)\n",
+        "",
+        "test_a_head_that_is_longer_than_any_browsers_is_not_read",
+    ),
+    Defence(
+        25,
+        "forms of very many fields are not read",
+        "webapp/pages/forms.py",
+        "        raise RequestEntityTooLarge\n",
+        "        pass\n",
+        "test_a_form_of_very_many_fields_is_not_read",
+    ),
     Defence(
         25,
         "nothing is judged of a form without its token, or too long",
@@ -701,6 +725,22 @@ DEFENCES += [
         "    app.before_request(_wait_for_turn)\n",
         "    app.before_request(lambda: None)\n",
         "test_sixty_sign_ins_of_one_network_hold_up_nobody_else",
+    ),
+    Defence(
+        26,
+        "there is room for so many to wait",
+        "webapp/pages/turns.py",
+        "                raise Crowded\n",
+        "                pass\n",
+        "test_of_the_room_to_wait_in_each_network_has_its_share",
+    ),
+    Defence(
+        26,
+        "who hung up takes no turn",
+        "gunicorn.conf.py",
+        "                if has_hung_up(conn.sock):",
+        "                if False:",
+        "test_who_hangs_up_while_waiting_takes_no_turn",
     ),
 ]
 

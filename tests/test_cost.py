@@ -149,3 +149,20 @@ def test_words_in_signs_for_letters_are_refused_as_ever(password: str) -> None:
 @pytest.mark.parametrize("password", ["({[<1!|7" * 3, "1234567890 correct horse battery", SIGNS, "Kj8#mP2$vL9x!4@7"])
 def test_a_hard_password_of_many_signs_stays_welcome(password: str) -> None:
     assert passwords.weakness(password, ["mick19"]) == []
+
+
+@pytest.mark.parametrize("header", ["Cookie", "X-Forwarded-For", "Accept-Language"])
+def test_a_head_that_is_longer_than_any_browsers_is_not_read(visitor: Visitor, header: str) -> None:
+    for times, status in ((2000, 200), (10_000, 431)):
+        assert visitor.http.get("/login", headers={header: "a=b;" * times}).status_code == status
+
+
+@pytest.mark.parametrize("action", ["/login", "/language"])
+@pytest.mark.parametrize("kind", ["urlencoded", "multipart"])
+def test_a_form_of_very_many_fields_is_not_read(visitor: Visitor, action: str, kind: str) -> None:
+    visitor.open("/login")
+    fields = {**visitor.hidden("/login"), **{str(number): "" for number in range(200)}}
+    sent = (
+        {"data": fields} if kind == "urlencoded" else {"files": {name: (None, text) for name, text in fields.items()}}
+    )
+    assert visitor.http.post(action, **sent).status_code == 413

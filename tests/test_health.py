@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from alembic.script import ScriptDirectory
 from flask import Flask, request
 from sqlalchemy import text
 
@@ -32,6 +34,18 @@ def test_behind_its_migration_it_is_not_ready_and_past_it_it_is(visitor: Visitor
         db.session.execute(text("DROP TABLE alembic_version"))
         db.session.commit()
     assert visitor.open("/readyz").status_code == 503
+
+
+def test_whoever_asks_again_and_again_lets_the_migrations_be_read_once(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor.open("/readyz")
+
+    def read(_self: ScriptDirectory) -> None:
+        pytest.fail("read again")
+
+    monkeypatch.setattr(ScriptDirectory, "walk_revisions", read)
+    assert visitor.open("/readyz").status_code == 200
 
 
 def test_forwarded_addresses_count_only_from_trusted_proxies(environ: dict[str, str]) -> None:

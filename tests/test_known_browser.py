@@ -85,6 +85,18 @@ def test_who_is_signed_in_changes_password_and_address_and_deletes_the_account(
     assert member.path == "/"
 
 
+@pytest.mark.parametrize("identifier", ["mick@example.com", "Mick <MICK@example.com>"])
+def test_a_signup_with_the_owners_address_lets_nobody_guess_on(member: Visitor, app: Flask, identifier: str) -> None:
+    stranger = Visitor("http://signup.example", app, ip="192.0.2.1")
+    stranger.sign_up(username="stranger", password=NEW)
+    assert [sign_in(stranger, WRONG, identifier) for _ in range(2)] == [422] * 2
+    # The stranger's own password is right, for the stranger's own signup.
+    assert sign_in(stranger, NEW, identifier) == 303
+    assert stranger.open("/account").url.path == "/login"
+    assert sign_in(stranger, WRONG, identifier) == 429
+    assert sign_in(Visitor("http://signup.example", app, ip="192.0.2.2"), WRONG, identifier) == 429
+
+
 def test_a_link_for_a_new_password_signs_in_and_ends_the_siege(
     member: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:

@@ -176,11 +176,19 @@ def test_failed_sign_ins_are_counted_by_where_they_come_from(another_app: Callab
     assert sign_in(come(app, "192.0.2.2"), "mick6") == 422
 
 
-def test_sign_ins_that_succeed_count_for_nothing(another_app: Callable[..., Flask]) -> None:
-    app = another_app(RATELIMIT_LOGIN_IP="2/hour", RATELIMIT_LOGIN_ACCOUNT="2/hour")
-    visitor = sign_up(app, 1)
+@pytest.mark.usefixtures("member")
+def test_sign_ins_that_succeed_count_for_nothing(app: Flask) -> None:
+    for limit in ("RATELIMIT_LOGIN_IP", "RATELIMIT_LOGIN_ACCOUNT"):
+        app.config[limit] = parse_many("2/hour")
     for _ in range(4):
-        assert sign_in(visitor, "mick1", PASSWORD) == 303
+        assert sign_in(come(app), "mick19", PASSWORD) == 303
+
+
+def test_sign_ins_that_lead_on_to_ones_signup_count_for_their_name_alone(another_app: Callable[..., Flask]) -> None:
+    app = another_app(RATELIMIT_LOGIN_IP="2/hour", RATELIMIT_LOGIN_ACCOUNT="3/hour")
+    visitor = sign_up(app, 1)
+    assert [sign_in(visitor, "mick1", PASSWORD) for _ in range(4)] == [303, 303, 303, 429]
+    assert sign_in(visitor, "mick2") == 422
 
 
 @pytest.mark.parametrize("known", ["new@example.com", "mick1@example.com"])

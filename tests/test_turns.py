@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import pytest
 
 from tests.processes import Process, free_port, gunicorn, wait_for_port, wait_until
 from tests.visitor import Visitor
-from webapp.pages.turns import Turns
+from webapp.pages import turns as turns_page
+from webapp.pages.turns import ComeAgain, Crowded, Ticket, Turns
 
 MANY = 60
 ATTACKERS = 20
+AFTER = 8
 ANOTHER = "127.0.0.2"
 
 ACCENTS = "a" + "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}" * 60_000
@@ -35,6 +39,41 @@ def test_of_those_that_wait_one_of_each_network_after_the_other_is_called() -> N
     assert called == ["a1", "a2", "b1", "c1", "a3", "b2"]
     come("a", "a4")
     assert called[-1] == "a4"
+
+
+def test_of_the_room_to_wait_in_each_network_has_its_share() -> None:
+    turns = Turns(places=1, room=6)
+    assert turns.take("a", lambda: None)
+
+    def come(network: str, times: int) -> int:
+        """Return how many of them may wait."""
+        for number in range(times):
+            try:
+                assert not turns.take(network, lambda: None)
+            except Crowded:
+                return number
+        return times
+
+    assert come("a", 10) == 6
+    assert come("b", 10) == 3
+    assert come("c", 10) == 2
+    assert come("a", 1) == 0
+    for _ in range(6 + 3 + 2):
+        turns.give_back()
+    assert come("a", 10) == 6
+
+
+def test_who_finds_no_room_to_wait_in_is_told_when_to_come_again(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns_page, "turns", Turns(places=0, room=1))
+    visitor.open("/login")
+    with turns_page.held(Ticket(lambda: None)):
+        with pytest.raises(ComeAgain):
+            visitor.submit("/login", identifier="mick19", password="wrong")
+        visitor.open("/login")
+        visitor.submit("/login", identifier="mick19", password="wrong")
+    assert (visitor.page.status_code, visitor.page.headers["Retry-After"]) == (429, "10")
 
 
 @pytest.fixture
@@ -86,6 +125,29 @@ def test_sixty_sign_ins_of_one_network_hold_up_nobody_else(
         assert count_done(many) < MANY * 3 / 4
         # And each of them has an answer in the end.
         assert {done.result() for done in many} == {422}
+
+
+def test_who_hangs_up_while_waiting_takes_no_turn(
+    web: tuple[Process, str], come_from: Callable[[str, str], Visitor]
+) -> None:
+    process, url = web
+    one = come_from("127.0.0.1", url)
+    one.open("/login")
+    form = {**one.hidden("/login"), "identifier": "mick19", "password": "wrong"}
+    cookie = "; ".join(f"{each.name}={each.value}" for each in one.http.cookies.jar)
+    body = urlencode(form)
+    head = (
+        f"POST /login HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    )
+    for _ in range(MANY):
+        with socket.create_connection(("127.0.0.1", urlsplit(url).port or 80)) as connection:
+            connection.sendall(f"{head}{body}".encode())
+    # They are before these, of the same network, in both processes.
+    with ThreadPoolExecutor(AFTER) as pool:
+        list(pool.map(lambda _: one.http.post("/login", data=form), range(AFTER)))
+    served = [event for event in process.events("request") if event["rule"] == "/login" and event["method"] == "POST"]
+    assert len(served) < AFTER + MANY * 3 / 4
 
 
 def count_done(futures: list[Future[int]]) -> int:

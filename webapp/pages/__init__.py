@@ -15,6 +15,7 @@ from webapp.pages import (
     errors,
     export,
     forgot,
+    heads,
     health,
     home,
     hosts,
@@ -55,6 +56,8 @@ def init_app(app: Flask) -> None:
     if app.config["APP_ENV"] == "development":
         app.register_blueprint(mailbox.blueprint)
     proxies.init_app(app)
+    # Around all that reads headers.
+    heads.init_app(app)
     assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)

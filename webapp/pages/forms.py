@@ -17,6 +17,7 @@ from wtforms import Field, PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
 from webapp import passwords, usernames, users
+from webapp.config import FORM_FIELDS
 from webapp.pages import limits
 
 # Characters that a field may have which says nothing else: enough for any name or address before it is normalized.
@@ -24,6 +25,8 @@ LONGEST = 512
 CODE_MAX = 200
 
 HEARD_BYTES = 2**20
+
+URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Words:
@@ -55,7 +58,7 @@ class Form(FlaskForm):
             if request.method != "POST" or formdata is None:
                 return None
             try:
-                return request.form
+                return sent()
             except RequestEntityTooLarge:
                 hear_out()
                 raise
@@ -92,6 +95,14 @@ class Form(FlaskForm):
         if self.is_stale:
             return 400
         return 422 if self.errors else 200
+
+
+def sent() -> MultiDict[str, str]:
+    """Return the fields that were sent. Raises RequestEntityTooLarge."""
+    # Werkzeug counts those of multipart alone.
+    if request.mimetype == URLENCODED and request.get_data().count(b"&") > FORM_FIELDS:
+        raise RequestEntityTooLarge
+    return request.form
 
 
 def hear_out() -> None:

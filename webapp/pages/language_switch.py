@@ -24,8 +24,9 @@ def init_app(app: Flask) -> None:
 
 
 def change() -> ResponseReturnValue:
+    form = Form()
     chosen = request.form.get("language", "")
-    if not Form().validate() or not language.is_spoken(chosen):
+    if not form.validate() or not language.is_spoken(chosen):
         abort(400)
     written_to = [me()] if current_user.is_authenticated else []
     for user in (*written_to, waiting.pending_user()):

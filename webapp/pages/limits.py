@@ -82,14 +82,18 @@ def guessing(account: str, *, known_by: str | None = None) -> Iterator[Guess]:
     guess = Guess()
     yield guess
     if guess.is_right:
-        _forget(limit, key)
+        if guess.ends_count:
+            _forget(limit, key)
     elif known_by is None:
         spend("RATELIMIT_LOGIN_IP", network())
 
 
 @dataclass
 class Guess:
+    """`ends_count`: whether a right one lets the guesses be counted anew."""
+
     is_right: bool = False
+    ends_count: bool = True
 
 
 class TooManyGuesses(TooManyRequests):

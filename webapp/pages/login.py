@@ -45,6 +45,8 @@ def submit() -> ResponseReturnValue:
         with limits.guessing(users.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
             user = authentication.authenticate(typed, form.password.data, waiting.pending_user())
             guess.is_right = user is not None
+            # A signup with anybody's address, and a password to it, is to be had by all who want to go on guessing.
+            guess.ends_count = user is not None and user.is_email_verified
         if user is not None and user.is_email_verified:
             sign_in(user)
             return redirect(url_for("account.show"), 303)

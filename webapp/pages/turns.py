@@ -13,13 +13,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import structlog
 from flask import Flask, request
+from werkzeug.exceptions import TooManyRequests
 
 from webapp.pages import limits
+
+log = structlog.get_logger(__name__)
 
 # Forms that a process works on at a time: more than can hash, since they wait for the database too; fewer than it has
 # threads, so that pages and health checks find one free.
 PLACES = 8
+
+# Forms that wait in a process: well under the 1000 connections that gunicorn lets it have, all of which would keep out
+# pages and health checks too.
+ROOM = 400
+
+# Until then some have had their turn, in seconds.
+RETRY_AFTER = 10
 
 Call = Callable[[], None]
 
@@ -28,20 +39,30 @@ class ComeAgain(BaseException):
     """All places are taken: the request will be called. No exception of the app's, whose handlers shall not see it."""
 
 
-class Turns:
-    """`places` at a time; of those that wait, one of each network after the other is called."""
+class Crowded(Exception):
+    """A network has its share of the room that is there for waiting."""
 
-    def __init__(self, places: int = PLACES) -> None:
+
+class Turns:
+    """`places` at a time; of those that wait, one of each network after the other is called.
+
+    The networks share the `room`: who comes finds some unless its own network has its share.
+    """
+
+    def __init__(self, places: int = PLACES, room: int = ROOM) -> None:
         self.free = places
+        self.room = room
         self.waiting: dict[str, deque[Call]] = {}
         self.lock = threading.Lock()
 
     def take(self, network: str, call: Call) -> bool:
-        """Take a place, or wait for one: `call` is called once it is this request's."""
+        """Take a place, or wait for one: `call` is called once it is this request's. Raises Crowded."""
         with self.lock:
             if self.free:
                 self.free -= 1
                 return True
+            if len(self.waiting.get(network, ())) * len(self.waiting) >= self.room:
+                raise Crowded
             self.waiting.setdefault(network, deque()).append(call)
             return False
 
@@ -109,6 +130,11 @@ def _wait_for_turn() -> None:
         return
     # The widest: nobody has more turns for having more addresses.
     network, _share = limits.network().counted[-1]
-    if not turns.take(network, own.call):
+    try:
+        is_ours = turns.take(network, own.call)
+    except Crowded:
+        log.warning("limit_reached", limit="turns")
+        raise TooManyRequests(retry_after=RETRY_AFTER) from None
+    if not is_ours:
         raise ComeAgain
     own.has_place = True
