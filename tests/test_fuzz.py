@@ -18,7 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import notices, recovery, usernames, users, verification
+from webapp import claims, notices, recovery, usernames, users, verification
 from webapp.clock import db_now
 from webapp.extensions import db
 from webapp.outbox import OutgoingEmail
@@ -243,7 +243,9 @@ class People:
         with self.app.app_context():
             # As the worker that claims it does.
             asked = recovery.ask(users.parse_address(address), "en")
-            recovery.find_owner(db.session.get_one(OutgoingEmail, asked))
+            (email,) = claims.claim("worker", email_id=asked)
+            recovery.find_owner(email)
+            claims.let_go([email])
             if kind == "reset expired":
                 db.session.execute(update(VerifyEmail).values(expires_at=db_now(-1)))
             db.session.commit()

@@ -56,7 +56,8 @@ def test_a_trial_answers_to_the_names_of_this_machine(trial: Flask, host: str) -
 
 
 def test_a_trial_answers_to_the_name_of_its_public_url(make: Make) -> None:
-    app = make(APP_ENV="development", PUBLIC_URL="http://192.168.1.5:5000")
+    sender = "no-reply@acme.example"
+    app = make(APP_ENV="development", PUBLIC_URL="http://192.168.1.5:5000", MAIL_DEFAULT_SENDER=sender)
     assert app.test_client().get("/signup", headers={"Host": "192.168.1.5:5000"}).status_code == 200
     assert app.test_client().get("/signup", headers={"Host": "localhost:5000"}).status_code == 200
 

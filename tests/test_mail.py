@@ -131,7 +131,7 @@ def test_the_headers_say_who_what_and_that_no_person_wrote_it(mail: Mail) -> Non
     headers = mail.message
     assert re.fullmatch(r"<[0-9a-f-]{36}@signup\.example>", headers["Message-ID"])
     assert headers["Subject"].endswith(" Acme")
-    assert headers["From"] == "no-reply@signup.example"
+    assert headers["From"] == "Acme <no-reply@signup.example>"
     assert headers["To"] == ADDRESS
     assert headers["Reply-To"] == "help@acme.example"
     assert headers["Auto-Submitted"] == "auto-generated"
