@@ -10,8 +10,8 @@ from flask import Flask
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-# In characters, all headers together: what nginx takes.
-LONGEST = 32 * 1024
+# In characters, all headers together: as many servers take, and more than our cookies and any browser need.
+LONGEST = 16 * 1024
 
 
 def init_app(app: Flask) -> None:
@@ -28,4 +28,4 @@ class Brief:
         if sum(len(value) for name, value in environ.items() if name.startswith("HTTP_")) <= LONGEST:
             return self.wsgi_app(environ, start_response)
         start_response("431 Request Header Fields Too Large", [("Content-Type", "text/plain")])
-        return [b"That were too many cookies or other headers. Please delete this site's cookies, and try again.\n"]
+        return [b"Too many cookies or other headers. Delete this site's cookies, and try again.\n"]
