@@ -25,7 +25,7 @@ from tests.processes import free_port
 from tests.servers import Database, Postgres, Valkey, name_of
 from tests.smtp_server import Server
 from tests.visitor import Visitor
-from webapp import create_app, delivery, passwords
+from webapp import create_app, delivery, engines, passwords
 from webapp.clock import db_now
 from webapp.config import ROOT
 from webapp.extensions import db, mail
@@ -189,7 +189,13 @@ def process_environ(system_environ: dict[str, str], environ: dict[str, str]) -> 
 
 
 @pytest.fixture
-def app(environ: dict[str, str], cheap_passwords: None) -> Iterator[Flask]:
+def patient_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app of this process may stand still for a while, as when the machine does; a process of its own may not."""
+    monkeypatch.setitem(engines.BOUNDS, "idle_in_transaction_session_timeout", "60s")
+
+
+@pytest.fixture
+def app(environ: dict[str, str], cheap_passwords: None, patient_database: None) -> Iterator[Flask]:
     app = create_app(environ)
     app.testing = True
     # A test that empties the queue must not wait for more.

@@ -308,16 +308,19 @@ def session(app: Flask, name: str) -> str:
 
 
 @on_servers
-def test_the_server_bounds_what_a_connection_of_ours_may_hold(app: Flask, environ: Environ) -> None:
+def test_the_server_bounds_what_a_connection_of_ours_may_hold(environ: Environ) -> None:
     bounds = ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
-    assert [session(app, name) for name in bounds] == ["5s", "5s", "30s"]
+    plain = create_app(environ)
+    assert [session(plain, name) for name in bounds] == ["5s", "5s", "30s"]
     meant = create_app(environ | {"DATABASE_URL": environ["DATABASE_URL"] + "&options=-c%20lock_timeout%3D9s"})
     assert [session(meant, name) for name in bounds] == ["5s", "9s", "30s"]
     with meant.app_context():
         # What was set for the session outlives a transaction that is rolled back.
         db.session.rollback()
         assert session(meant, "lock_timeout") == "9s"
-        db.engine.dispose()
+    for app in (plain, meant):
+        with app.app_context():
+            db.engine.dispose()
 
 
 @on_servers
