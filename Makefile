@@ -22,7 +22,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## start web, worker and mailbox on this machine (PORT=5000)
-	@$(BIN)/python development.py
+	@$(BIN)/python -m tools.development
 
 demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside "commit, then schedule"
 	@$(BIN)/python -m chaos.demo
@@ -47,7 +47,7 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py mailbox_server.py gunicorn.conf.py
+	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py tools/mailbox_server.py gunicorn.conf.py
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
@@ -70,7 +70,7 @@ format: $(VENV)/installed-dev ## format code and templates
 	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS) >/dev/null || true
 
 translations: $(VENV)/installed-dev ## bring webapp/translations up to date with what code and templates say
-	@$(BIN)/python translations.py
+	@$(BIN)/python -m tools.translations
 
 secrets: ## make the secrets that docker-compose.yml needs, those that are missing
 	@docker/secrets.sh
@@ -82,10 +82,10 @@ requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgra
 	@$(COMPILE) $(ARGS) requirements-bench.in --output-file requirements-bench.txt
 
 vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
-	@$(BIN)/python vendor.py
+	@$(BIN)/python -m tools.vendor
 
 pictures: $(VENV)/installed-dev ## take the README's pictures again, of the app as it runs
-	@$(BIN)/python pictures.py
+	@$(BIN)/python -m tools.pictures
 
 clean: ## remove the virtual environment and caches; the data in instance/ stays
 	@rm -rf $(VENV) $(RIVALS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

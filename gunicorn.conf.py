@@ -17,10 +17,11 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import cli, engines, logs, pages  # noqa: F401 - loaded once, so that workers share it
+from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import ConfigError, load
+from webapp.db import engines
 from webapp.extensions import db
-from webapp.pages import turns
+from webapp.pages.shared import turns
 
 try:
     settings = load()

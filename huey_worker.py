@@ -1,6 +1,9 @@
 """The worker, for huey_consumer."""
 
-import webapp.tasks
+from webapp import create_worker
+from webapp.delivery import tasks
 
-app = webapp.create_worker()
+__all__ = ["app", "huey", "tasks"]
+
+app = create_worker()
 huey = app.extensions["huey"]

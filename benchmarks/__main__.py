@@ -27,7 +27,7 @@ from benchmarks.sections import (
     signup,
 )
 from benchmarks.stage import Stage
-from webapp.clock import now
+from webapp.db.clock import now
 
 SECTIONS: dict[str, Callable[[Stage, Report], None]] = {
     "delivery": delivery.run,

@@ -17,7 +17,7 @@ from benchmarks import rows
 from benchmarks.measure import cpu_seconds, median, wait_until
 from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
 from tests.processes import BIN, Process
-from webapp import mails
+from webapp.emails import render
 from webapp.extensions import huey
 
 
@@ -148,7 +148,9 @@ def templates(stage: Stage) -> os.PathLike[str]:
         with stage.servers() as settings:
             app = app_of(settings)
             with app.app_context():
-                mail = mails.render(mails.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}")
+                mail = render.render(
+                    render.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}"
+                )
             forget(app)
         folder.mkdir()
         (folder / "mail.txt").write_text(mail.body or "", encoding="utf-8")

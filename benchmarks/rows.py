@@ -10,12 +10,14 @@ import psycopg
 from flask import Flask
 from sqlalchemy import insert, text
 
-from webapp import outbox, tasks, tokens, users
-from webapp.clock import db_now
+from webapp.accounts import tokens, users
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
+from webapp.db.clock import db_now
+from webapp.delivery import tasks
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox import outgoing_email
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
 CHUNK = 5000
@@ -68,7 +70,7 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
                 "budget": f"signup:{proof['email_key']}",
                 "locale": "en",
                 "max_attempts": 10,
-                "priority": outbox.VERIFICATION_PRIORITY,
+                "priority": outgoing_email.VERIFICATION_PRIORITY,
             }
         )
     times = {"created_at": db_now(), "next_attempt_at": db_now(delay), "expires_at": db_now(users.PURGE_AFTER)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webapp import passwords
+from webapp.accounts import passwords
 from wsgi import app
 
 __all__ = ["app"]

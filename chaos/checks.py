@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 from chaos.faults import FROZEN_AMID, KINDS, Happened
 from chaos.world import DELAY, MAIL_TIMEOUT, OURS, World, is_refused
 from tests.smtp_server import Mail
-from webapp.attempts import DeliveryAttempt
-from webapp.clock import db_now
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.accounts.users import User
+from webapp.db.clock import db_now
+from webapp.outbox.attempts import DeliveryAttempt
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 # However long one consumer is frozen, others send each mail within this time of its being due.
 NEIGHBOUR_SECONDS = 30.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from chaos.world import MAIL_TIMEOUT, World
 from tests.smtp_server import Action, Step, drip, drop, hang
-from webapp.breaker import PROBE_SECONDS
-from webapp.leases import MARGIN as LEASE_MARGIN
+from webapp.delivery.circuit_breaker import PROBE_SECONDS
+from webapp.outbox.leases import MARGIN as LEASE_MARGIN
 
 LEASE = MAIL_TIMEOUT + LEASE_MARGIN
 # A consumer that is asked to stop has so long.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from flask import current_app
 
-from webapp.outages import DatabaseAway, reason
+from webapp.db.outages import DatabaseAway, reason
 
 db = current_app.extensions["migrate"].db
 

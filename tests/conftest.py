@@ -25,12 +25,15 @@ from tests.processes import free_port
 from tests.servers import Database, Postgres, Valkey, name_of
 from tests.smtp_server import Server
 from tests.visitor import Visitor
-from webapp import create_app, delivery, engines, passwords
-from webapp.clock import db_now
+from webapp import create_app
+from webapp.accounts import passwords
 from webapp.config import ROOT
+from webapp.db import engines
+from webapp.db.clock import db_now
+from webapp.delivery import worker
+from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import db, mail
-from webapp.failures import DeliveryFailed
-from webapp.outbox import OutgoingEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 
@@ -256,7 +259,7 @@ def send_due_mails(app: Flask) -> None:
         queued = select(OutgoingEmail.id).where(OutgoingEmail.status == "queued").order_by(OutgoingEmail.created_at)
         for email_id in db.session.scalars(queued).all():
             with suppress(DeliveryFailed):
-                delivery.deliver(email_id)
+                worker.deliver(email_id)
     # A thread of our own is no worker, whose end would close it.
     mail.close()
 

@@ -11,12 +11,15 @@ from unittest.mock import patch
 from flask import Flask
 from sqlalchemy import Engine, event, func, select, update
 
-from webapp import claims, extensions, signup, tasks, users
-from webapp.attempts import DeliveryAttempt
-from webapp.clock import UTCDateTime, db_now
+from webapp import extensions
+from webapp.accounts import signup, users
+from webapp.accounts.users import User
+from webapp.db.clock import UTCDateTime, db_now
+from webapp.delivery import tasks
 from webapp.extensions import db, huey
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox import claims
+from webapp.outbox.attempts import DeliveryAttempt
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"  # noqa: S105 - matches nothing
 
@@ -121,7 +124,7 @@ class Clock:
         self.at += timedelta(seconds=seconds)
 
     def _stop(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        # The two forms that webapp.clock.db_now takes.
+        # The two forms that webapp.db.clock.db_now takes.
         stopped = statement.replace("statement_timestamp()", f"TIMESTAMPTZ '{self.at.isoformat()}'")
         return stopped.replace("'now'", f"'{self.at:%Y-%m-%d %H:%M:%S}'"), parameters
 

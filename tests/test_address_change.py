@@ -17,13 +17,13 @@ from tests.smtp_server import Mail, Server
 from tests.test_codes import a_wrong_code, code_in
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
-from webapp import address_change, verification
+from webapp.accounts import email_change, verification
+from webapp.accounts.users import User
+from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 from webapp.audit import AuditEvent
 from webapp.config import ROOT
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 
@@ -335,7 +335,7 @@ def test_twenty_confirmations_at_once_are_one(member: Visitor, app: Flask, send_
     def confirm(_n: int) -> str:
         with app.app_context():
             try:
-                address_change.confirm(verification.find(token, "change").id)
+                email_change.confirm(verification.find(token, "change").id)
             except (AlreadyVerified, LinkInvalid) as error:
                 return type(error).__name__
             return "changed"

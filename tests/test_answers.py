@@ -16,10 +16,11 @@ from sqlalchemy import update
 from tests.factories import attempts, get, make_signup, only_user, travel, work
 from tests.processes import free_port, wait_until, within
 from tests.smtp_server import Action, Server, drip, drop, hang
-from webapp import breaker, delivery, signup, tasks
-from webapp.clock import db_now
+from webapp.accounts import signup
+from webapp.db.clock import db_now
+from webapp.delivery import circuit_breaker, tasks, worker
+from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import db, huey, mail
-from webapp.failures import DeliveryFailed
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "drops before the greeting": ("connect", drop),
@@ -55,7 +56,7 @@ SERVER_WIDE: dict[str, tuple[str, Action]] = {
 
 def deliver(app: Flask, email_id: uuid.UUID) -> None:
     with app.app_context():
-        delivery.deliver(email_id)
+        worker.deliver(email_id)
 
 
 def fail(app: Flask, email_id: uuid.UUID) -> None:
@@ -65,7 +66,7 @@ def fail(app: Flask, email_id: uuid.UUID) -> None:
 
 def is_open(app: Flask) -> bool:
     with app.app_context():
-        return breaker.is_open()
+        return circuit_breaker.is_open()
 
 
 def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
@@ -169,7 +170,7 @@ def test_no_answer_to_a_mail_is_its_own_trouble_and_an_outage_of_hours_ends_none
     for _ in range(30):
         travel(app, 1800)
         with app.app_context(), suppress(DeliveryFailed):
-            delivery.deliver(email_id)
+            worker.deliver(email_id)
     # Nobody was accepted meanwhile: it is not said that this mail is worse than others.
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 1)
     smtp.actions.clear()
@@ -204,7 +205,7 @@ def test_many_that_are_refused_hold_up_nobody(
     bad = [make_signup(app, username=f"bad{n}", address=f"bad{n}@example{n % 7}.com") for n in range(12)]
     good = [make_signup(app, username=f"good{n}", address=f"good{n}@example.com") for n in range(3)]
     with app.app_context():
-        delivery.deliver_due(100)
+        worker.deliver_due(100)
     assert {get(app, email_id).status for email_id in good} == {"sent"}
     rows = [get(app, email_id) for email_id in bad]
     assert {row.status for row in rows} == {becomes}
@@ -254,7 +255,7 @@ def test_while_a_server_only_refuses_one_that_it_takes_is_found_at_once(app: Fla
     for n in range(8):
         make_signup(app, username=f"bad{n}", address=f"bad{n}@example{n}.com")
     with app.app_context():
-        delivery.deliver_due(100)
+        worker.deliver_due(100)
     assert is_open(app)
     good = make_signup(app, username="good", address="good@example.com")
     work(app)
@@ -265,7 +266,7 @@ def test_while_a_server_only_refuses_one_that_it_takes_is_found_at_once(app: Fla
 def test_any_answer_about_a_recipient_says_that_the_server_is_alive(app: Flask, smtp: Server) -> None:
     make_signup(app, username="bad", address="bad@example.com")
     with app.app_context():
-        breaker.trip("connect: refused")
+        circuit_breaker.trip("connect: refused")
         db.session.commit()
     travel(app, 16)
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
@@ -277,7 +278,7 @@ def test_after_hours_of_a_broken_relay_one_command_revives_all(app: Flask, smtp:
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example{n}.com") for n in range(7)]
     with app.app_context():
-        delivery.deliver_due(100)
+        worker.deliver_due(100)
     assert {get(app, email_id).status for email_id in ids} == {"dead"}
     smtp.actions.clear()
     result = app.test_cli_runner().invoke(args=["mail", "retry", "--code", "550"])
@@ -336,7 +337,7 @@ def test_a_mail_that_is_never_confirmed_goes_three_times_ever_rarer_and_ends_as_
     # Whoever revives it gives it as many tries again.
     app.test_cli_runner().invoke(args=["mail", "retry", "--dead"])
     with app.app_context(), suppress(DeliveryFailed):
-        delivery.deliver(email_id)
+        worker.deliver(email_id)
     assert get(app, email_id).status == "queued"
 
 
@@ -457,7 +458,7 @@ def test_starttls_is_used_with_a_good_certificate_and_only_then(app: Flask, tmp_
                 assert secure.mails == []
                 travel(app, 20)
                 with app.app_context():
-                    breaker.reset()
+                    circuit_breaker.reset()
                     db.session.commit()
 
 
@@ -495,14 +496,14 @@ def test_what_was_hinted_in_vain_during_an_outage_leaves_as_soon_as_it_is_over(a
     travel(app, 5)
     with app.app_context():
         tasks.Relay().turn()
-        breaker.trip("connect: refused")
+        circuit_breaker.trip("connect: refused")
         db.session.commit()
     # Workers take the hints, and may not send.
     while task := huey.dequeue():
         huey.execute(task)
     assert smtp.mails == []
     with app.app_context():
-        db.session.execute(update(breaker.MailBreaker).values(probe_at=db_now()))
+        db.session.execute(update(circuit_breaker.MailBreaker).values(probe_at=db_now()))
         db.session.commit()
     work(app)
     work(app)
@@ -512,7 +513,7 @@ def test_what_was_hinted_in_vain_during_an_outage_leaves_as_soon_as_it_is_over(a
 def test_a_mail_that_was_on_its_way_before_the_outage_does_not_end_it(app: Flask, smtp: Server) -> None:
     def fail_meanwhile(_connection: object) -> None:
         with app.app_context():
-            breaker.trip("connect: refused")
+            circuit_breaker.trip("connect: refused")
             db.session.commit()
 
     smtp.actions["dot"] = fail_meanwhile

@@ -12,10 +12,10 @@ from sqlalchemy import select
 from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import verification
+from webapp.accounts import verification
+from webapp.accounts.verification import AlreadyVerified, VerifyEmail
 from webapp.audit import AuditEvent
 from webapp.extensions import db
-from webapp.verification import AlreadyVerified, VerifyEmail
 
 Send = Callable[[], None]
 

@@ -11,8 +11,8 @@ from sqlalchemy import update
 from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
+from webapp.accounts.users import User
 from webapp.extensions import db
-from webapp.users import User
 
 Send = Callable[[], None]
 

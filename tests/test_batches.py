@@ -18,11 +18,13 @@ from sqlalchemy import event
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.processes import wait_until
 from tests.smtp_server import Connection, Server
-from webapp import batches, delivery, leases, sending, tasks, wire
-from webapp.batches import HEARD_SECONDS, LOOK_SECONDS, Batch, Lanes, Recent
-from webapp.clock import db_now
+from webapp.db.clock import db_now
+from webapp.delivery import send, tasks, throughput, worker
+from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery.throughput import HEARD_SECONDS, LOOK_SECONDS, Batch, Lanes, Recent
 from webapp.extensions import db, huey, mail
-from webapp.failures import DeliveryFailed
+from webapp.outbox import leases
+from webapp.smtp import client
 
 
 def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
@@ -32,14 +34,14 @@ def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mail server was quick lately, and a machine that is busy with other tests is not taken for a slow one."""
-    delivery.batch.note(1, 0.05)
-    monkeypatch.setattr(delivery, "BATCH_LONGEST", 60.0)
-    monkeypatch.setattr(wire, "TELL_SECONDS", 60.0)
+    worker.batch.note(1, 0.05)
+    monkeypatch.setattr(worker, "BATCH_LONGEST", 60.0)
+    monkeypatch.setattr(client, "TELL_SECONDS", 60.0)
 
 
 def deliver(app: Flask, email_id: uuid.UUID) -> None:
     with app.app_context():
-        delivery.deliver_all(email_id, wake=delivery.nobody)
+        worker.deliver_all(email_id, wake=worker.nobody)
 
 
 def test_a_hint_sends_others_that_are_due_over_one_connection(app: Flask, smtp: Server) -> None:
@@ -168,7 +170,7 @@ def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkey
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(sending, "send", fail)
+    monkeypatch.setattr(send, "send", fail)
     with pytest.raises(RuntimeError):
         deliver(app, ids[0])
     # But for the one in hand, whose lease says who may have it.
@@ -195,7 +197,7 @@ def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monke
     ids = make_signups(app, 3)
     ends: list[datetime] = []
     # A send may take its whole time only when that much of the lease is left: a moment later it is not.
-    monkeypatch.setattr(leases, "MARGIN", sending.FINISH_MARGIN + 0.01)
+    monkeypatch.setattr(leases, "MARGIN", send.FINISH_MARGIN + 0.01)
 
     def look(_connection: Connection) -> None:
         ends.extend(filter(None, [get(app, ids[2]).lease_until]))
@@ -244,7 +246,7 @@ def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_he
     in_hand: list[list[bool]] = []
 
     def refuse_the_first(connection: Connection) -> str | None:
-        in_hand.append([email_id in delivery.taken_here for email_id in ids])
+        in_hand.append([email_id in worker.taken_here for email_id in ids])
         return "451 later" if connection.recipients[-1].startswith("mick0@") else None
 
     smtp.actions["RCPT"] = refuse_the_first
@@ -261,7 +263,7 @@ def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_he
 def test_a_batch_that_turns_out_to_be_slow_leaves_the_rest_to_others(
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "BATCH_LONGEST", 0.0)
+    monkeypatch.setattr(worker, "BATCH_LONGEST", 0.0)
     ids = make_signups(app, 3)
     deliver(app, ids[0])
     rows = [get(app, email_id) for email_id in ids]
@@ -330,7 +332,7 @@ def test_while_workers_wait_for_a_server_others_go_on() -> None:
 def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
     change(app, make_signup(app), lease_expiries=1)
     travel(app, 2)
     with lanes.lane(), app.app_context():
@@ -342,8 +344,8 @@ def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
 def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
-    monkeypatch.setattr(batches, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    monkeypatch.setattr(throughput, "LOOK_SECONDS", 60)
     change(app, make_signup(app, due=False), next_attempt_at=db_now(0.5))
     with lanes.lane(), app.app_context():
         assert tasks.sweep() <= 0.5
@@ -352,14 +354,14 @@ def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
 def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
     email_id = make_signup(app)
     with app.app_context(), ThreadPoolExecutor(1) as waiting:
         with lanes.lane():
             hinted = waiting.submit(huey.execute, tasks.deliver_email.s(email_id=str(email_id)))
             with pytest.raises(TimeoutError):
                 hinted.result(timeout=2 * LOOK_SECONDS)
-            delivery.taken_here.add(email_id)
+            worker.taken_here.add(email_id)
         asked = count_queries()
         hinted.result(timeout=20)
     assert asked == []

@@ -21,12 +21,13 @@ from tests.test_codes import code_in, type_code
 from tests.test_login import stolen
 from tests.test_retention import prune
 from tests.visitor import PASSWORD, Visitor
-from webapp import roles, signup, tasks
-from webapp.codes import CodeTry
+from webapp.accounts import roles, signup
+from webapp.accounts.codes import CodeTry
+from webapp.accounts.users import User
 from webapp.config import LIMITS
+from webapp.delivery import tasks
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

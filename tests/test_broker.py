@@ -18,11 +18,11 @@ from sqlalchemy.exc import OperationalError
 from tests.conftest import Backend
 from tests.factories import change, get, make_signup
 from tests.smtp_server import Server
-from webapp import delivery, tasks
-from webapp.broker import SignedJSON
-from webapp.clock import db_now
+from webapp.db.clock import db_now
+from webapp.delivery import tasks, worker
 from webapp.extensions import db, huey
-from webapp.storage import DUE_MAX
+from webapp.queue.flask_huey import SignedJSON
+from webapp.queue.storage import DUE_MAX
 
 
 def queued(app: Flask) -> list[bytes]:
@@ -53,7 +53,7 @@ def test_a_message_is_readable_json_that_holds_only_the_mails_id(app: Flask) -> 
     (message,) = scheduled(app)
     body, _, signature = bytes(message).decode().rpartition(".")
     assert f'"kwargs":{{"email_id":"{email_id}"}}' in body
-    assert '"name":"webapp.tasks.deliver_email"' in body
+    assert '"name":"webapp.delivery.tasks.deliver_email"' in body
     assert len(signature) > 20
 
 
@@ -104,7 +104,7 @@ def test_a_failing_task_is_logged_with_task_payload_and_error(
 def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    delivery.batch.note(1, 0.05)
+    worker.batch.note(1, 0.05)
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(5)]
     with app.app_context():
         for email_id in ids:
@@ -114,7 +114,7 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     run_queue(app)
     assert {get(app, email_id).status for email_id in ids} == {"sent"}
     # A mail that came back is hinted as any other; those that another consumer sent are not.
-    delivery.taken_here.discard([*ids[:3], ids[4]])
+    worker.taken_here.discard([*ids[:3], ids[4]])
     change(app, ids[4], status="queued")
     again = huey.read_schedule()
     assert [task.kwargs["email_id"] for task in again] == [str(ids[4])]

@@ -17,24 +17,15 @@ from tests.smtp_server import Server
 from tests.test_answers import logged
 from tests.test_batches import count_queries
 from tests.visitor import Visitor
-from webapp import (
-    account,
-    address_change,
-    breaker,
-    budget,
-    clock,
-    delivery,
-    operations,
-    pace,
-    recovery,
-    signup,
-    tasks,
-    users,
-)
-from webapp.clock import db_now
+from webapp import operations
+from webapp.accounts import account, email_change, password_change, signup, users
+from webapp.accounts.users import User
+from webapp.db import clock
+from webapp.db.clock import db_now
+from webapp.delivery import circuit_breaker, tasks, throttle, worker
 from webapp.extensions import db, huey, mail
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox import address_limits
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 ADDRESS = "mick@example.com"
 
@@ -62,7 +53,7 @@ def sign_up(app: Flask, number: int, address: str = ADDRESS, rank: int = 1) -> u
 def drain(app: Flask) -> None:
     """Send what is due, as a worker does."""
     with app.app_context():
-        delivery.deliver_due(200)
+        worker.deliver_due(200)
 
 
 def statuses(app: Flask) -> list[str]:
@@ -110,12 +101,12 @@ def test_of_a_hundred_signups_for_an_address_two_mails_go_and_all_links_serve(
 
 
 def test_many_that_wait_for_a_mailbox_cost_others_nothing(app: Flask, smtp: Server) -> None:
-    delivery.batch.note(1, 0.01)
+    worker.batch.note(1, 0.01)
     for number in range(200):
         make_signup(app, username=f"mick{number}", address=ADDRESS)
     with app.app_context():
         asked = count_queries()
-        delivery.deliver_due(1000)
+        worker.deliver_due(1000)
     # One look at them all, and not one for each.
     assert len(asked) < 200
     assert len(smtp.mails) == 1
@@ -279,7 +270,7 @@ def member(app: Flask, name: str) -> int:
 def ask_for(app: Flask, user_id: int) -> uuid.UUID:
     with app.app_context():
         user = db.session.get_one(User, user_id)
-        email_id = address_change.ask(user, users.parse_address("new@example.com"), f"session of {user_id}")
+        email_id = email_change.ask(user, users.parse_address("new@example.com"), f"session of {user_id}")
         assert email_id is not None
         change(app, email_id, next_attempt_at=db_now())
         return email_id
@@ -301,11 +292,11 @@ def test_a_new_password_cancels_no_mail_of_another_account_with_the_same_mailbox
     member(app, "ann")
     with app.app_context():
         mails = {
-            address: recovery.ask(users.parse_address(address), "en")
+            address: password_change.ask(users.parse_address(address), "en")
             for address in ("Ann@example.com", "ann+tag@example.com")
         }
         user = db.session.scalars(select(User)).one()
-        recovery.change_password(user, "another hash")
+        password_change.change_password(user, "another hash")
     assert {address: get(app, email_id).status for address, email_id in mails.items()} == {
         "Ann@example.com": "canceled",
         "ann+tag@example.com": "queued",
@@ -324,7 +315,7 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
     drain(app)
     assert len(smtp.mails) == 1 + 2
     with app.app_context():
-        asked = recovery.ask(users.parse_address("owner@example.com"), "en")
+        asked = password_change.ask(users.parse_address("owner@example.com"), "en")
         # Its own hint, or the relay's when that was lost.
         travel(app, 2)
         assert tasks.hint() == 1
@@ -334,7 +325,7 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
     assert statuses(app).count("queued") == 1
     # The whole limit is used by now.
     with app.app_context():
-        late = recovery.ask(users.parse_address("owner@example.com"), "en")
+        late = password_change.ask(users.parse_address("owner@example.com"), "en")
     travel(app, 70)
     count_again(app)
     drain(app)
@@ -346,16 +337,16 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
 )
 def test_a_fifth_of_each_limit_in_all_is_no_signups(limit: str, signups: int) -> None:
     (item,) = parse_many(limit)
-    assert item.amount - budget.kept(item) == signups
+    assert item.amount - address_limits.kept(item) == signups
 
 
 def test_nobodys_thirtieth_mail_goes_before_another_networks_first(app: Flask, smtp: Server) -> None:
     many = [sign_up(app, number, f"many{number}@example.com", rank=number + 1) for number in range(30)]
     first = sign_up(app, 30, "first@example.com")
-    delivery.batch.note(1, 10)
+    worker.batch.note(1, 10)
     with app.app_context():
         # Whichever of them is hinted.
-        delivery.deliver_all(many[29], wake=delivery.nobody)
+        worker.deliver_all(many[29], wake=worker.nobody)
     order = [mail.recipients[0] for mail in smtp.mails]
     assert set(order[:2]) == {"many0@example.com", "first@example.com"}
     assert order.index("first@example.com") < 2
@@ -374,7 +365,7 @@ def test_a_mail_that_is_sent_again_goes_no_sooner_than_the_one_before(app: Flask
 def test_workers_at_the_same_moment_send_one(app: Flask, smtp: Server) -> None:
     for number in range(8):
         make_signup(app, username=f"mick{number}", address=ADDRESS)
-    in_parallel(app, 4, lambda: delivery.deliver_due(10))
+    in_parallel(app, 4, lambda: worker.deliver_due(10))
     assert len(smtp.mails) == 1
     # What was older than the one that went has ended with that.
     assert set(statuses(app)) <= {"sent", "queued", "canceled"}
@@ -398,11 +389,11 @@ def test_a_probe_is_not_spent_on_a_mail_that_may_not_go(app: Flask, smtp: Server
         sign_up(app, number)
     other = sign_up(app, 8, "other@example.com")
     with app.app_context():
-        breaker.trip("down")
+        circuit_breaker.trip("down")
         db.session.commit()
     travel(app, 16)
     with app.app_context():
-        delivery.probe()
+        worker.probe()
     assert get(app, other).status == "sent"
 
 
@@ -426,7 +417,7 @@ def test_over_the_limit_in_all_mails_wait_and_the_operator_is_told_once(
     for _ in range(3):
         count_again(app)
         with app.app_context():
-            delivery.deliver_due(1)
+            worker.deliver_due(1)
     for _ in range(3):
         count_again(app)
         drain(app)
@@ -445,7 +436,7 @@ def test_the_commands_say_that_mails_wait_for_the_limit(app: Flask) -> None:
     sign_up(app, 1, "one@example.com")
     sign_up(app, 2, "two@example.com")
     with app.app_context():
-        delivery.deliver_due(1)
+        worker.deliver_due(1)
     travel(app, 120)
     count_again(app)
     result = app.test_cli_runner().invoke(args=["mail", "stats"])
@@ -458,7 +449,7 @@ def test_the_commands_say_that_mails_wait_for_the_limit(app: Flask) -> None:
 def test_mails_go_evenly_when_a_second_allows_only_so_many(app: Flask, smtp: Server) -> None:
     for number in range(12):
         make_signup(app, username=f"mick{number}", address=f"mick{number}@example.com")
-    in_parallel(app, 4, lambda: delivery.deliver_due(12))
+    in_parallel(app, 4, lambda: worker.deliver_due(12))
     assert len(smtp.mails) == 12
     at = sorted(mail.at for mail in smtp.mails)
     # Each 50 ms after the one before: in no second more than twenty, though four workers send.
@@ -471,18 +462,18 @@ def test_whoever_waits_for_a_turn_keeps_the_mail_and_stops_when_told(app: Flask,
     email_id = sign_up(app, 1)
     with app.app_context():
         for _ in range(30):
-            pace.take_turn()
-        assert pace.is_full()
-    worker = threading.Thread(target=lambda: in_parallel(app, 1, lambda: delivery.deliver_due(1)))
-    worker.start()
+            throttle.take_turn()
+        assert throttle.is_full()
+    thread = threading.Thread(target=lambda: in_parallel(app, 1, lambda: worker.deliver_due(1)))
+    thread.start()
     wait_until(lambda: get(app, email_id).status == "sending", "nobody claimed it")
     first = get(app, email_id).lease_until
     wait_until(lambda: get(app, email_id).lease_until != first, "its lease did not go on")
     assert "overdue" not in app.test_cli_runner().invoke(args=["mail", "doctor"]).output
     try:
         mail.stop()
-        worker.join(5)
-        assert not worker.is_alive()
+        thread.join(5)
+        assert not thread.is_alive()
     finally:
         mail.stopping = False
     row = get(app, email_id)
@@ -493,7 +484,7 @@ def test_whoever_waits_for_a_turn_keeps_the_mail_and_stops_when_told(app: Flask,
 def test_many_workers_together_keep_to_a_days_limit_exactly(app: Flask, smtp: Server) -> None:
     for number in range(20):
         make_signup(app, username=f"mick{number}", address=f"mick{number}@example.com")
-    in_parallel(app, 6, lambda: delivery.deliver_due(20))
+    in_parallel(app, 6, lambda: worker.deliver_due(20))
     assert len(smtp.mails) == 6
     assert statuses(app).count("queued") == 14
     travel(app, 86401)

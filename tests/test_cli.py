@@ -21,12 +21,13 @@ from tests.factories import attempts, change, get, make_signup, work
 from tests.processes import Process, wait_until
 from tests.smtp_server import Server, hang
 from tests.test_journey import Environ
-from webapp import breaker, signup, workers
-from webapp.clock import db_now
+from webapp.accounts import signup
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.config import ROOT
+from webapp.db.clock import db_now
+from webapp.delivery import circuit_breaker, heartbeats
 from webapp.extensions import db
-from webapp.users import User
-from webapp.verification import VerifyEmail
 
 
 def flask_mail(app: Flask, *arguments: str, **options: Any) -> Result:
@@ -48,7 +49,7 @@ def refused(app: Flask, smtp: Server, name: str = "mick19") -> uuid.UUID:
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
     email_id = make_signup(app, username=name, address=f"{name}@example.com")
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     change(app, email_id, next_attempt_at=db_now(-5))
     work(app)
@@ -177,10 +178,10 @@ def test_of_dead_mails_that_keep_one_promise_retry_revives_the_newest(app: Flask
 def test_workers_are_listed_with_what_they_hold(app: Flask) -> None:
     assert "no worker is alive" in flask_mail(app, "workers").stderr
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     (worker,) = json.loads(flask_mail(app, "workers", "--json").stdout)
-    assert (worker["name"], worker["is_alive"], worker["sending"]) == (workers.NAME, True, 0)
+    assert (worker["name"], worker["is_alive"], worker["sending"]) == (heartbeats.NAME, True, 0)
 
 
 def test_the_doctor_says_that_all_is_well(app: Flask, smtp: Server) -> None:
@@ -196,19 +197,19 @@ def test_the_doctor_finds_what_is_broken(app: Flask, smtp: Server) -> None:
     email_id = make_signup(app)
     assert findings(app) == ["no_worker"]
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     assert findings(app) == []
     change(app, email_id, next_attempt_at=db_now(-61))
     assert findings(app) == ["overdue"]
     with app.app_context():
-        breaker.trip("connect: refused")
-        db.session.execute(update(breaker.MailBreaker).values(opened_at=db_now(-61)))
+        circuit_breaker.trip("connect: refused")
+        db.session.execute(update(circuit_breaker.MailBreaker).values(opened_at=db_now(-61)))
         db.session.commit()
     # Nothing is overdue while the mail server is down: that is what is wrong.
     assert findings(app) == ["breaker_open"]
     with app.app_context():
-        breaker.reset()
+        circuit_breaker.reset()
         db.session.commit()
     change(app, email_id, status="sending", lease_token=uuid.uuid4(), lease_until=db_now(-31))
     assert findings(app) == ["lease_expired"]

@@ -13,10 +13,10 @@ from sqlalchemy import select
 from tests.factories import only_user, travel
 from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import codes, verification
+from webapp.accounts import codes, verification
+from webapp.accounts.users import User
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

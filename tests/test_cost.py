@@ -11,7 +11,8 @@ from limits import parse_many
 from zxcvbn import matching
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, usernames, users
+from webapp.accounts import passwords, users
+from webapp.accounts.identifiers import usernames
 
 MARKS = "a" + "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}" * 1000
 SIGNS = "4@8({[<369&10|!1$57+%24@8({[<369"

@@ -24,11 +24,13 @@ from tests.servers import Postgres, Valkey
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
-from webapp import create_app, operations, outages, users
-from webapp.clock import db_now
+from webapp import create_app, operations
+from webapp.accounts import users
 from webapp.config import ROOT
+from webapp.db import outages
+from webapp.db.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
@@ -203,7 +205,7 @@ def test_hints_wait_for_a_database_that_is_away(
 
 
 def hint(email_id: str) -> Any:
-    from webapp import tasks  # noqa: PLC0415 - its name is that of a fixture's module
+    from webapp.delivery import tasks  # noqa: PLC0415 - its name is that of a fixture's module
 
     return tasks.deliver_email.s(email_id=email_id)
 

@@ -12,18 +12,19 @@ from sqlalchemy import exc, select, update
 from tests.factories import attempts, change, get, make_signup
 from tests.processes import free_port
 from tests.smtp_server import Server
-from webapp import claims, delivery
-from webapp.clock import db_now
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
+from webapp.db.clock import db_now
+from webapp.delivery import worker
+from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import db, mail
-from webapp.failures import DeliveryFailed
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox import claims
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 
 def deliver(app: Flask, email_id: uuid.UUID) -> None:
     with app.app_context():
-        delivery.deliver(email_id)
+        worker.deliver(email_id)
 
 
 def test_a_due_mail_is_sent_once(app: Flask, smtp: Server) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-import development
 from tests.processes import Process, free_port, wait_until
+from tools import development
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def taken_port() -> Iterator[int]:
 def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """All of it, on a database of its own, once it says where to go."""
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "PORT": str(free_port()), "LOG_FORMAT": "json"}
-    command = (sys.executable, "development.py")
+    command = (sys.executable, "-m", "tools.development")
     with (tmp_path_factory.getbasetemp().parent / "development.lock").open("w") as lock:
         # Two that begin in one moment, in parallel tests, find the same mailbox port free.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -120,7 +120,7 @@ def test_when_one_ends_the_rest_end_and_it_is_named(run: Process) -> None:
 
 def test_settings_that_make_no_sense_stop_the_start(tmp_path: Path) -> None:
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "VERIFY_EMAIL_DELAY": "soon"}
-    with Process(sys.executable, "development.py", environ={**os.environ, **settings}) as process:
+    with Process(sys.executable, "-m", "tools.development", environ={**os.environ, **settings}) as process:
         assert process.popen.wait(40) == 1
         assert "VERIFY_EMAIL_DELAY: must be a whole number" in process.log
         assert "Nothing was started" in process.log

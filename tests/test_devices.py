@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webapp import devices
+from webapp.accounts import user_agents
 
 WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
 SAYS = {
@@ -33,4 +33,4 @@ SAYS = {
 
 @pytest.mark.parametrize("user_agent", SAYS, ids=lambda said: said[:40])
 def test_a_browser_is_known_by_what_it_says(user_agent: str) -> None:
-    assert (devices.browser(user_agent), devices.system(user_agent)) == SAYS[user_agent]
+    assert (user_agents.browser(user_agent), user_agents.system(user_agent)) == SAYS[user_agent]

@@ -22,12 +22,12 @@ from sqlalchemy import delete, event, update
 from tests.factories import travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, signup
+from webapp.accounts import passwords, signup
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.config import LIMITS
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

@@ -18,10 +18,10 @@ from tests.processes import Freezer, Process, consumer, flask, wait_until
 from tests.smtp_server import Server
 from tests.test_journey import Environ, website
 from tests.visitor import Visitor
+from webapp.accounts.users import User
+from webapp.counters import TotalUntil
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.totals import TotalUntil
-from webapp.users import User
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 # SQLite has one writer at a time, on one machine, and nobody to end its transaction.
 pytestmark = [pytest.mark.parametrize("backend", ["servers"], indirect=True), pytest.mark.timeout(240)]

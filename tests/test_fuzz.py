@@ -18,12 +18,14 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp import claims, notices, recovery, usernames, users, verification
-from webapp.clock import db_now
+from webapp.accounts import notices, password_change, users, verification
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
+from webapp.db.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox import claims
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 LONGEST = 2000
 TOKEN = "csrf_token"  # noqa: S105 - a field's name
@@ -242,9 +244,9 @@ class People:
         visitor = Visitor("http://signup.example", self.app)
         with self.app.app_context():
             # As the worker that claims it does.
-            asked = recovery.ask(users.parse_address(address), "en")
+            asked = password_change.ask(users.parse_address(address), "en")
             (email,) = claims.claim("worker", email_id=asked)
-            recovery.find_owner(email)
+            password_change.find_owner(email)
             claims.let_go([email])
             if kind == "reset expired":
                 db.session.execute(update(VerifyEmail).values(expires_at=db_now(-1)))
@@ -291,7 +293,7 @@ def whole_users(app: Flask) -> int:
         assert db.session.scalars(select(mails).select_from(VerifyEmail).where(mails != 1)).all() == []
         stray = OutgoingEmail.verify_email_id.is_(None) | OutgoingEmail.user_id.is_(None)
         # Whose a link for a forgotten password is shows when its mail is claimed, which is never here.
-        nobodys = (*notices.TEMPLATES, recovery.TEMPLATE)
+        nobodys = (*notices.TEMPLATES, password_change.TEMPLATE)
         is_promise = OutgoingEmail.template.is_(None) | OutgoingEmail.template.not_in(nobodys)
         strays = db.session.scalars(select(OutgoingEmail.status).where(stray, is_promise)).all()
         # What was promised to who deleted the account is not sent.

@@ -14,10 +14,10 @@ from tests.factories import attempts, get, make_signup
 from tests.processes import consumer, wait_until
 from tests.smtp_server import Action, Connection, Server, hang
 from tests.test_journey import Environ
-from webapp import delivery, tasks
-from webapp.batches import MANY_ASIDE, Patience
+from webapp.delivery import tasks, worker
+from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery.throughput import MANY_ASIDE, Patience
 from webapp.extensions import mail
-from webapp.failures import DeliveryFailed
 
 
 def for_some(action: Action) -> Action:
@@ -92,7 +92,7 @@ def test_the_lease_of_a_mail_past_its_dot_is_renewed_and_it_is_not_put_aside(app
 
     smtp.actions["dot"] = think
     with app.app_context():
-        delivery.deliver(email_id)
+        worker.deliver(email_id)
     assert leases == sorted(leases)
     assert leases[-1] != leases[0]
     assert (get(app, email_id).status, get(app, other).status) == ("sent", "queued")
@@ -100,7 +100,7 @@ def test_the_lease_of_a_mail_past_its_dot_is_renewed_and_it_is_not_put_aside(app
 
 def test_the_rest_of_a_batch_is_given_back_and_somebody_is_told(app: Flask, smtp: Server) -> None:
     mail.timeout = 4
-    delivery.batch.note(1, 0.01)
+    worker.batch.note(1, 0.01)
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(3)]
     told: list[uuid.UUID] = []
     smtp.actions["RCPT"] = lambda connection: hang(connection) if "mick0@" in connection.recipients[-1] else None
@@ -111,7 +111,7 @@ def test_the_rest_of_a_batch_is_given_back_and_somebody_is_told(app: Flask, smtp
         heard.append([get(app, one).status for one in ids])
 
     with app.app_context(), suppress(DeliveryFailed):
-        delivery.deliver_all(ids[0], wake)
+        worker.deliver_all(ids[0], wake)
     assert told == [ids[1]]
     assert heard == [["sending", "queued", "queued"]]
     assert [get(app, email_id).status for email_id in ids] == ["queued", "sent", "sent"]
@@ -134,18 +134,18 @@ def test_one_of_several_workers_hears_a_slow_server_out() -> None:
 
 
 def test_a_mail_that_was_put_aside_has_spent_no_attempt(app: Flask, smtp: Server) -> None:
-    delivery.patience.note(0.01)
+    worker.patience.note(0.01)
     smtp.actions["RCPT"] = for_some(hang)
     hanging = make_signup(app, username="hang0", address="hang0@example.com")
     good = make_signup(app, username="good", address="good@example.com")
     # Somebody else of this process hears one out already.
-    assert delivery.patience.hearing_out.acquire(blocking=False)
-    delivery.batch.note(1, 10)
+    assert worker.patience.hearing_out.acquire(blocking=False)
+    worker.batch.note(1, 10)
     try:
         with app.app_context():
-            assert delivery.deliver_due(2) == 2
+            assert worker.deliver_due(2) == 2
     finally:
-        delivery.patience.hearing_out.release()
+        worker.patience.hearing_out.release()
     row = get(app, hanging)
     assert (row.status, row.attempts, row.last_error_class) == ("queued", 0, "Slow")
     assert [attempt.outcome for attempt in attempts(app, hanging)] == ["returned"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from argon2 import PasswordHasher
 
-from webapp import hash_cost
+from webapp.accounts import hash_cost
 
 SET_NOW = PasswordHasher(time_cost=2, memory_cost=8192, parallelism=1)
 

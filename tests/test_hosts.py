@@ -133,7 +133,7 @@ def test_two_apps_on_one_host_share_no_cookie(make: Make, url: str, names: set[s
     visitor = Visitor(url, app)
     visitor.open("/signup?language=th")
     with app.test_request_context():
-        from webapp.pages import links  # noqa: PLC0415 - what every link's page does
+        from webapp.pages.shared import link_cookie as links  # noqa: PLC0415 - what every link's page does
 
         kept = links.keep("", "token", "/verify").headers["Set-Cookie"].partition("=")[0]
     assert {*visitor.http.cookies, kept} == names

@@ -12,13 +12,13 @@ from babel.dates import format_datetime
 from babel.messages import Catalog, Message
 from flask import Flask
 
-import translations
 from tests.smtp_server import Server
 from tests.test_ops import operator
 from tests.visitor import PASSWORD, Visitor
-from translations import texts
-from webapp import create_app, languages
-from webapp.languages import LANGUAGES, catalogue
+from tools import translations
+from tools.translations import texts
+from webapp import create_app, i18n
+from webapp.i18n import LANGUAGES, catalogue
 
 Send = Callable[[], None]
 
@@ -60,7 +60,7 @@ def test_a_translation_has_the_values_and_the_spaces_of_its_original(code: str) 
 
 @pytest.mark.parametrize("code", TRANSLATED)
 def test_a_pattern_of_dates_gives_the_whole_date(code: str) -> None:
-    pattern = languages.load(code).gettext("d MMMM y, HH:mm 'UTC'")
+    pattern = i18n.load(code).gettext("d MMMM y, HH:mm 'UTC'")
     # Other letters would mean something to Babel, too: words of the language stand in quotes.
     assert re.fullmatch(r"(?:'[^']*'|[dMyGHm]|\W)+", pattern), pattern
     told = format_datetime(datetime(2031, 7, 24, 16, 58, tzinfo=UTC), pattern, locale=code)
@@ -77,7 +77,7 @@ def test_what_the_password_meter_says_is_in_the_catalogues(said: Catalog) -> Non
 
 
 def test_a_language_without_a_catalogue_is_english() -> None:
-    assert languages.load("xx").gettext("Sign in") == "Sign in"
+    assert i18n.load("xx").gettext("Sign in") == "Sign in"
 
 
 def strings(code: str) -> list[Message]:

@@ -17,9 +17,9 @@ from tests.processes import free_port, within
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
+from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.extensions import db
-from webapp.users import User
 
 Send = Callable[[], None]
 

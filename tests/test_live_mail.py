@@ -18,7 +18,7 @@ from tests.test_cli import flask_mail
 from webapp import create_app
 from webapp.config import ROOT
 from webapp.extensions import db, mail
-from webapp.message import Message
+from webapp.smtp.message import Message
 
 PASSWORD = "abcd efgh ijkl mnop"  # noqa: S105 - as Gmail shows them, and opens nothing
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from tests.factories import only_user, travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords, sessions
+from webapp.accounts import passwords, sessions
 from webapp.extensions import db
 
 Send = Callable[[], None]

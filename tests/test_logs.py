@@ -18,7 +18,7 @@ from tests.factories import get, only_user
 from tests.processes import consumer
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
-from webapp import verification
+from webapp.accounts import verification
 from webapp.logs import ADDRESSES, TOKENS, leave_out
 
 CONFIRM, PUT_BACK = (f"{verification.PATHS[purpose]}/" for purpose in ("change", "revoke"))

@@ -16,11 +16,11 @@ from tests.test_address_change import ask
 from tests.test_ops import operator
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
-from webapp import sessions
+from webapp.accounts import sessions
+from webapp.accounts.users import User
+from webapp.emails.render import TEMPLATES
 from webapp.extensions import db
-from webapp.mails import TEMPLATES
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

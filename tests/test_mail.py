@@ -16,8 +16,9 @@ from flask import Flask
 from tests.conftest import Embedded
 from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import create_worker, mails, theme
-from webapp.message import Message
+from webapp import create_worker, theme
+from webapp.emails import render
+from webapp.smtp.message import Message
 
 Send = Callable[[], None]
 
@@ -218,10 +219,10 @@ ACCENTS = ("#3b4cca", "#000000", "#7a0000", "#0b6e4f", "#5a5a00")
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_is_readable_on_its_background_whatever_the_accent(app: Flask, scheme: str) -> None:
-    for template, accent in itertools.product(mails.TEMPLATES, ACCENTS):
+    for template, accent in itertools.product(render.TEMPLATES, ACCENTS):
         app.config["APP_ACCENT"] = theme.accent(accent)
         with app.app_context():
-            html = mails.sample(template).html or ""
+            html = render.sample(template).html or ""
         reader = Colors(dark_rules(html) if scheme == "dark" else {})
         reader.feed(html)
         assert len(reader.seen) >= 4
@@ -233,7 +234,7 @@ def test_every_text_is_readable_on_its_background_whatever_the_accent(app: Flask
 def test_the_button_and_the_links_have_the_accent(app: Flask) -> None:
     app.config["APP_ACCENT"] = "#0b6e4f"
     with app.app_context():
-        html = mails.sample(mails.VERIFY_TEMPLATE).html or ""
+        html = render.sample(render.VERIFY_TEMPLATE).html or ""
     (button,) = re.findall(r'class="button" style="([^"]+)"', html)
     assert "background: #0b6e4f; color: #ffffff;" in button
     (link,) = re.findall(r'class="link" style="([^"]+)"', html)
@@ -246,16 +247,16 @@ def test_the_button_and_the_links_have_the_accent(app: Flask) -> None:
 def test_mails_of_a_kind_share_what_is_rendered_and_nothing_of_each_other(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render(address: str, code: str, link: str) -> Message:
-        return mails.render(mails.VERIFY_TEMPLATE, "en", address, code=code, link=link)
+    def rendered(address: str, code: str, link: str) -> Message:
+        return render.render(render.VERIFY_TEMPLATE, "en", address, code=code, link=link)
 
     first = ("mick@example.com", "482 913", "http://signup.example/verify/x?a&b")
     with app.app_context():
-        before = render(*first)
-        monkeypatch.setattr(mails, "render_frame", None)
+        before = rendered(*first)
+        monkeypatch.setattr(render, "render_frame", None)
         other, again = (
-            render("<b>\ue000code\ue001@example.com", "111 222", "http://signup.example/verify/y"),
-            render(*first),
+            rendered("<b>\ue000code\ue001@example.com", "111 222", "http://signup.example/verify/y"),
+            rendered(*first),
         )
     assert (before.body, before.html) == (again.body, again.html)
     assert "http://signup.example/verify/x?a&amp;b" in (before.html or "")
@@ -330,12 +331,12 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("template", mails.TEMPLATES)
+@pytest.mark.parametrize("template", render.TEMPLATES)
 def test_a_worker_writes_what_the_web_shows(app: Flask, environ: dict[str, str], template: str) -> None:
     written = []
     for each in (app, create_worker(environ)):
         with each.app_context():
-            sample = mails.sample(template, "th")
+            sample = render.sample(template, "th")
             written.append((sample.subject, sample.body, sample.html, sample.alts))
     assert written[0] == written[1]
     assert "Acme" in str(written[0])

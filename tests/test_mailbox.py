@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from tests.processes import Process, free_port, wait_for_port
 from tests.visitor import PASSWORD
-from webapp import create_app, mailbox
-from webapp.mailbox import Mailbox
+from webapp import create_app, devmail
+from webapp.devmail import Mailbox
 
 LINK = "http://signup.example/verify/abc"
 NEWLINE = b"\r\n"
@@ -46,7 +46,7 @@ def box(tmp_path: Path) -> Mailbox:
 def server(box: Mailbox) -> Iterator[int]:
     """The port of a running server that fills the box."""
     port = free_port()
-    with Process(sys.executable, "mailbox_server.py", str(port), str(box.folder), environ=os.environ):
+    with Process(sys.executable, "-m", "tools.mailbox_server", str(port), str(box.folder), environ=os.environ):
         wait_for_port(port)
         yield port
 
@@ -83,7 +83,7 @@ def test_the_newest_mail_is_first(box: Mailbox) -> None:
 
 
 def test_only_the_newest_mails_are_kept(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "KEPT", 3)
+    monkeypatch.setattr(devmail, "KEPT", 3)
     for number in range(5):
         box.save(make_mail(subject=str(number)))
     assert [mail.subject for mail in box.list()] == ["4", "3", "2"]
@@ -133,7 +133,7 @@ HEADERS = st.tuples(
 @given(st.lists(HEADERS, max_size=5), st.binary(max_size=100) | st.just(rb"\ud800"))
 def test_whatever_arrives_can_be_shown(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     raw = b"".join(name + b": " + value + b"\r\n" for name, value in headers) + b"\r\n" + body
-    mail = mailbox.parse("0000000000000-00001", raw)
+    mail = devmail.parse("0000000000000-00001", raw)
     for shown in (mail.subject, mail.sender, mail.text, mail.html, *mail.recipients, *sum(mail.headers, ())):
         shown.encode()
 
@@ -168,7 +168,7 @@ def test_a_mail_that_cannot_be_kept_is_refused_for_now(server: int, box: Mailbox
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_the_process_ends_when_told_to(tmp_path: Path, ending: signal.Signals) -> None:
     port = free_port()
-    command = (sys.executable, "mailbox_server.py", str(port), str(tmp_path))
+    command = (sys.executable, "-m", "tools.mailbox_server", str(port), str(tmp_path))
     with Process(*command, environ=os.environ) as process:
         wait_for_port(port)
         # A worker keeps its connection, which must neither delay the end nor be told of as an error.
@@ -179,7 +179,7 @@ def test_the_process_ends_when_told_to(tmp_path: Path, ending: signal.Signals) -
 
 
 def test_a_taken_port_is_told_in_one_line(server: int, tmp_path: Path) -> None:
-    command = (sys.executable, "mailbox_server.py", str(server), str(tmp_path))
+    command = (sys.executable, "-m", "tools.mailbox_server", str(server), str(tmp_path))
     with Process(*command, environ=os.environ) as process:
         assert process.popen.wait(30) == 1
         assert process.log.strip() == f"The mailbox cannot listen on port {server}: Address already in use"

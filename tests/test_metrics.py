@@ -18,12 +18,15 @@ from tests.factories import change, claim, make_signup, travel, work
 from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
-from webapp import claims, create_app, delivery, totals, trends
-from webapp.claims import LeaseLost
-from webapp.clock import db_now
+from webapp import counters, create_app
 from webapp.config import ROOT, SETTINGS
+from webapp.db.clock import db_now
+from webapp.delivery import worker
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.monitoring import timeseries
+from webapp.outbox import claims
+from webapp.outbox.claims import LeaseLost
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 
 def read(app: Flask) -> dict[str, float]:
@@ -79,9 +82,9 @@ def test_no_counter_goes_down_when_rows_are_pruned(app: Flask, smtp: Server) -> 
     assert flask_mail(app, "prune", "--yes").exit_code == 0
     after = read(app)
     assert after['signup_mails{state="sent"}'] == 0
-    counters = [name for name in before if re.search(r"_total|_bucket|_count", name)]
-    assert len(counters) > 20
-    assert {name: after[name] for name in counters} == {name: before[name] for name in counters}
+    names = [name for name in before if re.search(r"_total|_bucket|_count", name)]
+    assert len(names) > 20
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}
     total = "signup_time_to_accept_seconds_sum"
     assert after[total] == pytest.approx(before[total], abs=0.01)
     assert after["signup_signups_total"] == 2
@@ -95,7 +98,7 @@ def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None
         claims.settle(email, "250 ok")
     assert read(app)["signup_fenced_writes_total"] == 0
     with app.app_context():
-        delivery._send_all([email])
+        worker._send_all([email])
     assert read(app)["signup_fenced_writes_total"] == 1
     backend.break_queue(app)
     Visitor("http://signup.example", app).sign_up()
@@ -106,10 +109,10 @@ def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None
 
 def test_two_who_count_at_once_both_count(app: Flask) -> None:
     with app.app_context():
-        totals.count(totals.HINT_FAILURES)
-        totals.count(totals.HINT_FAILURES)
-        assert totals.counted(totals.HINT_FAILURES) == 2
-        db.session.execute(delete(totals.Total))
+        counters.count(counters.HINT_FAILURES)
+        counters.count(counters.HINT_FAILURES)
+        assert counters.counted(counters.HINT_FAILURES) == 2
+        db.session.execute(delete(counters.Total))
         db.session.commit()
 
 
@@ -200,18 +203,18 @@ def test_the_runbook_names_only_commands_and_settings_that_there_are(app: Flask)
 def test_a_row_is_counted_once_whenever_it_is_counted(
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(totals, "FOLD_ROWS", at_once)
+    monkeypatch.setattr(counters, "FOLD_ROWS", at_once)
     refused(app, smtp)
     overdue(app, make_signup(app, username="bob", address="bob@example.com"))
     work(app)
     before = read(app)
-    travel(app, totals.SETTLED_SECONDS + totals.FOLD_SECONDS + 1)
+    travel(app, counters.SETTLED_SECONDS + counters.FOLD_SECONDS + 1)
     for _ in range(2):
         with app.app_context():
-            while totals.fold():
+            while counters.fold():
                 pass
-            kept = sum(db.session.scalars(select(totals.Total.value).where(totals.Total.name == "attempts")))
-            hours = sum(db.session.scalars(select(totals.HourlyTotal.value).filter_by(name="attempts")))
+            kept = sum(db.session.scalars(select(counters.Total.value).where(counters.Total.name == "attempts")))
+            hours = sum(db.session.scalars(select(counters.HourlyTotal.value).filter_by(name="attempts")))
             assert kept == hours == 2
     overdue(app, make_signup(app, username="cat", address="cat@example.com"))
     work(app)
@@ -221,7 +224,7 @@ def test_a_row_is_counted_once_whenever_it_is_counted(
     assert after['signup_mails{state="sent"}'] == 2
     assert after["signup_signups_total"] == 3
     with app.app_context():
-        for span in trends.SPANS.values():
-            parts = trends.series(span)
+        for span in timeseries.SPANS.values():
+            parts = timeseries.series(span)
             assert (sum(part.accepted for part in parts), sum(part.refused for part in parts)) == (2, 1)
             assert any(part.median is not None for part in parts)

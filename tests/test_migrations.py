@@ -25,8 +25,8 @@ from tests.test_address_change import another_member, ask
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
 from webapp import audit, create_app
-from webapp.clock import db_now
 from webapp.config import ROOT
+from webapp.db.clock import db_now
 from webapp.extensions import db
 
 USERS = 10_000

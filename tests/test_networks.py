@@ -9,9 +9,10 @@ from flask import Flask
 from sqlalchemy import select
 
 from tests.visitor import Visitor
-from webapp import create_app, networks
+from webapp import create_app
 from webapp.audit import AuditEvent
 from webapp.extensions import db
+from webapp.pages.shared import networks
 
 Make = Callable[..., Flask]
 

@@ -14,12 +14,12 @@ from tests.factories import change, get, make_signup, work
 from tests.smtp_server import Server
 from tests.test_cli import findings, flask_mail, refused
 from tests.visitor import Visitor
-from webapp import workers
+from webapp.accounts.users import User
 from webapp.audit import AuditEvent
-from webapp.clock import db_now
+from webapp.db.clock import db_now
+from webapp.delivery import heartbeats
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 STRONG = "violet tractor by moonlight"
 
@@ -34,7 +34,7 @@ def audited(app: Flask) -> list[tuple[str, str | None]]:
         events = db.session.scalars(
             select(AuditEvent).where(AuditEvent.actor.is_not(None)).order_by(AuditEvent.id)
         ).all()
-    assert all(event.actor and event.actor.endswith(f"@{workers.HOST}") for event in events)
+    assert all(event.actor and event.actor.endswith(f"@{heartbeats.HOST}") for event in events)
     return [(event.action, event.detail) for event in events]
 
 
@@ -49,7 +49,7 @@ def test_while_mail_is_paused_nobody_sends_any_and_afterwards_all_of_it_goes(app
     assert "the provider is moving" in flask_mail(app, "stats").stdout
     assert "the provider is moving: flask mail resume" in flask_mail(app, "doctor").stdout
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     change(app, email_id, next_attempt_at=db_now(-61))
     # It is as the operator wants it.
@@ -124,7 +124,7 @@ def test_a_test_mail_goes_the_usual_way_and_tells_the_answer(app: Flask, smtp: S
 
 def test_with_a_worker_alive_the_test_mail_waits_for_it(app: Flask, smtp: Server) -> None:
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     result: list[Result] = []
     asking = threading.Thread(target=lambda: result.append(flask_mail(app, "test", "ops@example.com")))
@@ -141,12 +141,12 @@ def test_with_a_worker_alive_the_test_mail_waits_for_it(app: Flask, smtp: Server
 def test_a_health_check_asks_for_a_worker_of_this_machine(app: Flask) -> None:
     assert flask_mail(app, "workers", "--check").exit_code == 1
     with app.app_context():
-        workers.beat("elsewhere:1:abc")
+        heartbeats.beat("elsewhere:1:abc")
         db.session.commit()
     assert flask_mail(app, "workers", "--check").exit_code == 1
     assert flask_mail(app, "workers").exit_code == 0
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     assert flask_mail(app, "workers", "--check").exit_code == 0
 

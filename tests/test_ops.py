@@ -17,14 +17,17 @@ from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.test_operations import flask_users
 from tests.visitor import PASSWORD, Visitor
-from webapp import clock, create_app, operations, pause, workers
+from webapp import create_app, operations
 from webapp.audit import AuditEvent
-from webapp.clock import db_now
+from webapp.db import clock
+from webapp.db.clock import db_now
+from webapp.delivery import heartbeats
+from webapp.delivery.heartbeats import WorkerHeartbeat
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.monitoring.timeseries import Part, quantile
+from webapp.outbox import pause
+from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.pages.ops import actions, plots
-from webapp.trends import Part, quantile
-from webapp.workers import WorkerHeartbeat
 
 PAGES = ("/ops", "/ops/mails", "/ops/dead", "/ops/workers", "/ops/audit", "/ops/pause", "/ops/test", "/ops/retry")
 
@@ -346,10 +349,10 @@ def test_workers_are_shown_with_what_they_hold(admin: Visitor, app: Flask) -> No
     admin.open("/ops/workers")
     assert "No worker is alive" in admin.text
     with app.app_context():
-        workers.beat(workers.NAME)
+        heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     email_id = make_signup(app)
-    claim(app, f"{workers.NAME}:Worker-1", email_id=email_id)
+    claim(app, f"{heartbeats.NAME}:Worker-1", email_id=email_id)
     admin.open("/ops/workers")
     assert "alive" in admin.text
     assert str(email_id)[:8] in admin.text

@@ -29,11 +29,11 @@ from tests.smtp_server import Server
 from tests.test_journey import Environ, website, website_and_log
 from tests.visitor import Visitor
 from webapp import create_app
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 # Redis is what goes away here, so the embedded queue has no part in it.
 on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)

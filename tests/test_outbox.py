@@ -18,31 +18,18 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tests.factories import attempts, change, claim, get, make_signup, travel, work
 from tests.smtp_server import Server
-from webapp import (
-    account,
-    backlog,
-    breaker,
-    budget,
-    claims,
-    clock,
-    delivery,
-    leases,
-    notices,
-    outbox,
-    pace,
-    recovery,
-    tasks,
-    users,
-    verification,
-)
-from webapp.attempts import Failure, redact
-from webapp.breaker import MailBreaker
-from webapp.claims import LeaseLost
-from webapp.clock import db_now
+from webapp.accounts import account, notices, password_change, users, verification
+from webapp.accounts.users import User
+from webapp.db import clock
+from webapp.db.clock import db_now
+from webapp.delivery import circuit_breaker, tasks, throttle, worker
+from webapp.delivery.circuit_breaker import MailBreaker
+from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import db, mail
-from webapp.failures import DeliveryFailed
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
+from webapp.outbox import address_limits, claims, leases, outgoing_email, transitions
+from webapp.outbox.attempts import Failure, redact
+from webapp.outbox.claims import LeaseLost
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 TROUBLE = Failure("SmtpError", "451 try later", phase="recipient", code=451)
 
@@ -69,7 +56,7 @@ def test_of_many_workers_one_gets_the_mail(app: Flask) -> None:
 
 def test_a_batch_goes_to_one_worker_each_and_the_urgent_first(app: Flask) -> None:
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(4)]
-    change(app, ids[2], priority=outbox.VERIFICATION_PRIORITY - 1)
+    change(app, ids[2], priority=outgoing_email.VERIFICATION_PRIORITY - 1)
     first = claim(app, limit=1)
     rest = claim(app, limit=10)
     assert [email.id for email in first] == [ids[2]]
@@ -95,7 +82,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
     (slow,) = claim(app, "slow")
     change(app, email_id, lease_until=db_now(-1))
     with app.app_context():
-        assert backlog.reap() == 1
+        assert transitions.reap() == 1
         db.session.commit()
     (fast,) = claim(app, "fast")
     with app.app_context():
@@ -147,7 +134,7 @@ def test_a_mail_that_outlived_five_workers_is_set_apart_for_an_hour(app: Flask) 
         assert len(claim(app)) == 1
         change(app, email_id, lease_until=db_now(-1))
         with app.app_context():
-            backlog.reap()
+            transitions.reap()
             db.session.commit()
         assert get(app, email_id).lease_expiries == expiries
         assert get(app, email_id).in_doubt
@@ -162,7 +149,7 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
     change(app, email_id, expires_at=db_now(-1))
     assert claim(app) == []
     with app.app_context():
-        backlog.reap()
+        transitions.reap()
         db.session.commit()
     assert get(app, email_id).status == "dead"
 
@@ -170,10 +157,10 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
 def test_an_overdue_mail_is_hinted_once_in_a_while(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
-        assert backlog.take_unhinted(10, overdue=5, again_after=30) == []
-        assert backlog.take_unhinted(10, overdue=-1, again_after=30) == [(email_id, 0)]
-        assert backlog.take_unhinted(10, overdue=-1, again_after=30) == []
-        assert backlog.take_unhinted(10, overdue=-1, again_after=-1) == [(email_id, 0)]
+        assert transitions.take_unhinted(10, overdue=5, again_after=30) == []
+        assert transitions.take_unhinted(10, overdue=-1, again_after=30) == [(email_id, 0)]
+        assert transitions.take_unhinted(10, overdue=-1, again_after=30) == []
+        assert transitions.take_unhinted(10, overdue=-1, again_after=-1) == [(email_id, 0)]
 
 
 def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flask) -> None:
@@ -222,20 +209,20 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
     change(app, delayed, next_attempt_at=db_now(year))
     with app.app_context():
         db.session.execute(update(MailBreaker).values(opened_at=db_now(year), probe_at=db_now(year)))
-        db.session.execute(update(pace.MailPace).values(next_at=db_now(year)))
+        db.session.execute(update(throttle.MailPace).values(next_at=db_now(year)))
         db.session.commit()
         app.config["MAIL_LIMIT_TOTAL"] = parse_many("20/second")
-        assert breaker.take_probe()
-        assert not pace.is_full()
-        assert pace.take_turn() == 0
-        assert backlog.mend_times() == 3
+        assert circuit_breaker.take_probe()
+        assert not throttle.is_full()
+        assert throttle.take_turn() == 0
+        assert transitions.mend_times() == 3
         db.session.commit()
     assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
     # Its worker may live, and have the mail in its hands: it keeps it for as long as a send takes.
     assert get(app, dead).status == "sending"
     travel(app, 21)
     with app.app_context():
-        assert backlog.reap() >= 1
+        assert transitions.reap() >= 1
         db.session.commit()
     assert get(app, dead).status == "queued"
 
@@ -246,7 +233,7 @@ def test_a_mailbox_that_got_a_mail_in_the_future_gets_another_now(app: Flask, sm
     change(app, first, status="sent", sent_at=db_now(86400), finished_at=db_now(86400))
     second = make_signup(app, username="other")
     with app.app_context():
-        delivery.deliver(second)
+        worker.deliver(second)
     assert get(app, second).status == "sent"
     mail.close()
 
@@ -264,7 +251,7 @@ def test_a_worker_whose_machine_slept_does_not_trust_its_lease(
 
     smtp.actions["DATA"] = sleep
     with app.app_context(), suppress(DeliveryFailed, LeaseLost):
-        delivery.deliver(email_id)
+        worker.deliver(email_id)
     assert smtp.mails == []
     mail.close()
 
@@ -293,18 +280,18 @@ def test_a_mail_whose_settlement_was_lost_is_sent_again(
 def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     make_signup(app)
     with app.app_context():
-        delivery.deliver_due(1)
+        worker.deliver_due(1)
         user = db.session.scalars(select(User)).one()
         user.email_verified_at, user.purge_at = clock.now(), None
         notices.post(user, notices.USERNAME_CHANGED)
         db.session.commit()
-        reset = recovery.ask(users.parse_address(user.email), "en")
-    delivery.batch.note(1, 0.01)
+        reset = password_change.ask(users.parse_address(user.email), "en")
+    worker.batch.note(1, 0.01)
     claimed, held = threading.Event(), threading.Event()
     errors: list[Exception] = []
-    find_owner, hold = recovery.find_owner, users.hold
+    find_owner, hold = password_change.find_owner, users.hold
 
-    def find_once_it_is_held(email: outbox.OutgoingEmail) -> None:
+    def find_once_it_is_held(email: outgoing_email.OutgoingEmail) -> None:
         claimed.set()
         held.wait(2)
         find_owner(email)
@@ -314,7 +301,7 @@ def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, m
         held.set()
         claimed.wait(2)
 
-    monkeypatch.setattr(recovery, "find_owner", find_once_it_is_held)
+    monkeypatch.setattr(password_change, "find_owner", find_once_it_is_held)
     monkeypatch.setattr(users, "hold", hold_and_wait)
 
     def end() -> None:
@@ -323,7 +310,7 @@ def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, m
 
     def send() -> None:
         with app.app_context():
-            delivery.deliver_due(10)
+            worker.deliver_due(10)
         mail.close()
 
     def noting(run: Callable[[], None]) -> None:
@@ -355,17 +342,17 @@ def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_en
         app.config["MAIL_LIMIT_TOTAL"] = parse_many("50/hour")
         with app.app_context():
             db.session.execute(text("SET lock_timeout = 1000"))
-            assert backlog.reap() == 1
-            breaker.trip("down")
-            assert not breaker.take_probe()
-            breaker.reset()
-            backlog.hint_anew()
-            outbox.cancel("no reason", outbox.OutgoingEmail.id == frozen)
-            assert budget.room().mails == 0
+            assert transitions.reap() == 1
+            circuit_breaker.trip("down")
+            assert not circuit_breaker.take_probe()
+            circuit_breaker.reset()
+            transitions.hint_anew()
+            outgoing_email.cancel("no reason", outgoing_email.OutgoingEmail.id == frozen)
+            assert address_limits.room().mails == 0
             app.config["MAIL_LIMIT_TOTAL"] = []
             app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")
             # What outlived a worker is claimed alone.
             claimed = [*claims.claim("worker", limit=10), *claims.claim("worker", limit=10)]
-            assert budget.admit([email for email in claimed if email.id == other]) == []
+            assert address_limits.admit([email for email in claimed if email.id == other]) == []
             db.session.commit()
     assert (get(app, dead).locked_by, get(app, other).status) == ("worker", "queued")

@@ -26,17 +26,18 @@ from hypothesis.stateful import (
 from sqlalchemy import Row, delete, select
 
 from tests.factories import NO_PASSWORD, Clock
-from webapp import backlog, claims, outbox, users, verification
-from webapp.attempts import DeliveryAttempt, Failure
-from webapp.claims import LeaseLost
-from webapp.clock import db_now
+from webapp.accounts import users, verification
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
+from webapp.db.clock import db_now
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox import claims, outgoing_email, transitions
+from webapp.outbox.attempts import DeliveryAttempt, Failure
+from webapp.outbox.claims import LeaseLost
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 REFUSED = Failure("Refused", "451 try later", phase="recipient", code=451)
-DOWN = Failure(outbox.SERVER_FAILURE, "connection refused", phase="connect")
+DOWN = Failure(outgoing_email.SERVER_FAILURE, "connection refused", phase="connect")
 
 PEOPLE = 2
 MAX_ATTEMPTS = 2
@@ -136,7 +137,7 @@ class Outbox(RuleBasedStateMachine):
         user_id, proof_id = self.proofs[n]
         is_active = any(mail.verify_email_id == proof_id and mail.status in ACTIVE for mail in self.seen.values())
         with self.committing():
-            email_id = outbox.post(
+            email_id = outgoing_email.post(
                 to_address=f"mick{n}@example.com",
                 user_id=user_id,
                 verify_email_id=proof_id,
@@ -211,7 +212,7 @@ class Outbox(RuleBasedStateMachine):
     def reap(self) -> None:
         self.moves = {("sending", "queued"), ("sending", "dead"), ("queued", "dead")}
         with self.committing():
-            backlog.reap()
+            transitions.reap()
         now = self.mails()
         for claim in self.claims:
             was_live, claim.is_live = claim.is_live, claim.is_live and holds(claim, now[claim.email.id])
@@ -231,20 +232,20 @@ class Outbox(RuleBasedStateMachine):
     def revive(self, email_ids: list[uuid.UUID]) -> None:
         self.moves = {("dead", "queued")}
         with self.committing():
-            count = backlog.revive(email_ids)
+            count = transitions.revive(email_ids)
         revived = [mail for mail in self.mails().values() if mail.status != self.seen[mail.id].status]
         assert count == len(revived)
         assert {(mail.attempts, mail.lease_expiries) for mail in revived} <= {(0, 0)}
 
     def hurry(self, email_ids: list[uuid.UUID]) -> None:
         with self.committing():
-            backlog.hurry(email_ids)
+            transitions.hurry(email_ids)
 
     def cancel(self, email_ids: list[uuid.UUID]) -> None:
         self.moves = {("queued", "canceled")}
         with self.committing():
             proof_id = self.seen[email_ids[0]].verify_email_id
-            outbox.cancel("verified meanwhile", OutgoingEmail.verify_email_id == proof_id)
+            outgoing_email.cancel("verified meanwhile", OutgoingEmail.verify_email_id == proof_id)
 
     @invariant()
     def every_promise_is_kept(self) -> None:
@@ -272,7 +273,7 @@ class Outbox(RuleBasedStateMachine):
         for _ in range(2):
             self.clock.advance(2 * 3600)
             with self.committing():
-                backlog.reap()
+                transitions.reap()
                 claimed = claims.claim("healthy", limit=1000)
                 db.session.commit()
                 for email in claimed:

@@ -12,9 +12,9 @@ from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.test_recovery import NEW, count, forget, on_embedded, owner, reset_link, sign_in
 from tests.visitor import PASSWORD, Visitor
-from webapp import authentication, passwords, recovery, sessions
+from webapp.accounts import authentication, password_change, passwords, sessions
+from webapp.accounts.users import User
 from webapp.extensions import db
-from webapp.users import User
 
 Send = Callable[[], None]
 
@@ -117,5 +117,5 @@ def test_of_two_changes_at_once_one_wins(owner: Visitor, app: Flask) -> None:
         with db.engine.begin() as meanwhile:
             meanwhile.execute(update(User).values(password_hash=passwords.hash(NEW)))
         with pytest.raises(sessions.PasswordChanged):
-            recovery.change_password(one, passwords.hash("yet another password"))
+            password_change.change_password(one, passwords.hash("yet another password"))
     assert sign_in(owner, NEW) == "/account"

@@ -16,9 +16,9 @@ from flask import Flask
 from tests.factories import only_user
 from tests.processes import wait_until
 from tests.visitor import PASSWORD, Visitor
-from webapp import passwords
+from webapp.accounts import passwords
+from webapp.accounts.users import User
 from webapp.extensions import db
-from webapp.users import User
 
 OLD_HASHER = PasswordHasher.from_parameters(CHEAPEST)
 

@@ -7,9 +7,9 @@ from flask import Flask
 from sqlalchemy import select
 
 from tests.visitor import Visitor
-from webapp import users
+from webapp.accounts import users
+from webapp.accounts.users import User
 from webapp.extensions import db
-from webapp.users import User
 
 PASTED = [
     " mick@example.com ",

@@ -16,8 +16,8 @@ from tests.conftest import Embedded
 from tests.factories import attempts, get, make_signup
 from tests.mta import Mta, certificate, dovecot_auth, exim, opensmtpd, postfix, program
 from tests.processes import Process, consumer, wait_until
-from webapp import breaker
-from webapp.tasks import deliver_later
+from webapp.delivery import circuit_breaker
+from webapp.delivery.tasks import deliver_later
 
 Environ = Mapping[str, str]
 
@@ -133,7 +133,7 @@ def test_two_processes_share_a_server_that_takes_one_connection(
         wait_for_all(app, sent)
         assert one.events("mail_server_down") == other.events("mail_server_down") == []
     with app.app_context():
-        assert not breaker.is_open()
+        assert not circuit_breaker.is_open()
 
 
 @pytest.mark.parametrize("name", ["postfix", "exim"])

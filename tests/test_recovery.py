@@ -15,11 +15,11 @@ from tests.factories import travel
 from tests.smtp_server import Mail, Server
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

@@ -12,15 +12,17 @@ from tests.factories import attempts, change, claim, get, make_signup, travel, w
 from tests.smtp_server import Server
 from tests.test_cli import findings, flask_mail
 from tests.visitor import PASSWORD, Visitor
-from webapp import claims, retention, tasks, workers
-from webapp.attempts import Failure
+from webapp import retention
+from webapp.accounts.codes import CodeTry
+from webapp.accounts.sessions import UserSession
+from webapp.accounts.users import User
 from webapp.audit import AuditEvent
-from webapp.clock import db_now
-from webapp.codes import CodeTry
+from webapp.db.clock import db_now
+from webapp.delivery import heartbeats, tasks
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.sessions import UserSession
-from webapp.users import User
+from webapp.outbox import claims
+from webapp.outbox.attempts import Failure
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 DAY = 86400.0
 
@@ -149,7 +151,7 @@ def test_each_worker_forgets_by_itself(app: Flask) -> None:
     assert count(app, User) == 0
     assert prune.due_at > time.monotonic() + tasks.PRUNE_SECONDS / 2
     with app.app_context():
-        workers.leave(workers.NAME)
+        heartbeats.leave(heartbeats.NAME)
         db.session.commit()
 
 

@@ -20,9 +20,9 @@ from tests.smtp_server import Server
 from tests.test_codes import code_in
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
+from webapp.accounts.users import User
 from webapp.extensions import db, mail
-from webapp.pages.mail_hosts import suggestion
-from webapp.users import User
+from webapp.pages.shared.email_domains import suggestion
 
 # Into `shifts`: each time that something on the page moved by itself.
 NOTE_SHIFTS = """

@@ -18,12 +18,12 @@ from tests.processes import consumer, wait_until, within
 from tests.smtp_server import Connection, Server, hang
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import PASSWORD, Visitor
-from webapp import breaker
+from webapp.accounts.users import User
+from webapp.delivery import circuit_breaker
+from webapp.delivery.heartbeats import WorkerHeartbeat
+from webapp.delivery.tasks import deliver_later
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.tasks import deliver_later
-from webapp.users import User
-from webapp.workers import WorkerHeartbeat
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 
 def statuses(app: Flask) -> dict[str, int]:
@@ -52,7 +52,7 @@ def test_a_worker_told_to_stop_while_its_send_hangs_ends_soon_and_gives_the_mail
     assert [attempt.outcome for attempt in attempts(app, email_id)] == ["returned"]
     with app.app_context():
         assert db.session.scalars(select(WorkerHeartbeat)).all() == []
-        assert not breaker.is_open()
+        assert not circuit_breaker.is_open()
 
 
 def test_a_worker_told_to_stop_after_the_final_dot_waits_for_the_answer(

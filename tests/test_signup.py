@@ -15,11 +15,11 @@ from sqlalchemy import event, func, select
 from tests.factories import NO_PASSWORD, only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import signup, users
+from webapp.accounts import signup, users
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
 

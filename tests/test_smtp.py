@@ -20,10 +20,11 @@ from tests.conftest import Embedded
 from tests.processes import free_port, wait_until, within
 from tests.smtp_server import Action, Answer, Connection, Server, drop, for_recipient, hang
 from tests.test_answers import server_tls
-from webapp import create_app, wire
+from webapp import create_app
 from webapp.extensions import mail
-from webapp.message import Message
-from webapp.phases import Aborted, Crowded, SmtpError
+from webapp.smtp import client
+from webapp.smtp.message import Message
+from webapp.smtp.protocol import Aborted, Crowded, SmtpError
 
 # What is said to a mail server does not depend on the database behind us.
 pytestmark = pytest.mark.parametrize("backend", [Embedded.name], indirect=True)
@@ -186,7 +187,7 @@ def test_told_to_stop_a_mail_ends_at_once_wherever_it_is(
     with app.app_context():
         stopped = message()
     if step == "while it connects":
-        monkeypatch.setattr(wire, "look_up", stop_first(wire.look_up))
+        monkeypatch.setattr(client, "look_up", stop_first(client.look_up))
     else:
         smtp.actions.clear()
         send(app, stopped)

@@ -18,8 +18,8 @@ from tests.proxies import black_hole, listening, tls
 from tests.redis_groups import ClusterGroup, Group, SentinelGroup
 from tests.servers import Valkey
 from tests.test_outages import tls_context
-from webapp.redis_url import parse
-from webapp.storage import TAG, limits_storage, redis_pool
+from webapp.queue.redis_url import parse
+from webapp.queue.storage import TAG, limits_storage, redis_pool
 
 
 def test_sentinels_and_nodes_are_read_with_login_and_options() -> None:

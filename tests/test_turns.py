@@ -13,8 +13,8 @@ import pytest
 
 from tests.processes import Process, free_port, gunicorn, wait_for_port, wait_until
 from tests.visitor import Visitor
-from webapp.pages import turns as turns_page
-from webapp.pages.turns import ComeAgain, Crowded, Ticket, Turns
+from webapp.pages.shared import turns as turns_page
+from webapp.pages.shared.turns import ComeAgain, Crowded, Ticket, Turns
 
 MANY = 60
 ATTACKERS = 20

@@ -12,10 +12,11 @@ from sqlalchemy import insert, select, text, update
 
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp import usernames, users
-from webapp.clock import db_now
+from webapp.accounts import users
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import User
+from webapp.db.clock import db_now
 from webapp.extensions import db
-from webapp.users import User
 
 TAKEN = "Somebody else has this username"
 

@@ -11,13 +11,13 @@ from sqlalchemy import inspect, select, update
 
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp.clock import db_now
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.config import load
+from webapp.db.clock import db_now
 from webapp.extensions import db
-from webapp.pages import waiting
-from webapp.pages.links import mask
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.pages.shared.link_cookie import mask
+from webapp.pages.signup import waiting
 
 Send = Callable[[], None]
 

@@ -13,7 +13,7 @@ from tests.factories import travel
 from tests.smtp_server import Server
 from tests.test_codes import code_in
 from tests.visitor import Visitor
-from webapp import breaker
+from webapp.delivery import circuit_breaker
 from webapp.extensions import db
 
 Send = Callable[[], None]
@@ -63,12 +63,12 @@ def test_a_mail_that_nobody_takes_is_told_to_be_in_line(visitor: Visitor, app: F
 def test_while_our_mail_server_is_down_that_is_told_at_once(visitor: Visitor, app: Flask) -> None:
     visitor.sign_up()
     with app.app_context():
-        breaker.trip("nobody answers")
+        circuit_breaker.trip("nobody answers")
         db.session.commit()
     visitor.open("/signup/sent")
     assert "Mail is slow right now." in visitor.text
     with app.app_context():
-        breaker.reset()
+        circuit_breaker.reset()
         db.session.commit()
     visitor.open("/signup/sent")
     assert "Your mail leaves in" in visitor.text
@@ -169,12 +169,12 @@ def test_a_mail_that_waited_for_its_address_and_is_refused_then_is_told_as_faile
     assert "Sent " in visitor.text
     # What it may wait for besides is no more to be seen.
     with app.app_context():
-        breaker.trip("nobody answers")
+        circuit_breaker.trip("nobody answers")
         db.session.commit()
     visitor.open("/signup/sent")
     assert "Sent " in visitor.text
     with app.app_context():
-        breaker.reset()
+        circuit_breaker.reset()
         db.session.commit()
     travel(app, 3600)
     smtp.actions["RCPT"] = "550 no such user"

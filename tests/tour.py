@@ -14,9 +14,13 @@ from tests.factories import travel
 from tests.processes import free_port
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD
-from webapp import breaker, create_app, mails, passwords, pause, roles, users
+from webapp import create_app
+from webapp.accounts import passwords, roles, users
+from webapp.delivery import circuit_breaker
+from webapp.devmail import Mailbox
+from webapp.emails import render
 from webapp.extensions import db, mail
-from webapp.mailbox import Mailbox
+from webapp.outbox import pause
 
 # Each has a page.
 ERRORS = (400, 403, 404, 405, 410, 413, 429, 500, 503)
@@ -91,11 +95,11 @@ class Tour:
         self.page.locator("#wrong-address #email").fill("mick@gmail.com")
         self.press("/signup/email", "waiting: on its way", within="#wrong-address")
         with self.app.app_context():
-            breaker.trip("nobody answers")
+            circuit_breaker.trip("nobody answers")
             db.session.commit()
         self.open("/signup/sent", "waiting: slow")
         with self.app.app_context():
-            breaker.reset()
+            circuit_breaker.reset()
             db.session.commit()
         for reply, name in {"451 later": "waiting: delayed", "550 no such user": "waiting: failed"}.items():
             self.smtp.actions["RCPT"] = reply
@@ -210,9 +214,9 @@ class Tour:
 
     def mails(self) -> None:
         """Each by itself: in the mailbox nothing may look into it."""
-        for template in mails.TEMPLATES:
+        for template in render.TEMPLATES:
             with self.app.app_context():
-                html = mails.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html or ""
+                html = render.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html or ""
             self.page.goto(BY_ITSELF)
             self.page.set_content(html)
             self.visit(f"mail: {template}")

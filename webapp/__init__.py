@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from flask import Flask
 
-from webapp import config, extensions, logs, mails, passwords
+from webapp import config, extensions, logs
+from webapp.accounts import passwords
+from webapp.emails import render
 
 
 def create_app(environ: Mapping[str, str] | None = None) -> Flask:
@@ -30,6 +32,6 @@ def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
     logs.init_app(app)
     extensions.init_app(app)
     passwords.init_app(app)
-    mails.init_app(app)
+    render.init_app(app)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
     return app

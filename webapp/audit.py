@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.clock import db_now
+from webapp.db.clock import db_now
 from webapp.extensions import NUMBERED_ONCE, Model, db, row_of, table
 
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.

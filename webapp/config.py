@@ -16,7 +16,10 @@ from dotenv import dotenv_values
 from limits import RateLimitItem, parse_many
 from psycopg.conninfo import conninfo_to_dict
 
-from webapp import addresses, redis_url, theme, usernames
+from webapp import theme
+from webapp.accounts.identifiers import usernames
+from webapp.queue import redis_url
+from webapp.smtp import addresses
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCE = ROOT / "instance"

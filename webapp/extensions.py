@@ -34,11 +34,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, registry
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from webapp import clock, engines, outages
-from webapp.broker import FlaskHuey
-from webapp.languages import Babel
-from webapp.smtp import Mail
-from webapp.storage import limits_storage
+from webapp.db import clock, engines, outages
+from webapp.i18n import Babel
+from webapp.queue.flask_huey import FlaskHuey
+from webapp.queue.storage import limits_storage
+from webapp.smtp.connection import Mail
 
 
 class Base(DeclarativeBase):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from webapp import audit, backlog, outbox, pause
+from webapp import audit
+from webapp.accounts.users import Address
 from webapp.extensions import db
-from webapp.users import Address
+from webapp.outbox import outgoing_email, pause, transitions
 
 log = structlog.get_logger(__name__)
 
@@ -33,14 +34,14 @@ class Retried:
 
 def retry(email_ids: Sequence[uuid.UUID]) -> Retried:
     """Revive dead mails and make waiting ones due, and commit. At most CHUNK of them at once."""
-    retried = Retried(hurried=backlog.hurry(email_ids), revived=backlog.revive(email_ids))
+    retried = Retried(hurried=transitions.hurry(email_ids), revived=transitions.revive(email_ids))
     _note("mail_retried", email_ids, retried.revived + retried.hurried)
     return retried
 
 
 def cancel(email_ids: Sequence[uuid.UUID]) -> int:
     """End mails that wait or are dead, and commit; return how many. At most CHUNK of them at once."""
-    count = backlog.cancel(email_ids)
+    count = transitions.cancel(email_ids)
     _note("mail_canceled", email_ids, count)
     return count
 
@@ -66,7 +67,7 @@ def resume_mail() -> bool:
     """
     ended = pause.end()
     if ended:
-        backlog.hint_anew()
+        transitions.hint_anew()
         audit.record("resumed")
         log.warning("mail_resumed")
     db.session.commit()
@@ -75,13 +76,13 @@ def resume_mail() -> bool:
 
 def post_test(address: Address) -> uuid.UUID:
     """Promise a test mail, and commit: it goes the way of every mail, and is tried once."""
-    email_id = outbox.post(
+    email_id = outgoing_email.post(
         to_address=address.mailed,
         user_id=None,
         dedupe_key=f"test:{uuid.uuid4()}",
         template=TEST_TEMPLATE,
         locale="en",
-        priority=outbox.VERIFICATION_PRIORITY,
+        priority=outgoing_email.VERIFICATION_PRIORITY,
         max_attempts=1,
     )
     if email_id is None:

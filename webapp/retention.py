@@ -10,15 +10,15 @@ import structlog
 from flask import current_app
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
-from webapp import operations, totals
+from webapp import counters, operations
+from webapp.accounts.codes import CodeTry
+from webapp.accounts.sessions import UserSession
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.clock import db_now
-from webapp.codes import CodeTry
+from webapp.db.clock import db_now
 from webapp.extensions import Model, db
-from webapp.outbox import FORGOTTEN, OutgoingEmail
-from webapp.sessions import UserSession
-from webapp.users import User
-from webapp.verification import VerifyEmail
+from webapp.outbox.outgoing_email import FORGOTTEN, OutgoingEmail
 
 log = structlog.get_logger(__name__)
 
@@ -78,9 +78,9 @@ def prune_batch() -> bool:
 
 def _count_all() -> bool:
     """Count what is about to be deleted; return whether it is counted, which somebody else may be about to do."""
-    while totals.fold():
+    while counters.fold():
         pass
-    is_counted = not totals.is_behind()
+    is_counted = not counters.is_behind()
     db.session.commit()
     return is_counted
 
@@ -150,7 +150,7 @@ def _cancel_mails_of(user_ids: Sequence[Any]) -> None:
 
 def _count_pruned(email_ids: Sequence[Any]) -> None:
     sent = select(func.count()).where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "sent")
-    totals.add(totals.PRUNED, {"": db.session.scalar(sent) or 0})
+    counters.add(counters.PRUNED, {"": db.session.scalar(sent) or 0})
 
 
 def _long_ago() -> db_now:

@@ -13,7 +13,7 @@ from benchmarks.client import PASSWORD, Browser
 from benchmarks.measure import Timer, percentile
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
-from webapp import passwords, roles, signup, users
+from webapp.accounts import passwords, roles, signup, users
 
 TIMES = 200
 WARM_UP = 10

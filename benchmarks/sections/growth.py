@@ -16,9 +16,12 @@ from benchmarks.client import PASSWORD
 from benchmarks.measure import Timer
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
-from webapp import claims, passwords, roles, tasks, totals, users
+from webapp import counters
+from webapp.accounts import passwords, roles, users
+from webapp.delivery import tasks
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox import claims
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 SMALL, LARGE = 1_000, 1_000_000
 TIMES = 100
@@ -76,7 +79,7 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
     for _ in range(1 + history.DUE // tasks.BATCH):
         turn()
     with app.app_context():
-        while totals.fold():
+        while counters.fold():
             pass
     client = operator(app)
     with app.app_context():

@@ -15,9 +15,10 @@ from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from tests.processes import Process
 from tests.smtp_server import Action, Server, hang
-from webapp import signup, tasks, users
+from webapp.accounts import signup, users
+from webapp.delivery import tasks
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 DELAY = 2
 IDLE_MAILS = 60

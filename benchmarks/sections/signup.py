@@ -16,7 +16,8 @@ from benchmarks.measure import median, percentile, resident, spending
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from tests.processes import Process
-from webapp import passwords, tasks
+from webapp.accounts import passwords
+from webapp.delivery import tasks
 
 ROUNDS = 3
 TIMES = 60

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import sqlalchemy as sa
 from alembic import context, op
 
-from webapp import usernames
+from webapp.accounts.identifiers import usernames
 
 revision = "0020"
 down_revision = "0018"

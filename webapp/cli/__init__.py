@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 from flask_migrate import Migrate
 
-from webapp.cli import mail, mend, users
+from webapp.cli import mail, mail_actions, users
 from webapp.extensions import db
 
 migrate = Migrate(compare_type=True, render_as_batch=False)
@@ -13,9 +13,9 @@ migrate = Migrate(compare_type=True, render_as_batch=False)
 
 def init_app(app: Flask) -> None:
     migrate.init_app(app, db)
-    for command in mend.COMMANDS:
+    for command in mail_actions.COMMANDS:
         mail.mail_commands.add_command(command)
     # For a dead mail that is the word.
-    mail.mail_commands.add_command(mend.retry, "revive")
+    mail.mail_commands.add_command(mail_actions.retry, "revive")
     app.cli.add_command(mail.mail_commands)
     app.cli.add_command(users.user_commands)

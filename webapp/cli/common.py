@@ -11,9 +11,12 @@ from flask.cli import AppGroup
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
-from webapp import audit, figures, outages, workers
+from webapp import audit
+from webapp.db import outages
+from webapp.delivery import heartbeats
 from webapp.extensions import db
-from webapp.outbox import OutgoingEmail
+from webapp.monitoring import queries
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 FOUND, NO_DATABASE = 1, 3
 EXIT_CODES = """\b
@@ -51,7 +54,7 @@ class Mail(click.ParamType[OutgoingEmail]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> OutgoingEmail:
         try:
-            like = figures.mails_like(value, limit=2)
+            like = queries.mails_like(value, limit=2)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not like:
@@ -72,7 +75,7 @@ def act_as_operator() -> None:
     except (KeyError, OSError):
         # A container's user need not have a name.
         user = f"uid {os.getuid()}"
-    former = audit.acting.set(f"{user}@{workers.HOST}")
+    former = audit.acting.set(f"{user}@{heartbeats.HOST}")
     click.get_current_context().call_on_close(lambda: audit.acting.reset(former))
 
 

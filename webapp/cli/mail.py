@@ -9,10 +9,11 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from webapp import checks, figures, workers
 from webapp.cli.common import EXIT_CODES, FOUND, Commands, Mail, act_as_operator, json_option
-from webapp.outbox import OutgoingEmail
-from webapp.printing import duration, picked, print_fields, print_json, print_rows
+from webapp.cli.output import duration, picked, print_fields, print_json, print_rows
+from webapp.delivery import heartbeats
+from webapp.monitoring import doctor, queries
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 # Never a token, a link, a code or a body: none of them is in the tables, and a lease's token is nobody's business.
 IN_LISTS = ("id", "status", "template", "to_address", "attempts", "next_attempt_at", "last_smtp_code", "last_error")
@@ -36,7 +37,7 @@ def mail_commands() -> None:
 @json_option
 def stats(*, as_json: bool) -> None:
     """Count the mails by status, and say how fast they leave."""
-    now = figures.stats()
+    now = queries.stats()
     if as_json:
         print_json(asdict(now))
         return
@@ -59,7 +60,7 @@ def stats(*, as_json: bool) -> None:
 
 
 @mail_commands.command("list")
-@click.option("--status", type=click.Choice(figures.STATUSES))
+@click.option("--status", type=click.Choice(queries.STATUSES))
 @click.option("--template", help="Such as verify_email.")
 @click.option("--address", help="The recipient's, in full.")
 @click.option("--code", type=int, help="The mail server's last answer, such as 550.")
@@ -69,7 +70,7 @@ def stats(*, as_json: bool) -> None:
 @json_option
 def list_(*, limit: int, before: OutgoingEmail | None, as_json: bool, **wanted: Any) -> None:
     """List mails, the newest first."""
-    found = figures.mails(figures.Filter(**wanted), limit=limit + 1, before=before.id if before else None)
+    found = queries.mails(queries.Filter(**wanted), limit=limit + 1, before=before.id if before else None)
     rows = [picked(email, IN_LISTS) for email in found[:limit]]
     print_rows(rows, as_json=as_json)
     if len(found) > limit:
@@ -82,7 +83,7 @@ def list_(*, limit: int, before: OutgoingEmail | None, as_json: bool, **wanted: 
 def show(*, email: OutgoingEmail, as_json: bool) -> None:
     """Show one mail and each try at it. The beginning of its ID is enough."""
     fields = picked(email, IN_FULL)
-    tries = [picked(attempt, OF_ATTEMPTS) for attempt in figures.attempts_at(email.id)]
+    tries = [picked(attempt, OF_ATTEMPTS) for attempt in queries.attempts_at(email.id)]
     if as_json:
         print_json({**fields, "delivery_attempts": tries})
         return
@@ -97,18 +98,18 @@ def show(*, email: OutgoingEmail, as_json: bool) -> None:
 @json_option
 def workers_(*, check: bool, as_json: bool) -> None:
     """List the workers, and whether they are alive."""
-    found = [worker for worker in figures.workers() if not check or worker.host == workers.HOST]
+    found = [worker for worker in queries.workers() if not check or worker.host == heartbeats.HOST]
     print_rows([asdict(worker) for worker in found], as_json=as_json)
     if not any(worker.is_alive for worker in found):
-        click.echo(f"no worker is alive; this starts one: {figures.START_WORKER}", err=True)
+        click.echo(f"no worker is alive; this starts one: {queries.START_WORKER}", err=True)
         sys.exit(FOUND if check else 0)
 
 
-@mail_commands.command()
+@mail_commands.command("doctor")
 @json_option
-def doctor(*, as_json: bool) -> None:
+def run_doctor(*, as_json: bool) -> None:
     """Check that every promise is kept; each finding ends with the command to type."""
-    findings, notes = checks.findings(), checks.notes()
+    findings, notes = doctor.findings(), doctor.notes()
     if as_json:
         print_json(
             {

@@ -9,11 +9,12 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from webapp import passwords, roles, usernames, users
+from webapp.accounts import passwords, roles, users
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import Address, User
 from webapp.cli.common import Commands, act_as_operator, json_option
-from webapp.cli.mend import AddressType
-from webapp.printing import picked, print_rows
-from webapp.users import Address, User
+from webapp.cli.mail_actions import AddressType
+from webapp.cli.output import picked, print_rows
 
 EXIT_CODES = """\b
 Exit codes:

@@ -5,39 +5,21 @@ from __future__ import annotations
 from flask import Flask, Response, abort, current_app, request
 
 from webapp import audit
-from webapp.pages import (
-    account,
-    address,
-    advice,
-    assets,
-    confirm_address,
+from webapp.pages import assets, health, home, language_switch, mailbox, metrics, ops, well_known
+from webapp.pages.account import (
+    confirm_email,
     deletion,
-    errors,
+    email,
     export,
-    forgot,
-    heads,
-    health,
-    home,
-    hosts,
-    language,
-    language_switch,
-    login,
-    mailbox,
-    metrics,
-    ops,
+    overview,
     password,
     profile,
-    proxies,
-    put_back,
-    reset,
+    restore_email,
     sessions,
-    signed_in,
-    signup,
-    turns,
-    verify,
-    waiting,
-    well_known,
 )
+from webapp.pages.shared import auth, errors, heads, hosts, language, password_feedback, proxies, turns
+from webapp.pages.sign_in import forgot, login, reset
+from webapp.pages.signup import form, verify, waiting
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -49,8 +31,8 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
-    of_account = (account, password, profile, address, confirm_address, put_back, sessions, export, deletion)
-    for page in (health, metrics, home, signup, waiting, verify, login, forgot, reset, *of_account, ops, well_known):
+    of_account = (overview, password, profile, email, confirm_email, restore_email, sessions, export, deletion)
+    for page in (health, metrics, home, form, waiting, verify, login, forgot, reset, *of_account, ops, well_known):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
@@ -67,8 +49,8 @@ def init_app(app: Flask) -> None:
     app.after_request(_add_headers)
     language.init_app(app)
     language_switch.init_app(app)
-    app.jinja_env.globals["reasons"] = advice.reasons
-    signed_in.init_app(app)
+    app.jinja_env.globals["reasons"] = password_feedback.reasons
+    auth.init_app(app)
 
 
 def _note_where_from() -> None:

@@ -10,10 +10,10 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import outages
-from webapp.broker import BrokerDown
 from webapp.config import ROOT
+from webapp.db import outages
 from webapp.extensions import db, huey
+from webapp.queue.flask_huey import BrokerDown
 
 blueprint = Blueprint("health", __name__)
 

@@ -9,10 +9,11 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from flask_wtf.csrf import generate_csrf
 
-from webapp import users
-from webapp.pages import language, waiting
-from webapp.pages.forms import Form
-from webapp.pages.signed_in import me
+from webapp.accounts import users
+from webapp.pages.shared import language
+from webapp.pages.shared.auth import me
+from webapp.pages.shared.forms import Form
+from webapp.pages.signup import waiting
 
 # A path of ours, and nothing that a browser reads as another site.
 PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")

@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from markupsafe import Markup
 
-from webapp.mailbox import Mailbox, ReceivedMail
-from webapp.pages.forms import Form
+from webapp.devmail import Mailbox, ReceivedMail
+from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("mailbox", __name__, url_prefix="/dev/mailbox")
 

@@ -7,7 +7,7 @@ import ipaddress
 
 from flask import Blueprint, Response, current_app, request
 
-from webapp import metrics
+from webapp.monitoring import prometheus
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -24,7 +24,7 @@ def show() -> Response:
     elif not hmac.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
         headers = {"WWW-Authenticate": "Bearer"}
         return Response("METRICS_TOKEN is wanted as a bearer token.\n", 401, headers, mimetype="text/plain")
-    return Response(metrics.render(), content_type=metrics.CONTENT_TYPE)
+    return Response(prometheus.render(), content_type=prometheus.CONTENT_TYPE)
 
 
 def is_local() -> bool:

@@ -7,8 +7,8 @@ from datetime import timedelta
 from flask import Blueprint, Response, abort, current_app, redirect, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import clock
-from webapp.languages import LANGUAGES
+from webapp.db import clock
+from webapp.i18n import LANGUAGES
 
 blueprint = Blueprint("well_known", __name__, url_prefix="/.well-known")
 

@@ -1,6 +1,6 @@
 """The operator's pages: how the mail is, what became of each, and what to do about it."""
 
-from webapp.pages.ops import actions, lists, mails, overview
-from webapp.pages.ops.gate import blueprint
+from webapp.pages.ops import actions, mails, overview, workers_and_audit
+from webapp.pages.ops.access import blueprint
 
-__all__ = ["actions", "blueprint", "lists", "mails", "overview"]
+__all__ = ["actions", "blueprint", "mails", "overview", "workers_and_audit"]

@@ -17,12 +17,16 @@ from sqlalchemy import select
 from wtforms import EmailField, HiddenField, IntegerField, StringField
 from wtforms.validators import DataRequired, Length, NumberRange, Optional, ValidationError
 
-from webapp import figures, operations, pause, tasks, users
-from webapp.clock import db_now
+from webapp import operations
+from webapp.accounts import users
+from webapp.db.clock import db_now
+from webapp.delivery import tasks
 from webapp.extensions import db
-from webapp.pages.forms import Form, OneLine, strip
+from webapp.monitoring import queries
+from webapp.outbox import pause
 from webapp.pages.ops import mails
-from webapp.pages.ops.gate import blueprint
+from webapp.pages.ops.access import blueprint
+from webapp.pages.shared.forms import Form, OneLine, strip
 
 # So long one request works on many mails; then it shows how far it is, and goes on at the press of a button.
 WORK_SECONDS = 2.0
@@ -81,7 +85,7 @@ class TestForm(Form):
 @blueprint.get("/<any(retry, cancel):action>")
 def confirm_many(action: str) -> ResponseReturnValue:
     which = mails.chosen() or abort(400)
-    return _many(action, ManyForm(shown_at=_now()), total=figures.count(which))
+    return _many(action, ManyForm(shown_at=_now()), total=queries.count(which))
 
 
 @blueprint.post("/<any(retry, cancel):action>")
@@ -89,19 +93,19 @@ def do_many(action: str) -> ResponseReturnValue:
     which, form = mails.chosen() or abort(400), ManyForm()
     if not form.validate():
         form.shown_at.data = _now()
-        return _many(action, form, total=figures.count(which)), form.status
+        return _many(action, form, total=queries.count(which)), form.status
     if form.moment is not None:
         which = replace(which, until=min(which.until or form.moment, form.moment))
     work = Work(action, mails.id_in(form.after.data), form.done.data or 0, form.changed.data or 0)
     deadline = time.monotonic() + WORK_SECONDS
     while time.monotonic() < deadline:
-        chunk = figures.ids(which, limit=operations.CHUNK, after=work.after)
+        chunk = queries.ids(which, limit=operations.CHUNK, after=work.after)
         work.do(chunk)
         if len(chunk) < operations.CHUNK:
             flash(work.told())
             return redirect(_back(), 303)
     # Those that are done may match no more: what there was to do is what is done and what is left.
-    left = figures.count(which, after=work.after)
+    left = queries.count(which, after=work.after)
     form.after.data = str(work.after or "")
     return render_template("ops/progress.html", form=form, action=action, work=work, total=work.done + left, **_url())
 
@@ -155,14 +159,14 @@ def pause_mail() -> ResponseReturnValue:
 
 @blueprint.get("/resume")
 def confirm_resume() -> str:
-    return render_template("ops/resume.html", form=Form(), now=figures.stats())
+    return render_template("ops/resume.html", form=Form(), now=queries.stats())
 
 
 @blueprint.post("/resume")
 def resume_mail() -> ResponseReturnValue:
     form = Form()
     if not form.validate():
-        return render_template("ops/resume.html", form=form, now=figures.stats()), form.status
+        return render_template("ops/resume.html", form=form, now=queries.stats()), form.status
     operations.resume_mail()
     flash(gettext("Mail goes again."))
     return redirect(url_for("ops.show"), 303)

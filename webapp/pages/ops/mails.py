@@ -15,14 +15,15 @@ from wtforms import DateField, Form, IntegerField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import Length, NumberRange, Optional
 
-from webapp import figures, users
+from webapp.accounts import users
+from webapp.cli.output import plain
+from webapp.emails.render import TEMPLATES, sample
 from webapp.extensions import db
-from webapp.figures import Filter
-from webapp.mails import TEMPLATES, sample
-from webapp.outbox import OutgoingEmail
-from webapp.pages.forms import OneLine, Words, strip
-from webapp.pages.ops.gate import blueprint
-from webapp.printing import plain
+from webapp.monitoring import queries
+from webapp.monitoring.queries import Filter
+from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.pages.ops.access import blueprint
+from webapp.pages.shared.forms import OneLine, Words, strip
 
 PAGE = 50
 CHOSEN_MAX = 200
@@ -53,7 +54,7 @@ class FilterForm(Form):
         def get_translations(self, _form: Form) -> Words:
             return Words()
 
-    status = SelectField(_("State"), choices=_choices(figures.STATUSES))
+    status = SelectField(_("State"), choices=_choices(queries.STATUSES))
     template = SelectField(_("Mail"), choices=_choices(TEMPLATES))
     address = StringField(_("Address"), filters=[strip], validators=[_short(users.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
@@ -96,7 +97,7 @@ def show_mails() -> ResponseReturnValue:
     form = asked()
     if not form.validate():
         return render_template("ops/mails.html", form=form, mails=[], query={}), 422
-    found = figures.mails(form.filter(), limit=PAGE + 1, before=id_in(request.args.get("before")))
+    found = queries.mails(form.filter(), limit=PAGE + 1, before=id_in(request.args.get("before")))
     shown = found[:PAGE]
     return render_template(
         "ops/mails.html",
@@ -113,7 +114,7 @@ def show_mail(email_id: uuid.UUID) -> str:
     return render_template(
         "ops/mail.html",
         mail=mail,
-        attempts=figures.attempts_at(email_id),
+        attempts=queries.attempts_at(email_id),
         details=[(name.replace("_", " "), plain(getattr(mail, name))) for name in DETAILS],
         has_sample=mail.template in TEMPLATES,
     )
@@ -131,7 +132,7 @@ def show_sample(template: str) -> Response:
 
 @blueprint.get("/dead")
 def show_dead() -> str:
-    return render_template("ops/dead.html", reasons=figures.reasons())
+    return render_template("ops/dead.html", reasons=queries.reasons())
 
 
 def id_in(text: str | None) -> uuid.UUID | None:

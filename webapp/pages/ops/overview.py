@@ -5,31 +5,31 @@ from __future__ import annotations
 from flask import render_template, request
 from sqlalchemy import text
 
-from webapp import figures, trends
-from webapp.broker import BrokerDown
 from webapp.extensions import db, huey
+from webapp.monitoring import queries, timeseries
 from webapp.pages.ops import plots
-from webapp.pages.ops.gate import blueprint
+from webapp.pages.ops.access import blueprint
+from webapp.queue.flask_huey import BrokerDown
 
 
 @blueprint.get("")
 def show() -> str:
     name = request.args.get("span", "day")
-    parts = trends.series(trends.SPANS.get(name, trends.SPANS["day"]))
+    parts = timeseries.series(timeseries.SPANS.get(name, timeseries.SPANS["day"]))
     return render_template(
         "ops/overview.html",
-        now=figures.stats(),
+        now=queries.stats(),
         queue=_queue(),
         database=db.engine.dialect.name,
         migration=db.session.scalar(text("SELECT version_num FROM alembic_version")),
-        span=name if name in trends.SPANS else "day",
-        spans=trends.SPANS,
+        span=name if name in timeseries.SPANS else "day",
+        spans=timeseries.SPANS,
         parts=parts,
         throughput=plots.throughput(parts),
         latency=plots.latency(parts),
         width=plots.WIDTH,
         height=plots.HEIGHT,
-        start_worker=figures.START_WORKER,
+        start_worker=queries.START_WORKER,
     )
 
 

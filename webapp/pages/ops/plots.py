@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from webapp.trends import Part
+from webapp.monitoring.timeseries import Part
 
 WIDTH, HEIGHT = 720.0, 160.0
 # What a part leaves free to its neighbour.

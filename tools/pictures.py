@@ -1,0 +1,174 @@
+"""What `make pictures` does: the README's pictures, taken of the app as it runs."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, ViewportSize, expect
+
+from tests.browsers import chromium
+from tests.conftest import SECRET, migrate
+from tests.processes import consumer, free_port, gunicorn, wait_for_port
+from tests.smtp_server import Server
+from tests.test_codes import code_in
+from tests.visitor import PASSWORD
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+MILLISECONDS = 250
+LAST_MILLISECONDS = 3000
+LEAVES_AFTER = 4
+# Pictures are wider than the README shows them, so that they are sharp.
+SCALE = 2
+DESK = ViewportSize(width=1080, height=600)
+PHONE = ViewportSize(width=375, height=812)
+MOVING = ViewportSize(width=620, height=880)
+GAP, ROUND, EDGE = 48, 56, "#8b847c"
+
+# Whose name and address nobody else has, so that each can verify.
+PEOPLE = {"light": ("Mick Example", "mick@gmail.com"), "dark": ("Nina Example", "nina@gmail.com")}
+
+
+def main() -> int:
+    with Server() as smtp, running(smtp) as url, chromium() as browser:
+        for scheme, person in PEOPLE.items():
+
+            @contextmanager
+            def looking(size: ViewportSize, scale: int = SCALE, scheme: str = scheme) -> Iterator[Page]:
+                with browser.new_context(
+                    base_url=url,
+                    color_scheme=scheme,  # type: ignore[arg-type]
+                    viewport=size,
+                    device_scale_factor=scale,
+                ) as context:
+                    yield context.new_page()
+
+            with looking(DESK) as page:
+                page.goto("/")
+                keep(picture(page), f"home-{scheme}.png")
+            with looking(PHONE) as page:
+                keep(phones(page, *person, smtp), f"phones-{scheme}.png")
+            with looking(MOVING, 1) as page:
+                moving(page, *person, smtp, f"waiting-{scheme}.webp")
+    return 0
+
+
+@contextmanager
+def running(smtp: Server) -> Iterator[str]:
+    """Run web and worker on a database of their own; yields their URL."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        url = f"http://localhost:{port}"
+        database = {"DATABASE_URL": f"sqlite:///{folder}/app.db"}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "TZ": "UTC",
+            "SECRET_KEY": SECRET,
+            "PUBLIC_URL": url,
+            "MAIL_SERVER": "127.0.0.1",
+            "MAIL_PORT": str(smtp.port),
+            "VERIFY_EMAIL_DELAY": str(LEAVES_AFTER),
+            # The same address is used twice within a minute.
+            "RATELIMIT_ENABLED": "false",
+            **database,
+        }
+        migrate(database)
+        with gunicorn(environ, port), consumer(environ):
+            wait_for_port(port)
+            yield url
+
+
+def fill_in(page: Page, name: str, address: str) -> None:
+    page.goto("/signup")
+    page.get_by_label("Username").fill(address.partition("@")[0])
+    page.get_by_label("Full name").fill(name)
+    page.get_by_label("E-mail address").fill(address)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    expect(page.locator(".meter .level")).not_to_be_empty()
+
+
+def picture(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+
+
+def keep(image: Image.Image, name: str) -> None:
+    image.save(DOCS / name, optimize=True)
+    print(f"docs/{name}: {(DOCS / name).stat().st_size // 1024} KB")
+
+
+def phones(page: Page, name: str, address: str, smtp: Server) -> Image.Image:
+    """Signing up, waiting, and the mail, side by side on nothing."""
+    fill_in(page, name, address)
+    screens = [picture(page)]
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_text("Sent ").first).to_be_visible(timeout=30_000)
+    screens.append(picture(page))
+    mail = smtp.wait_for(address)
+    page.goto("about:blank")
+    page.set_content(mail.html)
+    screens.append(picture(page))
+    # The next one for this address is the moving picture's.
+    smtp.mails.clear()
+    width, height = screens[0].size
+    together = Image.new("RGBA", (3 * width + 2 * GAP, height))
+    for number, screen in enumerate(screens):
+        together.paste(screen, (number * (width + GAP), 0), rounded(screen.size))
+        edge = (number * (width + GAP), 0, number * (width + GAP) + width - 1, height - 1)
+        ImageDraw.Draw(together).rounded_rectangle(edge, ROUND, outline=EDGE, width=SCALE)
+    return together
+
+
+def rounded(size: tuple[int, int]) -> Image.Image:
+    """Return what is left of a picture whose corners are round."""
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), ROUND, fill=255)
+    return mask
+
+
+def moving(page: Page, name: str, address: str, smtp: Server, file: str) -> None:
+    """The waiting page, from signing up to being signed in."""
+    frames: list[Image.Image] = []
+    fill_in(page, name, address)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+    while not page.get_by_text("Sent ").first.is_visible():
+        film(page, frames)
+    for _ in range(6):
+        film(page, frames)
+    digits = code_in(smtp.wait_for(address)).replace(" ", "")
+    field = page.get_by_label("Code from the mail")
+    for digit in digits:
+        field.press_sequentially(digit)
+        film(page, frames)
+    page.get_by_role("button", name="Confirm with the code").click()
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
+    film(page, frames)
+    # Equal ones are one that stays longer.
+    kept: list[Image.Image] = []
+    durations: list[int] = []
+    for frame in frames:
+        if kept and frame.tobytes() == kept[-1].tobytes():
+            durations[-1] += MILLISECONDS
+        else:
+            kept.append(frame)
+            durations.append(MILLISECONDS)
+    durations[-1] = LAST_MILLISECONDS
+    path = DOCS / file
+    kept[0].save(path, save_all=True, append_images=kept[1:], duration=durations, loop=0, quality=80, method=6)
+    print(f"docs/{file}: {len(kept)} pictures, {path.stat().st_size // 1024} KB")
+
+
+def film(page: Page, frames: list[Image.Image]) -> None:
+    frames.append(picture(page))
+    page.wait_for_timeout(MILLISECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Brings the catalogues up to date with what the code and the templates say: `make translations`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from babel.messages import Catalog, Message
+from babel.messages.extract import extract_from_dir, extract_from_file
+from babel.messages.pofile import read_po, write_po
+from zxcvbn import feedback
+
+from webapp.config import ROOT
+from webapp.i18n import FOLDER
+
+METHODS = [("**.py", "python"), ("templates/**", "jinja2")]
+# A template that cannot be read must not lose its strings in silence.
+OPTIONS = {"templates/**": {"silent": "false"}}
+KEYWORDS = {
+    "_": None,
+    "gettext": None,
+    "lazy_gettext": None,
+    "ngettext": (1, 2),
+    "lazy_ngettext": (1, 2),
+}
+
+
+def extract() -> Catalog:
+    """Return every string that a person may read, the password meter's too."""
+    messages = Catalog(project="signup", fuzzy=False)
+    for filename, _line, message, comments, context in extract_from_dir(
+        ROOT / "webapp", METHODS, OPTIONS, KEYWORDS, comment_tags=["Translators:"]
+    ):
+        messages.add(message, auto_comments=comments, context=context, locations=[(filename, 0)])
+    for _line, message, _comments, _context in _of_the_meter():
+        messages.add(message, locations=[("zxcvbn", 0)])
+    return messages
+
+
+def _of_the_meter() -> Iterator[tuple[int, str | tuple[str, ...], list[str], str | None]]:
+    yield from extract_from_file("python", Path(str(feedback.__file__)), KEYWORDS)
+
+
+def read(path: Path) -> Catalog:
+    with path.open("rb") as source:
+        return read_po(source, path.stem)
+
+
+def main() -> int:
+    """Update each catalogue; return how many of their strings are not translated yet."""
+    missing = 0
+    for path in sorted(FOLDER.glob("*.po")):
+        messages = read(path)
+        # A guess by likeness would be wrong more often than not, and look translated.
+        messages.update(extract(), no_fuzzy_matching=True, update_creation_date=False)
+        messages.obsolete.clear()
+        with path.open("wb") as target:
+            write_po(target, messages, width=100, omit_header=False, include_lineno=False)
+        untranslated = [message for message in messages if message.id and not all(texts(message))]
+        missing += len(untranslated)
+        print(f"{path.relative_to(ROOT)}: {len(messages)} strings, {len(untranslated)} not translated")
+    return missing
+
+
+def texts(message: Message) -> list[str]:
+    """Return the translation, in each of its plural forms."""
+    string = message.string or ""
+    return [string] if isinstance(string, str) else list(string)
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)

@@ -1,0 +1,50 @@
+"""Notices: short mails that tell owners what was done to their accounts, when and from where."""
+
+from __future__ import annotations
+
+import uuid
+
+from webapp import audit
+from webapp.accounts import user_agents
+from webapp.accounts.users import User
+from webapp.outbox import outgoing_email
+
+PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password  # nosec B105
+ADDRESS_CHANGED = "address_changed"
+USERNAME_CHANGED = "username_changed"
+ACCOUNT_DELETED = "account_deleted"
+
+# Each is a folder of templates that extend mail/notice.html and mail/notice.txt.
+TEMPLATES = (PASSWORD_CHANGED, ADDRESS_CHANGED, USERNAME_CHANGED, ACCOUNT_DELETED)
+
+
+def post(
+    user: User,
+    template: str,
+    *,
+    to_address: str | None = None,
+    verify_email_id: uuid.UUID | None = None,
+    **facts: str,
+) -> uuid.UUID | None:
+    """Promise the owner a notice of what is done now, as part of the caller's transaction.
+
+    `to_address`: when it is not the user's own any more; `verify_email_id`: the link that it carries; `facts`: what its
+    templates say besides. It is sent even when its user is gone. Of several that wait for one address only the newest
+    is kept, if they say the same.
+    """
+    where = {
+        "browser": user_agents.browser(audit.asked_with.get()),
+        "system": user_agents.system(audit.asked_with.get()),
+        "network_address": audit.asked_from.get(),
+    }
+    address = to_address or user.email
+    return outgoing_email.post(
+        to_address=address,
+        user_id=user.id,
+        verify_email_id=verify_email_id,
+        dedupe_key=f"{template}:{uuid.uuid4()}",
+        budget=outgoing_email.budget(template, address),
+        template=template,
+        locale=user.locale,
+        facts={name: fact for name, fact in (where | facts).items() if fact},
+    )

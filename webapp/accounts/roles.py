@@ -1,0 +1,82 @@
+"""Who may see and do what under /ops: accounts that an operator makes, promotes and demotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
+
+from webapp import audit
+from webapp.accounts import users, verification
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import Address, User
+from webapp.db.clock import db_now
+from webapp.extensions import db
+
+
+class AccountExists(Exception):
+    """This address has an account already."""
+
+
+def create(address: Address, *, username: str, password_hash: str, role: str) -> User:
+    """Make an account that needs no mail, and commit: the operator vouches for the address.
+
+    As when somebody proves it, other signups of the address are void. Raises AccountExists or UsernameTaken.
+    """
+    users.lock(address.key, username)
+    if users.find_verified(email_key=address.key):
+        db.session.rollback()
+        raise AccountExists
+    if users.is_username_taken(username):
+        db.session.rollback()
+        raise users.UsernameTaken
+    user = User(
+        username=username,
+        username_key=usernames.key(username),
+        username_skeleton=usernames.skeleton(username),
+        full_name="",
+        email=address.mailed,
+        email_key=address.key,
+        password_hash=password_hash,
+        email_verified_at=db_now(),
+        role=role,
+        created_at=db_now(),
+    )
+    db.session.add(user)
+    verification.void_rivals(address.key)
+    try:
+        db.session.flush()
+    except IntegrityError as error:
+        db.session.rollback()
+        raise AccountExists from error
+    audit.record("user_created", user.id, detail=role)
+    db.session.commit()
+    return user
+
+
+def give(user: User, role: str) -> None:
+    """Let a user do more or less, from its next request on, and commit."""
+    if user.role != role:
+        audit.record("role_changed", user.id, detail=f"{user.role} -> {role}")
+        user.role = role
+    db.session.commit()
+
+
+def find(identifier: str) -> User | None:
+    """Return whose username or address this is, among the verified."""
+    return db.session.scalar(
+        select(User).where(
+            User.email_verified_at.is_not(None),
+            or_(
+                User.email_key == users.address_key(identifier.strip()),
+                User.username_key == usernames.key(identifier),
+            ),
+        )
+    )
+
+
+def holders(role: str | None = None) -> Sequence[User]:
+    """Return who has this role; without one, all who have any but the usual."""
+    wanted = User.role == role if role else User.role != "user"
+    return db.session.scalars(select(User).where(wanted).order_by(User.id)).all()

@@ -1,0 +1,282 @@
+"""People, and the keys that make two spellings one account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from email_validator import EmailNotValidError, validate_email
+from flask_login import UserMixin
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Index,
+    ScalarSelect,
+    Select,
+    String,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp import extensions
+from webapp.accounts.identifiers import pasted, usernames
+from webapp.db.clock import db_now
+from webapp.extensions import NUMBERED_ONCE, Model, db, partial_index, row_of, table
+
+FULL_NAME_MAX = 100
+EMAIL_MAX = 254
+
+# What a user may do under /ops: nothing, look, or act.
+ROLES = ("user", "viewer", "admin")
+
+# Never-verified users vanish this long after their signup or last mail.
+PURGE_AFTER = 7 * 86400.0
+
+
+class User(UserMixin, Model):
+    """A person who signed up; an account only once the address is proved."""
+
+    __tablename__ = "users"
+    # Unique only among the verified: a pending row reserves nothing, so nobody can squat an address.
+    __table_args__ = (
+        partial_index("uq_users_verified_email_key", "email_key", where="email_verified_at IS NOT NULL", unique=True),
+        partial_index(
+            "uq_users_verified_username_key", "username_key", where="email_verified_at IS NOT NULL", unique=True
+        ),
+        Index("ix_users_email_key", "email_key"),
+        Index("ix_users_username_key", "username_key"),
+        partial_index(
+            "ix_users_username_skeleton", "username_skeleton", where="email_verified_at IS NOT NULL OR purge_at IS NULL"
+        ),
+        partial_index("ix_users_purge_at", "purge_at", where="purge_at IS NOT NULL"),
+        NUMBERED_ONCE,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(usernames.LONGEST))
+    username_key: Mapped[str] = mapped_column(String(usernames.KEY_MAX), server_default="")
+    username_skeleton: Mapped[str] = mapped_column(String(usernames.KEY_MAX), server_default="")
+    full_name: Mapped[str] = mapped_column(String(FULL_NAME_MAX))
+    email: Mapped[str] = mapped_column(String(EMAIL_MAX))
+    email_key: Mapped[str] = mapped_column(String(EMAIL_MAX), server_default="")
+    password_hash: Mapped[str] = mapped_column(String(255))
+    email_verified_at: Mapped[datetime | None]
+    role: Mapped[str] = mapped_column(String(20), server_default="user")
+    purge_at: Mapped[datetime | None]
+    locale: Mapped[str] = mapped_column(String(20), server_default="en")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+
+    # Not a column: what this browser's session is known by, while it is signed in.
+    session_token = ""  # nosec B105
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this user may look at the pages under /ops."""
+        return self.is_email_verified and self.role in {"viewer", "admin"}
+
+    @property
+    def is_admin(self) -> bool:
+        return self.is_email_verified and self.role == "admin"
+
+    def get_id(self) -> str:
+        """Return what Flask-Login keeps in the cookie."""
+        return self.session_token
+
+    @property
+    def key(self) -> str:
+        """What this user is counted by: a restored database gives the number out again, but not at the same moment."""
+        return f"{self.id}:{self.created_at.isoformat()}"
+
+    @hybrid_property
+    def is_email_verified(self) -> bool:
+        return self.email_verified_at is not None
+
+    @is_email_verified.inplace.expression
+    @classmethod
+    def _is_email_verified(cls) -> ColumnElement[bool]:
+        return cls.email_verified_at.is_not(None)
+
+
+def speak(user: User, locale: str) -> None:
+    """Write to the user in this language from now on, and commit."""
+    user.locale = locale
+    db.session.commit()
+
+
+class UserGone(Exception):
+    """The account was deleted meanwhile."""
+
+
+class UsernameTaken(Exception):
+    """Somebody else holds this username."""
+
+
+class AddressInvalid(ValueError):
+    """Not an address that we can mail; its text says why."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """`mailed` is what mail is sent to, `key` what makes two spellings one account."""
+
+    mailed: str
+    key: str
+
+
+def parse_address(text: str) -> Address:
+    """Raises AddressInvalid."""
+    text = pasted.address(text)
+    if len(text) > EMAIL_MAX:
+        # Before it is normalized, which takes seconds for a long row of accents.
+        raise AddressInvalid("too long")
+    try:
+        # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
+        valid = validate_email(
+            text, allow_smtputf8=False, check_deliverability=False, test_environment=True, strict=True
+        )
+    except EmailNotValidError as error:
+        raise AddressInvalid(str(error)) from error
+    # Lower-cased, not case-folded: folding would merge mailboxes that differ.
+    return Address(mailed=valid.ascii_email or valid.normalized, key=f"{valid.local_part.lower()}@{valid.ascii_domain}")
+
+
+def find_verified(*, email_key: str) -> User | None:
+    """Return the account that has proved this address."""
+    return db.session.scalar(select(User).where(User.email_verified_at.is_not(None), User.email_key == email_key))
+
+
+def find_by_address(email_key: str) -> User | None:
+    """Return who has this address: the account that proved it, else from before verification, else the newest."""
+    return db.session.scalar(
+        select(User)
+        .where(User.email_key == email_key)
+        .order_by(
+            case((User.email_verified_at.is_not(None), 0), else_=1),
+            case((User.purge_at.is_(None), 0), else_=1),
+            User.id.desc(),
+        )
+        .limit(1)
+    )
+
+
+def is_username_taken(username: str, *, asked_by: User | None = None) -> bool:
+    """Return whether somebody else holds this username, or one that looks the same."""
+    key = usernames.key(username)
+    holders = _holders(key, usernames.skeleton(username))
+    if asked_by is not None:
+        if is_from_before(asked_by) and asked_by.username_key == key:
+            # Its name is its own, whatever came to look like it; between two of those the first to verify wins.
+            holders = [select(User.id).where(User.username_key == key, User.email_verified_at.is_not(None))]
+        holders = [some.where(User.id != asked_by.id) for some in holders]
+    return bool(db.session.scalar(select(or_(*(some.exists() for some in holders)))))
+
+
+def is_from_before(user: User) -> bool:
+    """Return whether the user signed up before verification existed, and did not verify since."""
+    return user.email_verified_at is None and user.purge_at is None
+
+
+# Whose usernames are taken: users from before verification existed hold theirs too, since nothing purges them.
+HOLDS = or_(User.email_verified_at.is_not(None), User.purge_at.is_(None))
+
+
+def _holders(key: str | BindParameter[str], skeleton: str | BindParameter[str]) -> list[Select[int]]:
+    """Return the choices of who holds this username, and who one that looks the same: each finds its index."""
+    return [
+        select(User.id).where(HOLDS, same) for same in (User.username_key == key, User.username_skeleton == skeleton)
+    ]
+
+
+# What adds a pending user, unless somebody holds the username, and returns the id: made once.
+PENDING = row_of(
+    User,
+    "username",
+    "username_key",
+    "username_skeleton",
+    "full_name",
+    "email",
+    "email_key",
+    "password_hash",
+    "locale",
+    purge_at=db_now(PURGE_AFTER),
+    created_at=db_now(),
+).where(
+    *(
+        ~some.exists()
+        for some in _holders(bindparam("username_key", type_=String), bindparam("username_skeleton", type_=String))
+    )
+)
+ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
+
+
+def address_key(typed: str) -> str:
+    """Return an address's key, also of one that we would not accept today."""
+    try:
+        return parse_address(typed).key
+    except AddressInvalid:
+        local, _at, domain = typed.rpartition("@")
+        return f"{local.lower()}@{domain.lower()}"
+
+
+def identifier_key(typed: str) -> str:
+    """Return what two ways to type the same username or address have in common."""
+    try:
+        return parse_address(typed).key
+    except AddressInvalid:
+        return address_key(typed) if "@" in typed else usernames.key(typed)
+
+
+def fill_in_keys(limit: int = 1000) -> int:
+    """Give users the keys that old code, still running after the migration, did not write; return how many."""
+    is_unfilled = or_(User.email_key == "", and_(HOLDS, User.username_skeleton == ""))
+    # Whoever changes one just now may be frozen: it has its turn later.
+    unfilled = select(User).where(is_unfilled).limit(limit).with_for_update(skip_locked=True)
+    found = db.session.scalars(unfilled).all()
+    for user in found:
+        user.email_key = address_key(user.email.strip())[:EMAIL_MAX]
+        name(user, user.username)
+    return len(found)
+
+
+def name(user: User, username: str) -> None:
+    """Give the user this username."""
+    user.username = username
+    user.username_key, user.username_skeleton = usernames.key(username), usernames.skeleton(username)
+
+
+def extended_purge(user_id: ScalarSelect[int]) -> Update:
+    """Return what gives a pending user the full time again; users from before verification have no end."""
+    purged = table(User)
+    return update(purged).where(User.id == user_id, User.purge_at.is_not(None)).values(purge_at=db_now(PURGE_AFTER))
+
+
+def hold(user: User) -> None:
+    """Read the user anew, and let nobody else change it until the commit. Raises UserGone."""
+    row = select(User).where(User.id == user.id).with_for_update()
+    if db.session.scalar(row, execution_options={"populate_existing": True}) is None:
+        db.session.rollback()
+        raise UserGone
+
+
+def stays(user: User) -> bool:
+    """Return whether the user is still there, and let nobody delete it until the commit."""
+    row = select(User.id).where(User.id == user.id).with_for_update(read=True, key_share=True)
+    return db.session.scalar(row) is not None
+
+
+def lock(email_key: str, username: str) -> None:
+    """Let nobody else confirm this address, or this username or one that looks the same, until the commit.
+
+    Always in this order: without it, rivals who confirm at once deadlock.
+    """
+    extensions.lock(f"email:{email_key}")
+    extensions.lock(f"username:{usernames.key(username)}", f"looks:{usernames.skeleton(username)}")

@@ -1,0 +1,240 @@
+"""`flask mail`, what acts: send again, cancel, hold back, try out, forget."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+
+from webapp import audit, operations, retention
+from webapp.accounts import users
+from webapp.accounts.users import Address
+from webapp.cli.common import FOUND, Mail, ask, yes_option
+from webapp.cli.output import print_fields, progress
+from webapp.delivery import circuit_breaker, tasks, worker
+from webapp.delivery.failures import DeliveryFailed
+from webapp.extensions import db, mail
+from webapp.monitoring import queries
+from webapp.operations import Retried
+from webapp.outbox import pause, transitions
+from webapp.outbox.outgoing_email import OutgoingEmail
+
+POLL_SECONDS = 0.2
+
+
+class AddressType(click.ParamType[Address]):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        try:
+            return users.parse_address(value)
+        except users.AddressInvalid as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("emails", metavar="[ID]...", nargs=-1, type=Mail())
+@click.option("--dead", is_flag=True, help="All dead mails.")
+@click.option("--code", type=int, help="All that wait or are dead after this answer, such as 550.")
+def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> None:
+    """Send mails again: revive dead ones, and let waiting ones go at once.
+
+    A revived mail has all its attempts again, and the same Message-ID.
+    """
+    chosen = chosen_mails(emails, dead=dead, code=code)
+    retried = Retried()
+    with progress("retrying", len(chosen)) as advance:
+        for chunk in operations.chunks(chosen):
+            retried += operations.retry(chunk)
+            advance(len(chunk))
+    if not retried.revived + retried.hurried:
+        click.echo(f"nothing to retry: of {len(chosen)} mails none waits or can be revived", err=True)
+        sys.exit(FOUND)
+    # Hints must not flood the queue; the relay gives those of the others.
+    for email_id in chosen[: tasks.BATCH]:
+        tasks.deliver_later(email_id)
+    click.echo(f"revived {retried.revived}, made due {retried.hurried}")
+    say_what_holds_mail_up()
+
+
+@click.command()
+@click.argument("emails", metavar="[ID]...", nargs=-1, type=Mail())
+@click.option("--dead", is_flag=True, help="All dead mails.")
+@click.option("--code", type=int, help="All that wait or are dead after this answer, such as 550.")
+@yes_option
+def cancel(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None, yes: bool) -> None:
+    """End mails that wait or are dead. What is being sent goes on.
+
+    Who waits for such a mail is told that it did not arrive, and can ask for another.
+    """
+    chosen = chosen_mails(emails, dead=dead, code=code)
+    ask(f"cancel what waits or is dead of {len(chosen)} mails?", yes=yes)
+    canceled = 0
+    with progress("canceling", len(chosen)) as advance:
+        for chunk in operations.chunks(chosen):
+            canceled += operations.cancel(chunk)
+            advance(len(chunk))
+    if not canceled:
+        click.echo(f"nothing to cancel: of {len(chosen)} mails none waits or is dead", err=True)
+        sys.exit(FOUND)
+    click.echo(f"canceled {canceled}")
+
+
+@click.command("pause")
+@click.argument("reason")
+def pause_(*, reason: str) -> None:
+    """Hold all mail back, on every machine, until `resume`. What is being sent goes on."""
+    if not operations.pause_mail(reason[: pause.REASON_MAX]):
+        click.echo("it is held back already: flask mail stats", err=True)
+        sys.exit(FOUND)
+    click.echo("all mail is held back; this lets it go: flask mail resume")
+
+
+@click.command()
+def resume() -> None:
+    """Let mail go again, what is due first."""
+    if not operations.resume_mail():
+        click.echo("no mail was held back", err=True)
+        sys.exit(FOUND)
+    click.echo(f"mail goes again, {queries.due()} of it now")
+
+
+@click.command()
+@click.argument("address", type=AddressType())
+@click.option("--timeout", type=click.IntRange(1, 600), default=60, show_default=True, help="Seconds to wait.")
+def test(*, address: Address, timeout: int) -> None:
+    """Send a test mail the way that every mail goes, and say what the mail server answered."""
+    if pause.is_paused():
+        click.echo("all mail is held back; this lets it go: flask mail resume", err=True)
+        sys.exit(FOUND)
+    email_id = operations.post_test(address)
+    if queries.stats().workers:
+        tasks.deliver_later(email_id)
+    else:
+        click.echo("no worker is alive: sending it from here", err=True)
+        with stopping_softly(), suppress(DeliveryFailed):
+            worker.deliver(email_id)
+    outcome = wait_for_outcome(email_id, timeout)
+    for attempt in queries.attempts_at(email_id):
+        print_fields({"outcome": attempt.outcome, "phase": attempt.phase, "answer": attempt.reply})
+    if outcome.status == "sent":
+        click.echo(f"accepted as {outcome.message_id}", err=True)
+        return
+    say_what_holds_mail_up()
+    # Nobody wants it hours later.
+    if operations.cancel([email_id]):
+        click.echo("not accepted, and canceled", err=True)
+    else:
+        click.echo(f"not accepted so far: flask mail show {email_id}", err=True)
+    sys.exit(FOUND)
+
+
+def wait_for_outcome(email_id: uuid.UUID, seconds: float) -> OutgoingEmail:
+    """Return the mail once it was tried, or nobody will try it soon."""
+    deadline = time.monotonic() + seconds
+    while True:
+        email = db.session.get_one(OutgoingEmail, email_id, populate_existing=True)
+        is_tried = email.status not in queries.ACTIVE or (email.status == "queued" and email.last_error is not None)
+        is_over = is_tried or circuit_breaker.is_open() or time.monotonic() > deadline
+        # Not while we wait: SQLite has one writer at a time.
+        db.session.commit()
+        if is_over:
+            return email
+        time.sleep(POLL_SECONDS)
+
+
+@click.command()
+@yes_option
+def prune(*, yes: bool) -> None:
+    """Forget signups that nobody verified in time, and mails, audit and sessions older than RETENTION_DAYS.
+
+    Every worker does so once an hour.
+    """
+    old = retention.to_forget()
+    print_fields(old)
+    if not any(old.values()):
+        return
+    ask("forget these?", yes=yes)
+    pruned = dict.fromkeys(old, 0)
+    with progress("forgetting", sum(old.values())) as advance:
+        for name, count in retention.prune():
+            pruned[name] += count
+            advance(count)
+    audit.record("pruned", detail=", ".join(f"{name} {count}" for name, count in pruned.items() if count))
+    db.session.commit()
+    click.echo(f"forgot {sum(pruned.values())}")
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="One turn; without end it runs in every worker.")
+def relay(*, once: bool) -> None:
+    """Take mails back from dead workers and send what is due, from here: without worker and queue."""
+    if not once:
+        raise click.UsageError("the relay runs in every worker; here it does one turn: --once")
+    before = queries.last_attempt()
+    reaped = transitions.reap()
+    db.session.commit()
+    with stopping_softly():
+        send_due()
+    outcomes = queries.outcomes(worker.worker_name(), after=before)
+    left = queries.due()
+    click.echo(", ".join([f"took back {reaped}", *(f"{outcome} {count}" for outcome, count in outcomes.items())]))
+    if left:
+        click.echo(f"{left} still due", err=True)
+    if say_what_holds_mail_up() or left or set(outcomes) - {"sent", "canceled"}:
+        sys.exit(FOUND)
+
+
+COMMANDS = (retry, cancel, pause_, resume, test, prune, relay)
+
+
+def chosen_mails(emails: Sequence[OutgoingEmail], *, dead: bool, code: int | None) -> Sequence[uuid.UUID]:
+    if [bool(emails), dead, code is not None].count(True) != 1:
+        raise click.UsageError("say which mails: by ID, by --dead or by --code")
+    if emails:
+        return [email.id for email in emails]
+    return queries.ids(queries.Filter(status="dead" if dead else None, code=code))
+
+
+def say_what_holds_mail_up() -> bool:
+    """Say why mails wait though they are due, if so."""
+    is_open, is_paused = circuit_breaker.is_open(), pause.is_paused()
+    if is_open:
+        click.echo("the mail server is down: mails wait for it", err=True)
+    if is_paused:
+        click.echo("all mail is held back; this lets it go: flask mail resume", err=True)
+    return is_open or is_paused
+
+
+def send_due() -> None:
+    if circuit_breaker.is_open():
+        worker.probe()
+        return
+    # What becomes due meanwhile is for the next turn.
+    for _ in range(queries.due()):
+        if mail.stopping or not worker.deliver_due(1):
+            break
+
+
+@contextmanager
+def stopping_softly() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the mail in hand as they do in a worker, so that none is left leased."""
+
+    def stop(*_: Any) -> None:
+        # In a thread of its own, since it waits for a lock that the interrupted code may hold.
+        threading.Thread(target=mail.stop).start()
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        mail.close()

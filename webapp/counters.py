@@ -1,0 +1,256 @@
+"""Totals that only grow: each row is counted once, and stays counted when it is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
+
+from webapp.audit import AuditEvent
+from webapp.db.clock import UTCDateTime, db_now, now, seconds_between
+from webapp.extensions import Model, db, try_lock
+from webapp.outbox.attempts import DeliveryAttempt
+from webapp.outbox.outgoing_email import OutgoingEmail
+
+# How long mails took from promise to acceptance falls into these, in seconds, each up to and with its bound.
+ACCEPT_BOUNDS = (1, 2.5, 5, 10, 12.5, 15, 20, 30, 60, 120, 300, 900, 3600, 14400, 86400)
+BEYOND = "+Inf"
+
+# Rows younger than this may belong to a transaction that has not ended: they are counted later.
+SETTLED_SECONDS = 300.0
+# Workers count anew once in so long; what came since is counted by whoever asks.
+FOLD_SECONDS = 300.0
+
+# So many rows are counted in one transaction, which on SQLite keeps others waiting.
+FOLD_ROWS = 100_000
+
+# By the hour they are kept for as long as plots go back.
+HOUR = 3600
+KEEP_HOURS = timedelta(days=8)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# What leaves no row, and is counted as it happens.
+FENCED_WRITES = "fenced_writes"
+HINT_FAILURES = "hint_failures"
+# Accepted mails whose rows are gone.
+PRUNED = "accepted_pruned"
+
+
+class Total(Model):
+    """How much of it there was until the time in TotalUntil; later rows are counted when it is asked for."""
+
+    __tablename__ = "totals"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(50), primary_key=True)
+    value: Mapped[float]
+
+
+class TotalUntil(Model):
+    """Rows before this time are in the total already."""
+
+    __tablename__ = "totals_until"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    until: Mapped[datetime]
+
+
+class HourlyTotal(Model):
+    """How much of it there was in one hour, as far as it is in the total."""
+
+    __tablename__ = "totals_by_hour"
+
+    start: Mapped[datetime] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(50), primary_key=True)
+    value: Mapped[float]
+
+
+def attempts(*which: ColumnElement[bool]) -> Select[str, int]:
+    """Tries at mails, by how they ended."""
+    return select(DeliveryAttempt.outcome, func.count()).where(*which).group_by(DeliveryAttempt.outcome)
+
+
+def accepted(*which: ColumnElement[bool]) -> Select[str, int]:
+    """Accepted mails, by the bound of the time they took."""
+    bound = accept_bound()
+    return select(bound, func.count()).where(OutgoingEmail.sent_at.is_not(None), *which).group_by(bound)
+
+
+def accepted_seconds(*which: ColumnElement[bool]) -> Select[str, float]:
+    """The time that all accepted mails took together."""
+    return select(literal(""), func.coalesce(func.sum(_took()), 0)).where(OutgoingEmail.sent_at.is_not(None), *which)
+
+
+def events(*which: ColumnElement[bool]) -> Select[str, int]:
+    """What people did, by action."""
+    return select(AuditEvent.action, func.count()).where(*which).group_by(AuditEvent.action)
+
+
+ROWS: dict[str, Callable[..., Select[str, Any]]] = {
+    rows.__name__: rows for rows in (attempts, accepted, accepted_seconds, events)
+}
+TIMES: dict[str, InstrumentedAttribute[Any]] = {
+    "attempts": DeliveryAttempt.finished_at,
+    "accepted": OutgoingEmail.sent_at,
+    "accepted_seconds": OutgoingEmail.sent_at,
+    "events": AuditEvent.at,
+}
+
+# The same words on PostgreSQL and SQLite, for which SQLAlchemy has two different functions.
+ADD = text(
+    "INSERT INTO totals (name, label, value) VALUES (:name, :label, :value)"
+    " ON CONFLICT (name, label) DO UPDATE SET value = totals.value + excluded.value"
+)
+
+ADD_HOUR = text(
+    "INSERT INTO totals_by_hour (start, name, label, value) VALUES (:start, :name, :label, :value)"
+    " ON CONFLICT (start, name, label) DO UPDATE SET value = totals_by_hour.value + excluded.value"
+).bindparams(bindparam("start", type_=UTCDateTime()))
+
+
+def add(name: str, counts: Mapping[str, float]) -> None:
+    """Add to a total, label by label, as part of the caller's transaction."""
+    # Always in one order: two who add at once must not wait for each other.
+    for label in sorted(counts):
+        db.session.execute(ADD, {"name": name, "label": label, "value": counts[label]})
+
+
+def fold() -> bool:
+    """Count what came since the last time, some of it at once, and commit then; return whether there may be more.
+
+    It is done often enough that asking is quick. Two who count at once would count twice: one of them does nothing.
+    """
+    if not is_behind() or not try_lock(["totals"]):
+        db.session.rollback()
+        return False
+    for mark in db.session.execute(_marks()).all():
+        if _is_behind(mark):
+            until = min(mark.settled, _after_some(TIMES[mark.name], mark.until) or mark.settled)
+            _fold(ROWS[mark.name], mark.until, until)
+            db.session.execute(update(TotalUntil).where(TotalUntil.name == mark.name).values(until=until))
+    db.session.execute(delete(HourlyTotal).where(HourlyTotal.start < db_now(-KEEP_HOURS.total_seconds())))
+    db.session.commit()
+    return True
+
+
+def is_behind() -> bool:
+    """Return whether there are rows that should have been counted by now."""
+    return any(_is_behind(mark) for mark in db.session.execute(_marks()))
+
+
+def _marks() -> Select[str, datetime, datetime]:
+    return select(TotalUntil.name, TotalUntil.until, db_now(-SETTLED_SECONDS).label("settled"))
+
+
+def _after_some(at: InstrumentedAttribute[Any], since: datetime) -> datetime | None:
+    """Return until when there are so many rows that they are counted by themselves; nothing when there are fewer."""
+    until: datetime | None = db.session.scalar(select(at).where(at >= since).order_by(at).offset(FOLD_ROWS).limit(1))
+    # So many at one moment are counted together with all that follow.
+    return until if until != since else None
+
+
+def _fold(rows: Callable[..., Select[str, Any]], since: datetime, until: datetime) -> None:
+    at = TIMES[rows.__name__]
+    counts: dict[str, float] = {}
+    for label, value, part in db.session.execute(_by_part(rows(at >= since, at < until), at, HOUR)):
+        counts[label] = counts.get(label, 0) + value
+        start = EPOCH + timedelta(seconds=part * HOUR)
+        if start < now() - KEEP_HOURS:
+            continue
+        db.session.execute(ADD_HOUR, {"name": rows.__name__, "label": label, "start": start, "value": value})
+    add(rows.__name__, counts)
+
+
+def _is_behind(mark: Any) -> bool:
+    return bool((mark.settled - mark.until).total_seconds() > FOLD_SECONDS)
+
+
+def grown(rows: Callable[..., Select[str, Any]]) -> dict[str, float]:
+    """Return the total by label: what was counted, and the rows that came since.
+
+    One statement, and so one moment: between two, whoever counts would make a total grow twice.
+    """
+    name = rows.__name__
+    until = select(TotalUntil.until).where(TotalUntil.name == name)
+    # Known beforehand it tells the planner how few rows they are; only the statement's own decides.
+    since = db.session.scalar(until)
+    label, value = rows(TIMES[name] >= since, TIMES[name] >= until.scalar_subquery()).subquery().c
+    every = union_all(
+        select(cast(label, String).label("label"), value.label("value")),
+        select(Total.label, Total.value).where(Total.name == name),
+    ).subquery()
+    summed = select(every.c.label, func.sum(every.c.value)).group_by(every.c.label)
+    return {row[0]: float(row[1] or 0) for row in db.session.execute(summed)}
+
+
+def parts(rows: Callable[..., Select[str, Any]], begin: datetime, seconds: int) -> list[tuple[datetime, str, float]]:
+    """Return when, which label and how much since then: by parts of so many seconds, or by hours if these are longer.
+
+    One statement, as in grown().
+    """
+    name = rows.__name__
+    at = TIMES[name]
+    if seconds < HOUR:
+        query: Any = _by_part(rows(at >= begin), at, seconds)
+    else:
+        until = select(TotalUntil.until).where(TotalUntil.name == name)
+        known = max(begin, db.session.scalar(until) or begin)
+        kept = (HourlyTotal.name == name, HourlyTotal.start >= begin)
+        query = union_all(
+            _by_part(rows(at >= known, at >= until.scalar_subquery()), at, HOUR),
+            select(HourlyTotal.label, HourlyTotal.value, cast(_part(HourlyTotal.start, HOUR), Integer)).where(*kept),
+        )
+    return [(EPOCH + timedelta(seconds=part * min(seconds, HOUR)), *row) for *row, part in db.session.execute(query)]
+
+
+def _by_part(rows: Select[str, Any], at: InstrumentedAttribute[Any], seconds: int) -> Select[str, Any, int]:
+    """Count the rows by their time too, as the number of the part that it falls into."""
+    part = _part(at, seconds)
+    return rows.add_columns(part).group_by(part)
+
+
+def _part(at: ColumnElement[datetime] | InstrumentedAttribute[Any], seconds: int) -> ColumnElement[int]:
+    return cast(func.floor(seconds_between(literal(EPOCH, UTCDateTime()), at) / seconds), Integer)
+
+
+def counted(name: str) -> float:
+    """Return a total of what leaves no row."""
+    return db.session.scalar(select(Total.value).where(Total.name == name)) or 0
+
+
+def count(name: str) -> None:
+    """Count one thing that leaves no row, and commit; a database that is away just then misses one."""
+    try:
+        add(name, {"": 1})
+        db.session.commit()
+    except SQLAlchemyError:
+        db.session.rollback()
+
+
+def accept_bound() -> ColumnElement[str]:
+    """Return the bound that a mail's time to acceptance falls under, as text."""
+    return case(*[(_took() <= bound, literal(f"{bound:g}")) for bound in ACCEPT_BOUNDS], else_=literal(BEYOND))
+
+
+def _took() -> ColumnElement[float]:
+    return seconds_between(OutgoingEmail.created_at, OutgoingEmail.sent_at)

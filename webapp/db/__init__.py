@@ -1,0 +1,1 @@
+"""The database: engines, clock, locks, and whether it is away."""

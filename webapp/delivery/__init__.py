@@ -1,0 +1,1 @@
+"""Sending: tasks, the relay, workers, and what holds them back."""

@@ -1,0 +1,103 @@
+"""The breaker before the mail server: while it is open, mails wait in line, and one of them tries now and then."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, String, func, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.db.clock import db_now, is_ahead
+from webapp.extensions import Model, db
+from webapp.outbox import transitions
+from webapp.outbox.attempts import AT_THE_MAIL, DeliveryAttempt
+from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.smtp.replies import EVERYBODY
+
+log = structlog.get_logger(__name__)
+
+PROBE_SECONDS = 15.0
+REASON_MAX = 300
+
+# Among so many addresses that are refused, those of many domains are found.
+ENOUGH = 1000
+
+
+class MailBreaker(Model):
+    """One row, which all workers share: open since when, and why."""
+
+    __tablename__ = "mail_breaker"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    opened_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(REASON_MAX))
+    probe_at: Mapped[datetime | None]
+
+
+def is_open() -> bool:
+    return db.session.scalar(select(MailBreaker.opened_at)) is not None
+
+
+def trip(reason: str, *, probe_in: float = PROBE_SECONDS) -> None:
+    """Open the breaker, and tell the operator if it was closed. The caller commits.
+
+    Where it is open already, the next probe is in `probe_in` seconds.
+    """
+    opened = _write(
+        MailBreaker.opened_at.is_(None), opened_at=db_now(), reason=reason[:REASON_MAX], probe_at=db_now(probe_in)
+    )
+    if opened:
+        log.error("mail_server_down", reason=reason, probe_seconds=probe_in)
+    else:
+        _write(MailBreaker.opened_at.is_not(None), probe_at=db_now(probe_in))
+
+
+def take_probe() -> bool:
+    """Return whether this worker may try the mail server now, which nobody else may for a while."""
+    return _write(
+        MailBreaker.opened_at.is_not(None),
+        ~is_ahead(MailBreaker.probe_at, PROBE_SECONDS),
+        probe_at=db_now(PROBE_SECONDS),
+    )
+
+
+def reset(claimed_at: datetime | None = None) -> None:
+    """Close the breaker, since the mail server answered to a mail, and make due what waited for it. The caller commits.
+
+    A mail that was claimed before the breaker opened proves nothing: while a server refuses some conversations
+    and ends others well, the breaker would open and close many times a second.
+    """
+    is_proof = [MailBreaker.opened_at <= claimed_at] if claimed_at else []
+    if _write(MailBreaker.opened_at.is_not(None), *is_proof, opened_at=None, reason=None, probe_at=None):
+        released = transitions.release_waiting_for_server()
+        log.info("mail_server_up", released=released)
+
+
+def refuses_everybody() -> bool:
+    """Return whether the server's policy was against mails to many domains, and it took none meanwhile."""
+    accepted = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.outcome == "sent").scalar_subquery()
+    addresses = db.session.scalars(
+        select(OutgoingEmail.to_address)
+        .join(DeliveryAttempt, DeliveryAttempt.email_id == OutgoingEmail.id)
+        .where(
+            DeliveryAttempt.id > func.coalesce(accepted, 0),
+            DeliveryAttempt.outcome == "returned",
+            DeliveryAttempt.phase.in_(AT_THE_MAIL),
+            # A "not now" may be greylisting, which each recipient's server does for itself.
+            DeliveryAttempt.code >= 500,
+        )
+        .distinct()
+        .limit(ENOUGH)
+    )
+    return len({address.rpartition("@")[2].lower() for address in addresses}) >= EVERYBODY
+
+
+def _write(*conditions: ColumnElement[bool], **values: Any) -> bool:
+    """Change the row if it is so; whoever finds it in another's hands leaves it to that one."""
+    free = select(MailBreaker.id).where(*conditions).with_for_update(skip_locked=True).scalar_subquery()
+    changed = db.session.scalar(
+        update(MailBreaker).where(MailBreaker.id == free).values(**values).returning(MailBreaker.id)
+    )
+    return changed is not None

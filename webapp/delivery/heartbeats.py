@@ -1,0 +1,90 @@
+"""The consumers that are alive: each writes its heartbeat."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess  # nosec B404
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+
+from flask import current_app
+from sqlalchemy import String, delete, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.config import ROOT
+from webapp.db.clock import db_now
+from webapp.extensions import Model, db
+
+# A consumer beats every BEAT_SECONDS, and counts as alive until it has missed several.
+BEAT_SECONDS = 10.0
+ALIVE_SECONDS = 30.0
+FORGET_SECONDS = 86400.0
+
+VERSION_MAX = 50
+
+HOST = socket.gethostname()[:60]
+# This process's name: pids come again, so a random part too.
+NAME = f"{HOST}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+class WorkerHeartbeat(Model):
+    """One consumer process, and when it was last seen."""
+
+    __tablename__ = "worker_heartbeats"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    host: Mapped[str] = mapped_column(String(60))
+    pid: Mapped[int]
+    version: Mapped[str | None] = mapped_column(String(VERSION_MAX))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+def beat(name: str) -> None:
+    """Say that this process lives. The caller commits."""
+    seen = db.session.scalar(
+        update(WorkerHeartbeat)
+        .where(WorkerHeartbeat.name == name)
+        .values(seen_at=db_now())
+        .returning(WorkerHeartbeat.name)
+    )
+    if seen is None:
+        host, pid, _ = name.split(":")
+        times = {"started_at": db_now(), "seen_at": db_now()}
+        db.session.add(WorkerHeartbeat(name=name, host=host, pid=int(pid), version=version(), **times))
+        old = select(WorkerHeartbeat.name).where(WorkerHeartbeat.seen_at < db_now(-FORGET_SECONDS))
+        # Another that starts just now forgets them too.
+        old = old.with_for_update(skip_locked=True)
+        db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name.in_(old)))
+
+
+def leave(name: str) -> None:
+    """Forget a process that ended in good order. The caller commits."""
+    db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name == name))
+
+
+def version() -> str | None:
+    """Return which code this is: APP_VERSION, or what git calls the checkout; nothing where neither says it."""
+    given: str | None = current_app.config["APP_VERSION"]
+    return (given or _checkout())[:VERSION_MAX] or None
+
+
+@cache
+def _checkout() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603 - ours  # nosec B603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout.strip()
+
+
+def alive() -> Sequence[WorkerHeartbeat]:
+    return db.session.scalars(
+        select(WorkerHeartbeat)
+        .where(WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS))
+        .order_by(WorkerHeartbeat.started_at)
+    ).all()

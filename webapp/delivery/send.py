@@ -1,0 +1,189 @@
+"""Sending one mail that was claimed: which one it is, what it looks like, and what became of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import case, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from webapp.accounts import password_change, verification
+from webapp.accounts.users import User
+from webapp.accounts.verification import VerifyEmail
+from webapp.delivery import failures
+from webapp.delivery.failures import DeliveryFailed, PutAside
+from webapp.emails import render
+from webapp.emails.render import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
+from webapp.extensions import db, mail
+from webapp.outbox import address_limits, attempts, claims, leases, outgoing_email
+from webapp.outbox.attempts import Failure
+from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.smtp.message import Message
+
+log = structlog.get_logger(__name__)
+
+# The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
+FINISH_MARGIN = 10.0
+
+# The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
+SETTLE_AGAIN_SECONDS = 1.0
+
+# And a worker that is told to stop for this long: with the wait for the mail server's answer, as long as it has.
+STOPPING_SECONDS = 1.5
+
+
+def which() -> claims.Fixed:
+    """Return which mail it is, and what it is written in and sent to: fixed by its first claim, whatever a retry finds.
+
+    There and not at signup is decided what a known address gets, so that signup answers everybody alike.
+    """
+    its_proof = VerifyEmail.id == OutgoingEmail.verify_email_id
+    purpose = select(VerifyEmail.purpose).where(its_proof).scalar_subquery()
+    # The person may have chosen another language since.
+    language = select(User.locale).join(VerifyEmail, VerifyEmail.user_id == User.id).where(its_proof)
+    owner = (
+        select(User.id)
+        .join(VerifyEmail, VerifyEmail.email_key == User.email_key)
+        .where(its_proof, User.email_verified_at.is_not(None))
+    )
+    owners_language, owners_address = (
+        owner.with_only_columns(column).scalar_subquery() for column in (User.locale, User.email)
+    )
+    is_open = OutgoingEmail.template.is_(None) & OutgoingEmail.verify_email_id.is_not(None)
+    return {
+        "template": case(
+            (~is_open, OutgoingEmail.template),
+            (owner.exists(), ACCOUNT_EXISTS_TEMPLATE),
+            else_=case(LINK_TEMPLATES, value=purpose),
+        ),
+        "locale": case(
+            (is_open, func.coalesce(owners_language, language.scalar_subquery())), else_=OutgoingEmail.locale
+        ),
+        # An existing account is written to at its own spelling only.
+        "to_address": case(
+            (is_open, func.coalesce(owners_address, OutgoingEmail.to_address)), else_=OutgoingEmail.to_address
+        ),
+    }
+
+
+def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
+    """Return what each claimed mail is a proof for, by the mail's id. Commits.
+
+    After the claim, which has to wait for nobody: whoever ends an account holds its user, and then waits for its mails.
+    """
+    for email in claimed:
+        if email.template == password_change.TEMPLATE and email.user_id is None:
+            password_change.find_owner(email)
+    found = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
+    for proof in found.values():
+        verification.ensure_key(proof)
+    db.session.commit()
+    return {email.id: found[email.verify_email_id] for email in claimed if email.verify_email_id in found}
+
+
+def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
+    """Return what to send, or nothing when that is needless. Raises DeliveryFailed, LeaseLost."""
+    if reason := _needless(email, proof):
+        claims.drop(email, reason)
+        db.session.commit()
+        log.info("email_canceled", reason=reason)
+        return None
+    try:
+        message = render.compose(email, proof)
+        # Written here, where what goes wrong is this mail's trouble.
+        _ = message.content
+    except Exception as error:
+        # A template, or an address that no header can hold: nothing that another worker could do better.
+        claims.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
+        db.session.commit()
+        log.exception("email_unsendable")
+        failures.tell_if_dead(email, meaning="unsendable")
+        raise DeliveryFailed(f"{type(error).__name__}: {attempts.redact(str(error))}", "unsendable") from error
+    return message
+
+
+def send(
+    email: OutgoingEmail,
+    message: Message,
+    following: Message | None = None,
+    may_go_on: Callable[[float], bool] = lambda _seconds: True,
+) -> None:
+    """Hand the mail over, and begin on the following one. Raises DeliveryFailed, LeaseLost.
+
+    `may_go_on` is asked each second whether to wait on, with the seconds so far; after the final dot its answer counts
+    for nothing, since ending there may make a duplicate.
+    """
+    # No transaction stays open during the conversation: what went wrong with the mail before may have left one. (A
+    # rollback would expire what was read.)
+    if db.session().in_transaction():
+        db.session.commit()
+    is_past_dot = False
+
+    def may_finish() -> bool:
+        nonlocal is_past_dot
+        is_past_dot = leases.left(email) >= FINISH_MARGIN
+        return is_past_dot
+
+    def while_waiting(seconds: float) -> None:
+        try:
+            if not may_go_on(seconds) and not is_past_dot:
+                raise PutAside
+            if is_past_dot:
+                claims.renew([email])
+        except SQLAlchemyError:
+            # The conversation goes on without a database; whether it may finish, the lease says.
+            db.session.rollback()
+
+    try:
+        with mail.connect() as connection:
+            reply = connection.send(message, may_finish=may_finish, while_waiting=while_waiting, following=following)
+    except Exception as error:
+        raise failures.record(email, error, is_past_dot=is_past_dot) from error
+    _settle(email, reply)
+    log.info(
+        "email_sent",
+        duration=leases.held_for(email),
+        smtp_code=250,
+        bytes=len(message.content),
+        smtp_reply=attempts.redact(reply),
+    )
+
+
+def _settle(email: OutgoingEmail, reply: str) -> None:
+    """Write down that the mail was accepted, and go on trying to while nobody else can have it.
+
+    A database that is away for a moment must not make a duplicate of what was sent.
+    """
+    accepted_at = time.monotonic()
+    purpose = render.link_purpose(email)
+    handed_off = verification.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
+    also = (*(verification.HANDED_OFF if handed_off else ()), *([address_limits.ENDED] if email.is_awaited else []))
+    while True:
+        try:
+            claims.settle(email, reply, also, **handed_off)
+        except SQLAlchemyError:
+            db.session.rollback()
+            failing_for = time.monotonic() - accepted_at
+            if leases.left(email) < SETTLE_AGAIN_SECONDS or (mail.stopping and failing_for > STOPPING_SECONDS):
+                raise
+            time.sleep(SETTLE_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
+    """Return why nobody needs this mail any more, if so."""
+    if email.user_id is None and email.template not in OWNERLESS:
+        return "nobody has this address" if email.template == password_change.TEMPLATE else "its user is gone"
+    if email.to_address == outgoing_email.FORGOTTEN:
+        return "its address is forgotten"
+    if render.link_purpose(email) is None:
+        return None
+    if proof is None:
+        return "its user is gone"
+    if proof.used_at is not None:
+        return "verified meanwhile"
+    return proof.void_reason if proof.voided_at is not None else None

@@ -1,0 +1,1 @@
+"""The figures that pages, commands and metrics share."""

@@ -1,0 +1,118 @@
+"""The metrics, in Prometheus' text format: computed from rows, so that every process tells the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from webapp import counters
+from webapp.extensions import huey
+from webapp.monitoring import queries
+from webapp.queue.flask_huey import BrokerDown
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# How a try can end; each is there from the start, so that its first one is an increase.
+OUTCOMES = ("sent", "deferred", "failed", "returned", "canceled", "lease_expired")
+
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+
+def render() -> str:
+    return "".join(f"{line}\n" for line in _lines())
+
+
+def _lines() -> Iterator[str]:
+    now = queries.stats()
+    attempts = counters.grown(counters.attempts)
+    events = counters.grown(counters.events)
+    workers = queries.workers()
+    queued = _hints_waiting()
+
+    yield from _gauge("mails", "Mails by state.", [({"state": state}, n) for state, n in now.by_status.items()])
+    yield from _gauge("mails_due", "Mails that wait for nothing but a worker.", [({}, now.due)])
+    yield from _gauge(
+        "oldest_due_age_seconds",
+        "How long the mail has waited that is due longest.",
+        [({}, now.oldest_due_seconds or 0)],
+    )
+    yield from _counter(
+        "delivery_attempts_total",
+        "Tries at mails by how they ended.",
+        [({"outcome": outcome}, attempts.get(outcome, 0)) for outcome in OUTCOMES],
+    )
+    yield from _acceptance()
+    yield from _counter(
+        "leases_expired_total",
+        "Mails taken back from workers that did not write down the outcome.",
+        [({}, attempts.get("lease_expired", 0))],
+    )
+    yield from _counter(
+        "fenced_writes_total",
+        "Outcomes that a worker might not write since it had lost its lease.",
+        [({}, counters.counted(counters.FENCED_WRITES))],
+    )
+    yield from _counter(
+        "hint_failures_total",
+        "Hints that the queue did not take; the relay makes up for them.",
+        [({}, counters.counted(counters.HINT_FAILURES))],
+    )
+    yield from _gauge("broker_up", "Whether the queue answers.", [({}, queued is not None)])
+    yield from _gauge("hints_waiting", "Hints in the queue.", [({}, queued or 0)])
+    yield from _gauge("mail_server_up", "Whether the breaker is closed.", [({}, now.breaker_seconds is None)])
+    yield from _gauge("mail_paused", "Whether an operator holds all mail back.", [({}, now.paused_seconds is not None)])
+    yield from _gauge("workers_alive", "Consumers that were seen lately.", [({}, now.workers)])
+    yield from _gauge(
+        "worker_heartbeat_timestamp_seconds",
+        "When each consumer was seen last.",
+        [({"host": worker.host, "pid": str(worker.pid)}, worker.seen_at.timestamp()) for worker in workers],
+    )
+    yield from _counter("signups_total", "Signups.", [({}, events.get("signed_up", 0))])
+    yield from _counter("verifications_total", "Users who proved their address.", [({}, events.get("verified", 0))])
+
+
+def _hints_waiting() -> int | None:
+    try:
+        return huey.waiting()
+    except BrokerDown:
+        return None
+
+
+def _acceptance() -> Iterator[str]:
+    by_bound = counters.grown(counters.accepted)
+    seconds = counters.grown(counters.accepted_seconds).get("", 0)
+    name = "time_to_accept_seconds"
+    yield from _head(name, "From when a mail was promised until the mail server took it.", "histogram")
+    below = 0.0
+    for label in [*(f"{bound:g}" for bound in counters.ACCEPT_BOUNDS), counters.BEYOND]:
+        below += by_bound.get(label, 0)
+        yield _sample(f"{name}_bucket", {"le": label}, below)
+    yield _sample(f"{name}_sum", {}, seconds)
+    yield _sample(f"{name}_count", {}, below)
+
+
+def _gauge(name: str, about: str, samples: Samples) -> Iterator[str]:
+    yield from _metric(name, about, "gauge", samples)
+
+
+def _counter(name: str, about: str, samples: Samples) -> Iterator[str]:
+    yield from _metric(name, about, "counter", samples)
+
+
+def _metric(name: str, about: str, kind: str, samples: Samples) -> Iterator[str]:
+    yield from _head(name, about, kind)
+    for labels, value in samples:
+        yield _sample(name, labels, value)
+
+
+def _head(name: str, about: str, kind: str) -> Iterator[str]:
+    yield f"# HELP signup_{name} {about}"
+    yield f"# TYPE signup_{name} {kind}"
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    quoted = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"signup_{name}{{{quoted}}} {value:.16g}" if quoted else f"signup_{name} {value:.16g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

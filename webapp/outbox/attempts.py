@@ -1,0 +1,155 @@
+"""Each try at a mail: how it ended, and what a row of them says about the mail server."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, Integer, String, Uuid, bindparam, func, insert, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.db.clock import db_now
+from webapp.extensions import NUMBERED_ONCE, Model, db, table
+
+REPLY_MAX = 300
+
+# What the recipient's server, or the content, may have a part in.
+AT_THE_MAIL = ("recipient", "data", "dot")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a try did not end in a 250: our own class of error, the step, and what the server said."""
+
+    error_class: str
+    text: str
+    phase: str | None = None
+    code: int | None = None
+
+
+class DeliveryAttempt(Model):
+    """One try at one mail. `outcome`: sent, deferred, failed, returned, held, canceled or lease_expired."""
+
+    __tablename__ = "delivery_attempts"
+    __table_args__ = (
+        Index("ix_delivery_attempts_email_id", "email_id"),
+        Index("ix_delivery_attempts_finished_at", "finished_at"),
+        NUMBERED_ONCE,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("outgoing_emails.id", ondelete="CASCADE"))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    outcome: Mapped[str] = mapped_column(String(20))
+    phase: Mapped[str | None] = mapped_column(String(20))
+    code: Mapped[int | None]
+    reply: Mapped[str | None] = mapped_column(String(REPLY_MAX))
+    worker: Mapped[str | None] = mapped_column(String(100))
+
+
+# What writes down a try; `entry` gives its parameters.
+TRIED = select(
+    bindparam("mail", type_=Uuid).label("email_id"),
+    db_now(bindparam("began")).label("started_at"),
+    db_now().label("finished_at"),
+    bindparam("ended", type_=String).label("outcome"),
+    bindparam("at_phase", type_=String).label("phase"),
+    bindparam("with_code", type_=Integer).label("code"),
+    bindparam("with_reply", type_=String).label("reply"),
+    bindparam("by_worker", type_=String).label("worker"),
+)
+ENTRY = insert(table(DeliveryAttempt)).from_select(TRIED.selected_columns.keys(), TRIED)
+
+
+def record(email_id: uuid.UUID, outcome: str, **details: Any) -> None:
+    """Write down a try, as part of the caller's transaction; `details` as of entry()."""
+    db.session.execute(ENTRY, entry(email_id, outcome, **details))
+
+
+def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
+    """Write down that these mails wait for their mailbox, as part of the caller's transaction."""
+    if entries := [entry(email_id, "held", worker=None, elapsed=0, reply=reason) for email_id in email_ids]:
+        db.session.execute(ENTRY, entries)
+
+
+def entry(
+    email_id: uuid.UUID,
+    outcome: str,
+    *,
+    worker: str | None,
+    elapsed: float,
+    phase: str | None = None,
+    code: int | None = None,
+    reply: str = "",
+) -> dict[str, Any]:
+    """Return the parameters of ENTRY for a try that took `elapsed` seconds."""
+    return {
+        "mail": email_id,
+        "began": -elapsed,
+        "ended": outcome,
+        "at_phase": phase,
+        "with_code": code,
+        "with_reply": redact(reply),
+        "by_worker": worker,
+    }
+
+
+def held_since(email_id: uuid.UUID) -> datetime | None:
+    """Return when this mail first had to wait for its address's limit, if it ever did."""
+    return db.session.scalar(
+        select(DeliveryAttempt.finished_at)
+        .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome == "held")
+        .order_by(DeliveryAttempt.id)
+        .limit(1)
+    )
+
+
+def tries(email_id: uuid.UUID) -> int:
+    """Return how often this mail came so far that its recipient was named."""
+    at_the_mail = DeliveryAttempt.phase.in_(AT_THE_MAIL)
+    return db.session.scalar(select(func.count()).where(DeliveryAttempt.email_id == email_id, at_the_mail)) or 0
+
+
+def in_doubt(email_id: uuid.UUID, spent: int) -> int:
+    """Return how many of the last tries that were spent on this mail left it open whether it was taken."""
+    last = (
+        select(DeliveryAttempt.phase, DeliveryAttempt.code)
+        .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome.in_(["deferred", "failed"]))
+        .order_by(DeliveryAttempt.id.desc())
+        .limit(spent)
+    )
+    return sum(phase == "dot" and (code is None or code < 400) for phase, code in db.session.execute(last))
+
+
+def accepted_others_since(email_id: uuid.UUID) -> bool:
+    """Return whether the server took another mail after it had failed on this one."""
+    last = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.email_id == email_id).scalar_subquery()
+    return (
+        db.session.scalar(
+            select(DeliveryAttempt.id).where(DeliveryAttempt.id > last, DeliveryAttempt.outcome == "sent").limit(1)
+        )
+        is not None
+    )
+
+
+def accepted_within(seconds: float) -> bool:
+    """Return whether the server took any mail so lately."""
+    sent = select(DeliveryAttempt.id).where(
+        DeliveryAttempt.finished_at > db_now(-seconds), DeliveryAttempt.outcome == "sent"
+    )
+    return db.session.scalar(sent.limit(1)) is not None
+
+
+def redact(reply: str) -> str:
+    """Return a server's reply without addresses, links, codes and control characters, cut to REPLY_MAX."""
+    reply = re.sub(r"\w+://\S+", "<link>", reply)
+    reply = re.sub(r"\S+@\S+", "<address>", reply)
+    reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
+    if not reply.isprintable():
+        reply = "".join(char if char.isprintable() else " " for char in reply)
+    return reply[:REPLY_MAX]

@@ -1,0 +1,280 @@
+"""Mail we have promised to send, and what became of each promise."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+import structlog
+from flask import current_app
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    String,
+    Uuid,
+    bindparam,
+    cast,
+    false,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.db.clock import db_now
+from webapp.extensions import Model, db, partial_index, row_of, table
+from webapp.outbox import attempts
+from webapp.outbox.attempts import Failure
+from webapp.smtp import addresses
+
+log = structlog.get_logger(__name__)
+
+# Classes of error: not the mail's fault; refused by the server's policy, as all may be; not answered for a long time.
+SERVER_FAILURE = "MailServer"
+POLICY = "Policy"
+SLOW = "Slow"
+# And of a mail whose link another one brought to its address, and of one that may have arrived several times.
+SUPERSEDED = "Superseded"
+UNCONFIRMED = "Unconfirmed"
+
+ERROR_CLASS_MAX = 50
+
+# Stands for an address that is forgotten: no mail can be sent there.
+FORGOTTEN = "forgotten"
+
+# The smaller goes first: what owners ask for, then signups, the first of each network before the second of any.
+VERIFICATION_PRIORITY = 0
+SIGNUP_PRIORITY = 1
+LAST_SIGNUP_PRIORITY = 9
+NOTICE_PRIORITY = 10
+
+# What mails of these kinds are limited by begins so.
+SIGNUPS = "signup"
+RESETS = "reset"
+
+
+class OutgoingEmail(Model):
+    """One promise: a mail, its state, and why it is in that state."""
+
+    __tablename__ = "outgoing_emails"
+    __table_args__ = (
+        CheckConstraint("status IN ('queued', 'sending', 'sent', 'dead', 'canceled')", name="status"),
+        CheckConstraint("(status = 'sending') = (lease_token IS NOT NULL)", name="lease"),
+        partial_index("ix_outgoing_emails_due", "priority", "next_attempt_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_next", "next_attempt_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_expiring", "expires_at", where="status = 'queued'"),
+        partial_index("ix_outgoing_emails_leased", "lease_until", where="status = 'sending'"),
+        partial_index(
+            "uq_outgoing_emails_active_dedupe_key", "dedupe_key", where="status IN ('queued', 'sending')", unique=True
+        ),
+        partial_index("ix_outgoing_emails_sent_at", "sent_at", where="sent_at IS NOT NULL"),
+        Index("ix_outgoing_emails_budget", "budget", "created_at"),
+        Index("ix_outgoing_emails_user_id", "user_id"),
+        Index("ix_outgoing_emails_verify_email_id", "verify_email_id"),
+        Index("ix_outgoing_emails_created", "created_at", "id"),
+        partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
+        Index("ix_outgoing_emails_address", text("lower(to_address)"), "created_at", "id"),
+        # Of what is seldom; SQLite would not see that a code that is asked for is not this one.
+        Index(
+            "ix_outgoing_emails_code",
+            "last_smtp_code",
+            "created_at",
+            "id",
+            postgresql_where=text("last_smtp_code <> 250"),
+        ),
+        Index(
+            "ix_outgoing_emails_template",
+            "template",
+            "created_at",
+            "id",
+            postgresql_where=text("template <> 'verify_email'"),
+        ),
+        partial_index("ix_outgoing_emails_canceled", "created_at", "id", where="status = 'canceled'"),
+        partial_index(
+            "ix_outgoing_emails_reasons", "last_error_class", "last_smtp_code", "created_at", where="status = 'dead'"
+        ),
+        partial_index("ix_outgoing_emails_finished", "finished_at", where="finished_at IS NOT NULL"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    message_id: Mapped[str] = mapped_column(String(320), unique=True)
+    dedupe_key: Mapped[str] = mapped_column(String(320))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    verify_email_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("verify_emails.id", ondelete="SET NULL"))
+    # These and the address are fixed by the first claim, so that a retry sends the same mail.
+    template: Mapped[str | None] = mapped_column(String(50))
+    locale: Mapped[str | None] = mapped_column(String(20))
+    to_address: Mapped[str] = mapped_column(String(254))
+    # What a notice says besides: never a secret.
+    facts: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    # Mails that are limited together: those of one kind to one address.
+    budget: Mapped[str | None] = mapped_column(String(280))
+    priority: Mapped[int] = mapped_column(server_default="0")
+    status: Mapped[str] = mapped_column(String(10), server_default="queued")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int]
+    lease_expiries: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    hinted_at: Mapped[datetime | None]
+    lease_token: Mapped[uuid.UUID | None]
+    lease_until: Mapped[datetime | None]
+    locked_by: Mapped[str | None] = mapped_column(String(100))
+    in_doubt: Mapped[bool] = mapped_column(server_default=false())
+    last_error_class: Mapped[str | None] = mapped_column(String(ERROR_CLASS_MAX))
+    last_smtp_code: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(String(300))
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    # The request that promised it, for whoever follows it through the logs.
+    request_id: Mapped[str | None] = mapped_column(String(64))
+
+    # Not columns: when this process claimed it, by clock.ticks(), and with which token. What is read again after a
+    # rollback may be another worker's. Whether it gave the mail up; and whether others wait that its link would serve.
+    claimed_ticks = 0.0
+    claim_token = uuid.UUID(int=0)
+    is_buried = False
+    is_awaited = False
+
+
+# The key of a mail that waits for its mailbox: its own, so that another may be promised meanwhile.
+HELD_KEY = literal("held:") + cast(OutgoingEmail.id, String)
+
+# What promises a mail; `entry` gives its parameters.
+PROMISE = row_of(
+    OutgoingEmail,
+    "message_id",
+    "dedupe_key",
+    "user_id",
+    "template",
+    "locale",
+    "to_address",
+    "facts",
+    "budget",
+    "priority",
+    "max_attempts",
+    "request_id",
+    id=bindparam("mail", type_=Uuid),
+    verify_email_id=bindparam("proof", type_=Uuid),
+    next_attempt_at=db_now(bindparam("delay", type_=Float)),
+    expires_at=db_now(bindparam("expires_in", type_=Float)),
+    created_at=db_now(),
+)
+POSTED = insert(table(OutgoingEmail)).from_select(PROMISE.selected_columns.keys(), PROMISE)
+
+
+def post(**promise: Any) -> uuid.UUID | None:
+    """Promise a mail, as part of the caller's transaction, and return its id; `promise` as of entry().
+
+    Returns nothing when a mail with this key waits already: its promise serves both.
+    """
+    parameters = entry(**promise)
+    try:
+        with db.session.begin_nested():
+            db.session.execute(POSTED, parameters)
+    except IntegrityError:
+        return None
+    email_id: uuid.UUID = parameters["mail"]
+    return email_id
+
+
+def entry(
+    *,
+    to_address: str,
+    user_id: int | None,
+    dedupe_key: str,
+    budget: str | None = None,
+    verify_email_id: uuid.UUID | None = None,
+    template: str | None = None,
+    locale: str | None = None,
+    facts: dict[str, str] | None = None,
+    priority: int = NOTICE_PRIORITY,
+    max_attempts: int | None = None,
+    delay: float = 0,
+    expires_in: float | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of POSTED for a mail that is due in `delay` seconds.
+
+    Without `template` the first claim chooses one.
+    """
+    email_id = uuid.uuid4()
+    return {
+        "mail": email_id,
+        "message_id": f"<{email_id}@{sender_domain()}>",
+        "dedupe_key": dedupe_key,
+        "user_id": user_id,
+        "proof": verify_email_id,
+        "template": template,
+        "locale": locale,
+        "to_address": to_address,
+        "facts": facts,
+        "budget": budget,
+        "priority": priority,
+        "max_attempts": max_attempts or current_app.config["MAIL_MAX_ATTEMPTS"],
+        "delay": delay,
+        "expires_in": expires_in,
+        "request_id": structlog.contextvars.get_contextvars().get("request_id"),
+    }
+
+
+def sender_domain() -> str:
+    return addresses.domain(current_app.config["MAIL_DEFAULT_SENDER"])
+
+
+def budget(kind: str, address: str) -> str:
+    """Return by what mails are limited together: those of a kind to one mailbox, whatever "+tag" its address has."""
+    local, _, domain = address.lower().rpartition("@")
+    return f"{kind}:{local.split('+')[0] or local}@{domain}"
+
+
+def signup_priority(rank: int) -> int:
+    """Return how urgent the mail of a network's so manieth signup is: behind the first one's of any other."""
+    return min(max(rank, SIGNUP_PRIORITY), LAST_SIGNUP_PRIORITY)
+
+
+def is_signup() -> ColumnElement[bool]:
+    return func.coalesce(OutgoingEmail.budget, "").startswith(f"{SIGNUPS}:")
+
+
+def cancel(reason: str, *which: ColumnElement[bool], error_class: str = "Canceled") -> None:
+    """Cancel the mails that are so and wait; what is being claimed or sent goes on. The caller commits."""
+    db.session.execute(
+        update(OutgoingEmail)
+        .where(unheld(OutgoingEmail.status == "queued", *which))
+        .values(status="canceled", finished_at=db_now(), last_error_class=error_class, last_error=reason),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def unheld(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether a mail is so and in nobody's hands at this moment: nobody waits for another's row."""
+    free = select(OutgoingEmail.id).where(*conditions).with_for_update(skip_locked=True).cte()
+    return OutgoingEmail.id.in_(select(free.c.id))
+
+
+def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this link."""
+    return db.session.scalar(
+        select(OutgoingEmail)
+        .where(OutgoingEmail.verify_email_id == verify_email_id)
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def last_failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "last_error_class": failure.error_class[:ERROR_CLASS_MAX],
+        "last_smtp_code": failure.code,
+        "last_error": attempts.redact(failure.text),
+    }

@@ -1,0 +1,58 @@
+"""The pause: while an operator holds all mail back, nobody claims any."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, String, exists, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.db.clock import db_now
+from webapp.extensions import Model, db
+
+REASON_MAX = 300
+
+
+class MailPause(Model):
+    """One row, which all processes share: paused since when, by whom and why."""
+
+    __tablename__ = "mail_pause"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    paused_at: Mapped[datetime | None]
+    paused_by: Mapped[str | None] = mapped_column(String(100))
+    reason: Mapped[str | None] = mapped_column(String(REASON_MAX))
+
+
+def begin(reason: str, by: str | None) -> bool:
+    """Hold all mail back; return whether it was not so already. What is in a worker's hands goes on.
+
+    The caller commits.
+    """
+    paused = db.session.scalar(
+        update(MailPause)
+        .where(MailPause.paused_at.is_(None))
+        .values(paused_at=db_now(), paused_by=by, reason=reason)
+        .returning(MailPause.id)
+    )
+    return paused is not None
+
+
+def end() -> bool:
+    """Let mail go again; return whether it was held back. The caller commits."""
+    resumed = db.session.scalar(
+        update(MailPause)
+        .where(MailPause.paused_at.is_not(None))
+        .values(paused_at=None, paused_by=None, reason=None)
+        .returning(MailPause.id)
+    )
+    return resumed is not None
+
+
+def is_paused() -> bool:
+    return db.session.scalar(select(condition())) or False
+
+
+def condition() -> ColumnElement[bool]:
+    """Return is_paused() as a part of a statement, so that no claim slips in between."""
+    return exists().where(MailPause.paused_at.is_not(None))

@@ -1,0 +1,18 @@
+"""The account of whoever is signed in."""
+
+from __future__ import annotations
+
+from flask import Blueprint, render_template
+from flask_login import login_required
+
+from webapp.pages.shared.auth import note_seen
+from webapp.pages.shared.forms import Form
+
+blueprint = Blueprint("account", __name__)
+
+
+@blueprint.get("/account")
+@login_required
+def show() -> str:
+    note_seen()
+    return render_template("account/hub.html", form=Form())

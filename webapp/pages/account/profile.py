@@ -1,0 +1,56 @@
+"""The account's username and full name."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext
+from flask_babel import lazy_gettext as _
+from flask_login import login_required
+from wtforms import StringField
+
+from webapp.accounts import account, users
+from webapp.delivery import tasks
+from webapp.pages.shared import rate_limits
+from webapp.pages.shared.auth import me
+from webapp.pages.shared.forms import Form, NameFields
+
+blueprint = Blueprint("profile", __name__)
+
+
+class ProfileForm(NameFields, Form):
+    def validate_username(self, field: StringField) -> None:
+        """Let everybody keep the own name, also one that nobody may choose any more."""
+        if field.data == me().username.strip():
+            self.name = me().username
+        else:
+            super().validate_username(field)
+
+
+@blueprint.get("/account/profile")
+@login_required
+def show() -> str:
+    return _page(ProfileForm(username=me().username, full_name=me().full_name))
+
+
+@blueprint.post("/account/profile")
+@login_required
+def submit() -> ResponseReturnValue:
+    form = ProfileForm()
+    if form.validate():
+        # Each name that is tried tells whether somebody has it.
+        rate_limits.spend("RATELIMIT_RESEND", f"profile:{me().key}")
+        try:
+            email_id = account.rename(me(), username=form.name, full_name=form.full_name.data)
+        except users.UsernameTaken:
+            form.username.errors = [_("Somebody else has this username. Please choose another.")]
+        else:
+            if email_id is not None:
+                tasks.deliver_later(email_id)
+            flash(gettext("Saved."))
+            return redirect(url_for("account.show"), 303)
+    return _page(form), form.status
+
+
+def _page(form: ProfileForm) -> str:
+    return render_template("account/profile.html", form=form)

@@ -1,0 +1,28 @@
+"""Who works, and who did what."""
+
+from __future__ import annotations
+
+from flask import render_template, request
+
+from webapp.monitoring import queries
+from webapp.pages.ops.access import blueprint
+
+PAGE = 100
+
+
+@blueprint.get("/workers")
+def show_workers() -> str:
+    return render_template(
+        "ops/workers.html",
+        workers=queries.workers(),
+        in_hand=queries.in_hand(),
+        start_worker=queries.START_WORKER,
+    )
+
+
+@blueprint.get("/audit")
+def show_audit() -> str:
+    before = request.args.get("before", type=int)
+    found = queries.audited(limit=PAGE + 1, before=min(before, 2**31 - 1) if before else None)
+    shown = found[:PAGE]
+    return render_template("ops/audit.html", events=shown, more=shown[-1].id if len(found) > PAGE else None)

@@ -1,0 +1,102 @@
+"""Signing a browser in and out: Flask-Login's part of it, and ours."""
+
+from __future__ import annotations
+
+import uuid
+
+from flask import Flask, abort, redirect, request, session, url_for
+from flask_babel import lazy_gettext as _
+from flask_login import current_user, login_user
+from werkzeug import Response
+from wtforms import PasswordField
+from wtforms.validators import InputRequired, Length
+
+from webapp import extensions
+from webapp.accounts import authentication, passwords, sessions, users
+from webapp.accounts.users import User
+from webapp.extensions import db
+from webapp.pages.shared import known_browser, language, rate_limits
+
+
+def init_app(app: Flask) -> None:
+    extensions.login.unauthorized_handler(_ask_to_sign_in)
+    extensions.login.user_loader(load)
+    app.register_error_handler(users.UserGone, lambda _error: _ask_to_sign_in())
+
+
+def _ask_to_sign_in() -> Response:
+    return redirect(url_for("login.show"), 303)
+
+
+def load(token: str) -> User | None:
+    user = sessions.find_user(token)
+    if user is not None:
+        user.session_token = token
+    return user
+
+
+def sign_in(user: User) -> None:
+    """Begin a new session: what this browser held before must not become the account's."""
+    forget()
+    language.keep(user)
+    try:
+        user.session_token = sessions.begin(user)
+    except sessions.PasswordChanged:
+        abort(_ask_to_sign_in())
+    login_user(user)
+    known_browser.remember(user)
+
+
+def forget() -> None:
+    """End the browser's session here and on the server, if it has one."""
+    if current_user.is_authenticated:
+        sessions.end(current_user.session_token)
+    session.clear()
+
+
+def me() -> User:
+    """Return who is signed in, on a page that asks for it."""
+    user: User = current_user._get_current_object()  # noqa: SLF001 - Werkzeug's own way to what a proxy stands for
+    return user
+
+
+def note_seen() -> None:
+    """Write down that the session is used, once in a while; for pages that are merely shown.
+
+    The one thing that a look at a page writes. Not at the word of another site, whose links would keep a session
+    alive that nobody uses.
+    """
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return
+    # A transaction of its own: on SQLite one that began by reading may not write.
+    db.session.commit()
+    sessions.touch(current_user.session_token)
+    db.session.commit()
+
+
+def current_password_field(label: str = _("Password")) -> PasswordField:
+    return PasswordField(
+        label,
+        validators=[
+            InputRequired(_("Please enter your password.")),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "current-password"},
+    )
+
+
+def knows_password(user: User, field: PasswordField, *, link: uuid.UUID | None = None) -> bool:
+    """Return whether the person knows the account's password; else say so at the field.
+
+    Failures of this session count, or of who has this link. Raises TooManyGuesses. No transaction is open after it.
+    """
+    # None stays open while a password is hashed.
+    db.session.commit()
+    known_by = f"link:{link}" if link else f"session:{user.session_token}"
+    with rate_limits.guessing(user.email_key, known_by=known_by) as guess:
+        guess.is_right = authentication.is_password(user, field.data or "")
+    if guess.is_right:
+        return True
+    sessions.refuse()
+    field.errors = [_("This is not your password. Please try again.")]
+    return False

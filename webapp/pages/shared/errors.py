@@ -1,0 +1,68 @@
+"""Pages for what goes wrong: what happened, and what to do next."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+from flask import Flask, g, render_template
+from flask.typing import ResponseReturnValue
+from flask_babel import format_timedelta
+from flask_babel import lazy_gettext as _
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
+
+from webapp.db.outages import is_outage
+from webapp.extensions import login
+from webapp.pages.shared.rate_limits import TooManyGuesses
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = 10
+
+TEXTS = {
+    400: (_("That request made no sense to us"), _("Please go back, reload the page and try again.")),
+    403: (_("That is not for you"), _("You may need to sign in with another account.")),
+    404: (_("There is nothing here"), _("The address may be mistyped, or the page has moved.")),
+    405: (_("That does not work here"), _("Please open the page again and use its buttons.")),
+    410: (_("That is not here any more"), _("Please start again from the beginning.")),
+    413: (_("That was too much at once"), _("Please send less text; nothing was saved.")),
+    429: (_("That was often enough for now"), _("Please wait a little, and try again then.")),
+    503: (
+        _("We cannot reach our own database"),
+        _("Nothing was lost, and it mends itself mostly. Please try again in a minute."),
+    ),
+    500: (_("Something broke on our side"), _("Nothing was lost. Please try again in a minute.")),
+}
+
+
+# The database is away, too slow, or all our connections to it are in use.
+DATABASE_DOWN = (OperationalError, InterfaceError, TimeoutError)
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _show)
+    for error in DATABASE_DOWN:
+        app.register_error_handler(error, _show_database_down)
+
+
+def _show_database_down(error: Exception) -> ResponseReturnValue:
+    # An outage is told once, when it begins. Who waited too long for a lock or a connection is told of one by one.
+    if not is_outage(error):
+        log.error("database_failed", error=type(error).__name__, exc_info=not isinstance(error, TimeoutError) and error)
+    # Who is signed in is in the database too.
+    g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
+    return _show(ServiceUnavailable(retry_after=RETRY_AFTER))
+
+
+def _show(error: HTTPException) -> ResponseReturnValue:
+    code = error.code or InternalServerError.code
+    if code < 400:
+        return error.get_response()
+    title, advice = TEXTS.get(code, TEXTS[400] if code < 500 else TEXTS[500])
+    if isinstance(error, TooManyRequests) and isinstance(error.retry_after, int):
+        wait = format_timedelta(timedelta(seconds=error.retry_after), threshold=1.2)
+        advice = _("Please try again in %(wait)s. Nothing was changed.", wait=wait)
+    headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
+    forgets = isinstance(error, TooManyGuesses)
+    return render_template("error.html", code=code, title=title, advice=advice, forgets=forgets), code, headers

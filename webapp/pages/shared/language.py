@@ -1,0 +1,69 @@
+"""The language of the pages: the one that the person chose, else the one that the browser asks for."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, current_app, request
+from flask_babel import get_locale
+from werkzeug.datastructures import LanguageAccept
+from werkzeug.http import parse_accept_header
+
+from webapp.accounts.users import User
+from webapp.i18n import LANGUAGES
+
+YEAR = 365 * 86400
+
+# No browser asks for more languages than fit into this.
+ACCEPTED_LONGEST = 200
+
+
+def init_app(app: Flask) -> None:
+    app.extensions["babel"].locale_selector = choose
+    app.after_request(_remember_link)
+    app.context_processor(lambda: {"lang": str(get_locale() or "en"), "languages": LANGUAGES})
+
+
+def choose() -> str:
+    # Werkzeug's best_match would take an exact "th" before the "en-GB" that is wanted more.
+    accepted = parse_accept_header(request.headers.get("Accept-Language", "")[:ACCEPTED_LONGEST], LanguageAccept)
+    wished = [tag.lower().partition("-")[0] for tag, quality in accepted if quality]
+    for language in (_chosen(), request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"]), *wished):
+        if language in LANGUAGES:
+            return str(language)
+    return next(iter(LANGUAGES))
+
+
+def keep(user: User) -> None:
+    """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice.
+
+    The caller commits.
+    """
+    chosen = request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"], "")
+    if is_spoken(chosen):
+        user.locale = chosen
+
+
+def is_spoken(language: str | None) -> bool:
+    return language in LANGUAGES
+
+
+def remember(response: Response, language: str) -> None:
+    """Let this browser's pages speak this language from now on."""
+    response.set_cookie(
+        current_app.config["LANGUAGE_COOKIE_NAME"],
+        language,
+        max_age=YEAR,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _chosen() -> str | None:
+    return request.args.get("language")
+
+
+def _remember_link(response: Response) -> Response:
+    chosen = _chosen()
+    if chosen is not None and is_spoken(chosen):
+        remember(response, chosen)
+    return response

@@ -1,0 +1,67 @@
+"""A link's token, kept in a cookie that only the link's own page gets: out of the address bar, history and logs."""
+
+from __future__ import annotations
+
+from flask import Response, current_app, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+from wtforms import HiddenField
+
+from webapp.accounts.email_change import AddressTaken
+from webapp.accounts.verification import AlreadyVerified, LinkExpired, VerifyEmail
+from webapp.pages.shared.forms import Form
+
+COOKIE_SECONDS = 3600
+
+
+class LinkForm(Form):
+    """What is sent from the page of a link."""
+
+    # The page's own link: another may have been opened in another tab meanwhile.
+    verification = HiddenField()
+
+    def is_sent_for(self, proof: VerifyEmail) -> bool:
+        """Return whether it is complete, and of this link's page; else it can be shown on that page now."""
+        is_sent = bool(self.validate()) and self.verification.data == str(proof.id)
+        self.verification.data = str(proof.id)
+        return is_sent
+
+
+def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
+    """Answer with this page, and keep the token for what is below the path."""
+    response = make_response(page)
+    response.set_cookie(
+        current_app.config["LINK_COOKIE_NAME"],
+        token,
+        max_age=COOKIE_SECONDS,
+        path=path,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def kept() -> str:
+    return request.cookies.get(current_app.config["LINK_COOKIE_NAME"], "")
+
+
+def dead(error: Exception, template: str) -> ResponseReturnValue:
+    """Say what became of a link of an account, by what its check raised."""
+    states = {AlreadyVerified: ("used", 200), LinkExpired: ("expired", 410), AddressTaken: ("taken", 409)}
+    state, status = states.get(type(error), ("invalid", 404))
+    return render_template(template, state=state), status
+
+
+def expired(renew: str, form: Form | None = None) -> ResponseReturnValue:
+    """Offer a new link in the place of one whose time is over; `renew` is where that is asked for."""
+    return render_template("expired_link.html", form=form or Form(), renew=renew), 410
+
+
+def drop(response: Response, path: str) -> None:
+    response.delete_cookie(current_app.config["LINK_COOKIE_NAME"], path=path)
+
+
+def mask(address: str) -> str:
+    """Return enough of an address for its owner to know it by."""
+    local, at, domain = address.rpartition("@")
+    return f"{local[:1]}{'•' * min(6, max(1, len(local) - 1))}{at}{domain}"

@@ -1,0 +1,112 @@
+"""What is told of a link's mail: where it is, and since when.
+
+The same for every address, whoever has it, and whoever else had mail sent there: one that waits for its address's
+limit is told as it would be without a limit, which is sent. Unless its recipient refuses it later: who waits for a
+mail must be told that none comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from flask_babel import format_timedelta
+
+from webapp.db import clock
+from webapp.delivery import circuit_breaker
+from webapp.i18n import ago
+from webapp.outbox import attempts
+from webapp.outbox.outgoing_email import SERVER_FAILURE, OutgoingEmail
+from webapp.outbox.transitions import CANCELED_BY_OPERATOR, EXPIRED
+
+# A mail that is due for longer waits for something: a worker, or its turn.
+SLOW_SECONDS = 5
+# Seconds until another mail makes sense.
+RESEND_SECONDS = 60
+
+# From here on minutes say it better.
+MANY_SECONDS = 100
+RECENT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`state` is none, leaving, sending, slow, delayed, sent or failed.
+
+    `seconds`: until the mail leaves; `resend_in`: until another one should; `reason`: what the
+    recipient's server said; `interval`: in how many seconds there may be news, or none.
+    """
+
+    state: str
+    seconds: int = 0
+    ago: str = ""
+    resend_in: int = 0
+    reason: str | None = None
+    interval: int | None = None
+
+    @property
+    def leaves_in(self) -> str | None:
+        """How long it takes until the mail leaves, if it is too long to count."""
+        return format_timedelta(self.seconds, threshold=1.2) if self.seconds > MANY_SECONDS else None
+
+    @property
+    def can_resend(self) -> bool:
+        return self.state in {"none", "sent", "failed"}
+
+
+def of(email: OutgoingEmail | None) -> Progress:
+    # Asked in any case: what an answer takes must not tell one address from another.
+    is_down = circuit_breaker.is_open()
+    held_since = attempts.held_since(email.id) if email else None
+    state = _state(email, is_down=is_down, was_held=held_since is not None)
+    if email is None:
+        return Progress(state)
+    now = clock.now()
+    seconds = max(0, round((email.next_attempt_at - now).total_seconds()))
+    sent_at = held_since or email.finished_at
+    since_sent = (now - sent_at).total_seconds() if sent_at else 0
+    return Progress(
+        state,
+        seconds=seconds,
+        ago=ago(since_sent),
+        resend_in=_resend_in(email, now) if state == "sent" else 0,
+        reason=email.last_error if state == "failed" else None,
+        interval=_interval(state, seconds, since_sent),
+    )
+
+
+def _state(email: OutgoingEmail | None, *, is_down: bool, was_held: bool) -> str:
+    if email is None:
+        return "none"
+    if was_held and (email.status in {"queued", "sending"} or email.last_error_class == EXPIRED):
+        return "sent"
+    if email.status == "queued":
+        return _queued(email, is_down=is_down)
+    if email.last_error_class == CANCELED_BY_OPERATOR:
+        return "failed"
+    # Who else verified the address is nobody's business: a mail that was canceled for it looks sent.
+    return {"sending": "sending", "sent": "sent", "dead": "failed", "canceled": "sent"}[email.status]
+
+
+def _queued(email: OutgoingEmail, *, is_down: bool) -> str:
+    if email.last_error is not None and email.last_error_class != SERVER_FAILURE:
+        return "delayed"
+    overdue = (clock.now() - email.next_attempt_at).total_seconds()
+    if is_down or email.last_error is not None or overdue > SLOW_SECONDS:
+        return "slow"
+    return "leaving" if overdue < 0 else "sending"
+
+
+def _resend_in(email: OutgoingEmail, now: datetime) -> int:
+    return max(0, round(RESEND_SECONDS - (now - email.created_at).total_seconds()))
+
+
+def _interval(state: str, seconds: int, since_sent: float) -> int | None:
+    """Return how often to look: each second while it counts down, seldom once little is to be expected."""
+    if state in {"none", "failed"}:
+        return None
+    if state == "leaving":
+        return 1 if seconds <= MANY_SECONDS else 10
+    if state == "sent":
+        return 3 if since_sent < RECENT_SECONDS else 15
+    return 2 if state == "sending" else 5

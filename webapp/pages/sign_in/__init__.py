@@ -1,0 +1,1 @@
+"""Signing in, and the ways back into an account."""

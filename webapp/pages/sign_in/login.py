@@ -1,0 +1,70 @@
+"""Signing in and out."""
+
+from __future__ import annotations
+
+from flask import Blueprint, abort, redirect, render_template, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import lazy_gettext as _
+from flask_login import current_user
+from wtforms import StringField
+from wtforms.validators import DataRequired, Length
+
+from webapp.accounts import authentication, sessions, signup, users
+from webapp.pages.shared import known_browser, rate_limits
+from webapp.pages.shared.auth import current_password_field, forget, sign_in
+from webapp.pages.shared.forms import Form, strip
+from webapp.pages.signup import waiting
+
+blueprint = Blueprint("login", __name__)
+
+
+class LoginForm(Form):
+    identifier = StringField(
+        _("Username or e-mail address"),
+        filters=[strip],
+        validators=[
+            DataRequired(_("Please enter your username or e-mail address.")),
+            Length(max=users.EMAIL_MAX, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
+    )
+    password = current_password_field()
+
+
+@blueprint.get("/login")
+def show() -> ResponseReturnValue:
+    if current_user.is_authenticated:
+        return redirect(url_for("account.show"), 303)
+    return render_template("login.html", form=LoginForm())
+
+
+@blueprint.post("/login")
+def submit() -> ResponseReturnValue:
+    form = LoginForm()
+    if form.validate():
+        typed = form.identifier.data
+        with rate_limits.guessing(users.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
+            user = authentication.authenticate(typed, form.password.data, waiting.pending_user())
+            guess.is_right = user is not None
+            # A signup with anybody's address, and a password to it, is to be had by all who want to go on guessing.
+            guess.ends_count = user is not None and user.is_email_verified
+        if user is not None and user.is_email_verified:
+            sign_in(user)
+            return redirect(url_for("account.show"), 303)
+        if user is not None:
+            waiting.remember(signup.id_of(user))
+            return redirect(url_for("waiting.show"), 303)
+        sessions.refuse()
+        form.password.errors = [_("Username, address or password is wrong. Please try again.")]
+    return render_template("login.html", form=form), form.status
+
+
+@blueprint.post("/logout")
+def sign_out() -> ResponseReturnValue:
+    form = Form()
+    if session and not form.validate():
+        if current_user.is_authenticated:
+            return render_template("account/hub.html", form=form), form.status
+        abort(400)
+    forget()
+    return redirect(url_for("home.show"), 303)

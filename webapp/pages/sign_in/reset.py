@@ -1,0 +1,129 @@
+"""The link for a forgotten password: looking at it changes nothing, only a new password signs in."""
+
+from __future__ import annotations
+
+from flask import Blueprint, flash, make_response, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import gettext
+from flask_babel import lazy_gettext as _
+from wtforms import StringField
+
+from webapp.accounts import password_change, passwords, users, verification
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import Address, User
+from webapp.accounts.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.delivery import tasks
+from webapp.extensions import db
+from webapp.pages.shared import link_cookie, rate_limits
+from webapp.pages.shared.auth import sign_in
+from webapp.pages.shared.forms import Form, is_strong, new_password_field, read_username, strip, username_advice
+from webapp.pages.sign_in import forgot
+from webapp.pages.signup import waiting
+
+blueprint = Blueprint("reset", __name__)
+
+PATH = verification.PATHS["reset"]
+
+
+class ResetForm(link_cookie.LinkForm):
+    username = StringField(_("Another username"), filters=[strip])
+    password = new_password_field(_("New password"))
+
+
+@blueprint.get(f"{PATH}/<token>")
+def follow(token: str) -> ResponseReturnValue:
+    """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
+    try:
+        verification.check(password_change.find(token))
+    except LinkExpired:
+        return link_cookie.keep(_expired(), token, PATH)
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return link_cookie.keep(redirect(url_for("reset.show"), 303), token, PATH)
+
+
+@blueprint.get(PATH)
+def show() -> ResponseReturnValue:
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except LinkExpired:
+        return _expired()
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return _page(proof, ResetForm(verification=str(proof.id)))
+
+
+@blueprint.post(PATH)
+def submit() -> ResponseReturnValue:
+    form = ResetForm()
+    try:
+        proof = _opened()
+        verification.check(proof)
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
+        user, name = _user(proof), read_username(form.username.data) if form.username.data else None
+        if not is_strong(form.password, name or user.username, user.full_name, user.email):
+            return _page(proof, form), form.status
+        # No transaction stays open while a password is hashed.
+        db.session.commit()
+        user, notice = password_change.reset_password(
+            proof.id, password_hash=passwords.hash(form.password.data), holder=user, username=name
+        )
+    except users.UsernameTaken:
+        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        return _page(_opened(), form), form.status
+    except usernames.UsernameInvalid as error:
+        form.username.errors = [username_advice(error)]
+        return _page(_opened(), form), form.status
+    except LinkExpired:
+        return _expired()
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    if notice is not None:
+        tasks.deliver_later(notice)
+    # Whoever failed to guess the former password must not keep its owner from using the new one.
+    rate_limits.forgive(users.identifier_key(user.email), users.identifier_key(user.username))
+    sign_in(user)
+    flash(gettext("Your new password is set. You are signed out everywhere else."))
+    response = make_response(redirect(url_for("account.show"), 303))
+    link_cookie.drop(response, PATH)
+    return response
+
+
+@blueprint.post(f"{PATH}/renew")
+def renew() -> ResponseReturnValue:
+    """Send a new link in the place of the expired one."""
+    form = Form()
+    try:
+        verification.check(_opened())
+    except LinkExpired as error:
+        if not form.validate():
+            return _expired(form)
+        user = error.verification.user
+        return forgot.send_to(Address(mailed=user.email, key=user.email_key))
+    except (AlreadyVerified, LinkInvalid):
+        return _invalid()
+    return redirect(url_for("reset.show"), 303)
+
+
+def _opened() -> VerifyEmail:
+    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    return password_change.find(link_cookie.kept())
+
+
+def _user(proof: VerifyEmail) -> User:
+    """Return whose password it is: of several signups with one address, that of this browser."""
+    return proof.user if proof.user.is_email_verified else waiting.holder(proof.email_key) or proof.user
+
+
+def _page(proof: VerifyEmail, form: ResetForm) -> str:
+    return render_template("reset/form.html", form=form, user=_user(proof), masked=link_cookie.mask(proof.user.email))
+
+
+def _expired(form: Form | None = None) -> ResponseReturnValue:
+    return link_cookie.expired(url_for("reset.renew"), form)
+
+
+def _invalid() -> ResponseReturnValue:
+    return render_template("reset/invalid.html"), 404

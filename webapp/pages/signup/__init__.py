@@ -1,0 +1,1 @@
+"""Signing up, waiting for the email, and following its link."""

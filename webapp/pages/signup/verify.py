@@ -1,0 +1,200 @@
+"""The link from the mail: looking at it changes nothing, only the button confirms."""
+
+from __future__ import annotations
+
+from flask import Blueprint, make_response, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_babel import lazy_gettext as _
+from wtforms import PasswordField, StringField
+from wtforms.validators import Length, Optional
+
+from webapp.accounts import authentication, passwords, signup, users, verification
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.users import User
+from webapp.accounts.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.delivery import tasks
+from webapp.extensions import db
+from webapp.pages.shared import link_cookie, rate_limits
+from webapp.pages.shared.auth import sign_in
+from webapp.pages.shared.forms import Form, LongEnough, is_strong, read_username, strip, username_advice
+from webapp.pages.signup import waiting
+
+blueprint = Blueprint("verify", __name__)
+
+
+class ConfirmForm(link_cookie.LinkForm):
+    username = StringField(_("Another username"), filters=[strip])
+    password = PasswordField(
+        _("Password you chose"),
+        validators=[Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters."))],
+        render_kw={"autocomplete": "current-password"},
+    )
+    # The button that was pressed: "disown", or the usual one.
+    action = StringField()
+    new_password = PasswordField(
+        _("New password"),
+        validators=[
+            Optional(),
+            LongEnough(),
+            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
+        ],
+        render_kw={"autocomplete": "new-password"},
+    )
+
+
+@blueprint.get("/verify/<token>")
+def follow(token: str) -> ResponseReturnValue:
+    """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
+    try:
+        verification.check(verification.find(token))
+    except AlreadyVerified:
+        pass
+    except LinkExpired:
+        return link_cookie.keep(_expired(), token, "/verify")
+    except LinkInvalid:
+        return _invalid()
+    return link_cookie.keep(redirect(url_for("verify.show"), 303), token, "/verify")
+
+
+@blueprint.get("/verify")
+def show() -> ResponseReturnValue:
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        return _expired()
+    except LinkInvalid:
+        return _invalid()
+    return _page(proof, ConfirmForm(verification=str(proof.id)))
+
+
+@blueprint.post("/verify")
+def confirm() -> ResponseReturnValue:
+    form = ConfirmForm()
+    try:
+        proof = _opened()
+        verification.check(proof)
+        if not form.is_sent_for(proof):
+            return _page(proof, form), form.status
+        if form.action.data == "disown":
+            verification.disown(proof.id)
+            return render_template("verify/disowned.html", form=Form())
+        holder = waiting.holder(proof.email_key)
+        # No transaction stays open while a password is hashed.
+        db.session.commit()
+        password_hash = _prove(form, proof, holder)
+        if form.errors:
+            return _page(proof, form), form.status
+        user = verification.confirm(proof.id, holder=holder, username=_chosen_name(form), password_hash=password_hash)
+    except users.UsernameTaken:
+        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        return _page(_opened(), form, needs_username=True), form.status
+    except usernames.UsernameInvalid as error:
+        form.username.errors = [username_advice(error)]
+        return _page(_opened(), form, needs_username=True), form.status
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        return _expired()
+    except LinkInvalid:
+        return _invalid()
+    sign_in(user)
+    response = make_response(redirect(url_for("account.show"), 303))
+    link_cookie.drop(response, "/verify")
+    return response
+
+
+@blueprint.post("/verify/renew")
+def renew() -> ResponseReturnValue:
+    """Send the expired link's mail again, to the address that it was for."""
+    form = Form()
+    try:
+        proof = _opened()
+        verification.check(proof)
+    except AlreadyVerified:
+        return _already()
+    except LinkExpired:
+        if not form.validate():
+            return _expired(form)
+        if email_id := signup.resend(proof.user):
+            tasks.deliver_later(email_id)
+        return redirect(url_for("verify.renewed"), 303)
+    except LinkInvalid:
+        return _invalid()
+    return redirect(url_for("verify.show"), 303)
+
+
+@blueprint.post("/verify/undo")
+def undo() -> ResponseReturnValue:
+    """Take "I did not sign up" back."""
+    form = Form()
+    if not form.validate():
+        return render_template("verify/disowned.html", form=form), form.status
+    try:
+        verification.own_again(_opened().id)
+    except LinkInvalid:
+        return _invalid()
+    return redirect(url_for("verify.show"), 303)
+
+
+@blueprint.get("/verify/renewed")
+def renewed() -> str:
+    return render_template("verify/renewed.html")
+
+
+def _opened() -> VerifyEmail:
+    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    return verification.find(link_cookie.kept())
+
+
+def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | None:
+    """Check that the person who holds the link also chose the password, or chooses one now.
+
+    The link alone never gives an account: whoever typed the address first chose its password.
+    Returns a new password's hash; puts what is wrong into the form's errors.
+    """
+    user = proof.user
+    if form.new_password.data:
+        if not is_strong(form.new_password, user.username, user.full_name, user.email):
+            return None
+        return passwords.hash(form.new_password.data)
+    if holder is not None:
+        return None
+    if not form.password.data:
+        form.password.errors = [_("Please give the password that you chose, or set a new one below.")]
+        return None
+    with rate_limits.guessing(user.email_key, known_by=f"link:{proof.id}") as guess:
+        guess.is_right = authentication.is_password(user, form.password.data)
+    if not guess.is_right:
+        form.password.errors = [_("This is not the password of this signup. Try again, or set a new one below.")]
+    return None
+
+
+def _chosen_name(form: ConfirmForm) -> str | None:
+    return read_username(form.username.data) if form.username.data else None
+
+
+def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False) -> str:
+    holder = waiting.holder(proof.email_key)
+    return render_template(
+        "verify/confirm.html",
+        form=form,
+        user=holder or proof.user,
+        masked=link_cookie.mask(proof.user.email),
+        needs_password=holder is None,
+        needs_username=needs_username,
+    )
+
+
+def _already() -> ResponseReturnValue:
+    return render_template("verify/already.html")
+
+
+def _expired(form: Form | None = None) -> ResponseReturnValue:
+    return link_cookie.expired(url_for("verify.renew"), form)
+
+
+def _invalid() -> ResponseReturnValue:
+    return render_template("verify/invalid.html"), 404

@@ -1,0 +1,1 @@
+"""The queue of hints: Huey, its messages, and where they are stored."""

@@ -1,0 +1,274 @@
+"""The queue of hints: Huey bound to the app, with signed JSON messages and a breaker before its broker."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+import structlog
+from flask import Flask
+from huey.api import Huey, Task
+from huey.consumer import Consumer
+from huey.registry import Message
+from huey.serializer import Serializer
+from huey.signals import SIGNAL_COMPLETE, SIGNAL_ERROR
+from huey.storage import BaseStorage, SqliteStorage
+from itsdangerous import BadSignature, Signer
+from redis import RedisError
+
+from webapp.db import engines, outages
+from webapp.queue import storage
+
+log = structlog.get_logger(__name__)
+
+# An idle SQLite queue is polled: this bounds how long a task waits to be seen.
+POLL_SECONDS = 0.5
+
+BREAKER_SECONDS = 5.0
+
+# What a consumer that is told to stop gives its workers: longer than a mail in hand may take by then.
+STOP_SECONDS = 8.0
+
+BROKER_ERRORS = (sqlite3.Error, RedisError, OSError)
+
+Companion = Callable[[threading.Event], None]
+
+
+class BrokerDown(Exception):
+    """The queue did not answer; a message may or may not have arrived."""
+
+
+class Breaker:
+    """After one failure nobody waits for the broker again for a while; then one of us tries.
+
+    `with breaker:` around what talks to the broker. Raises BrokerDown.
+    """
+
+    def __init__(self, seconds: float = BREAKER_SECONDS) -> None:
+        self.seconds = seconds
+        self.lock = threading.Lock()
+        self.open_until: float | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.open_until is None:
+                return
+            if time.monotonic() < self.open_until:
+                raise BrokerDown("the broker failed a moment ago and is left alone for now")
+            # Ours is the one try: the others are turned away until it has ended.
+            self.open_until = time.monotonic() + self.seconds
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = isinstance(error, BROKER_ERRORS)
+        with self.lock:
+            was_open = self.open_until is not None
+            self.open_until = time.monotonic() + self.seconds if failed else None
+        if failed:
+            if not was_open:
+                log.error("broker_down", error=f"{type(error).__name__}: {error}")
+            raise BrokerDown(f"{type(error).__name__}: {error}") from error
+        if was_open:
+            log.info("broker_up")
+
+
+class FlaskHuey(Huey):
+    """Huey whose storage comes from the app's settings, and whose tasks run in the app's context."""
+
+    app: Flask
+
+    def __init__(self) -> None:
+        self.companions: list[Companion] = []
+        self.stop_hooks: list[Callable[[], None]] = []
+        self.choose_due: Callable[[list[Task]], list[Task]] = list
+        self.workers = 1
+        super().__init__(results=False)
+        self.signal(SIGNAL_COMPLETE)(_log_complete)
+        self.signal(SIGNAL_ERROR)(_log_error)
+
+    def init_app(self, app: Flask) -> None:
+        self.app = app
+        self.name = "signup"
+        # Tasks that fell due together with those that keep all workers busy by now.
+        self.held: list[Task] = []
+        self.breaker = Breaker()
+        self.serializer = SignedJSON([*app.config["SECRET_KEY_FALLBACKS"], app.config["SECRET_KEY"]])
+        self.storage = self.create_storage()
+        app.extensions["huey"] = self
+
+    def create_storage(self, timeout: float = storage.WEB_TIMEOUT) -> BaseStorage | None:
+        """Return the storage, or nothing while no app is bound."""
+        if not hasattr(self, "app"):
+            return None
+        return storage.create(self.name, self.app.config, timeout)
+
+    def companion(self, run: Companion) -> Companion:
+        """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
+        self.companions.append(run)
+        return run
+
+    def before_stop(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Register what is called when a consumer is told to stop, before it waits for its workers."""
+        self.stop_hooks.append(run)
+        return run
+
+    def waiting(self) -> int:
+        """Return how many messages wait for a worker. Raises BrokerDown."""
+        with self.breaker:
+            count: int = self.pending_count()
+            return count
+
+    def when_due(self, choose: Callable[[list[Task]], list[Task]]) -> Callable[[list[Task]], list[Task]]:
+        """Register what tells which of the tasks that are due still have something to do, in the app's context."""
+        self.choose_due = choose
+        return choose
+
+    def enqueue(self, task: Task) -> None:
+        """Queue the task, or schedule it until it is due. Raises BrokerDown."""
+        with self.breaker:
+            if self.ready_to_run(task):
+                super().enqueue(task)
+            else:
+                # Huey itself would first wake up a worker, and let it put the task there.
+                self.add_schedule(task)
+
+    def dequeue(self) -> Task | None:
+        if not outages.of(self.app).may_try():
+            # The hint would be lost to a database that is away.
+            time.sleep(POLL_SECONDS)
+            return None
+        try:
+            with self.breaker:
+                return super().dequeue()
+        except BrokerDown:
+            # The breaker has told. A worker that blocks on its queue asks again at once, so it rests here.
+            time.sleep(POLL_SECONDS)
+            return None
+
+    def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
+        """Return tasks that are due: of many at once one for each worker, and the others at the next call.
+
+        By then most of them are needless, since a worker that wakes up goes on while there is something to do.
+        """
+        held, self.held = self.held, []
+        try:
+            with self.breaker:
+                due: list[Task] = super().read_schedule(timestamp)
+        except BrokerDown:
+            due = []
+        due, self.held = [*held, *due[: self.workers]], due[self.workers :]
+        try:
+            with self.app.app_context():
+                needed = self.choose_due(due)
+        except Exception:
+            log.exception("due_tasks_unknown", tasks=len(due))
+            return due
+        still = {task.id for task in needed}
+        for task in due:
+            if task.id not in still:
+                self._emit(SIGNAL_COMPLETE, task)
+        return needed
+
+    # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
+
+    def is_revoked(self, task: Task, timestamp: datetime | None = None, peek: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Huey's signature
+        return False
+
+    def delete(self, key: str) -> bool:  # noqa: ARG002 - Huey's signature
+        return False
+
+    def execute(self, task: Task, timestamp: datetime | None = None) -> Any:
+        with self.app.app_context(), structlog.contextvars.bound_contextvars(task_id=task.id):
+            return super().execute(task, timestamp)
+
+    def create_consumer(self, **options: Any) -> FlaskConsumer:
+        # huey_consumer has just given Huey's logger a handler with a format of its own; ours is on the root.
+        logging.getLogger("huey").handlers.clear()
+        logging.getLogger("huey").setLevel(logging.WARNING)
+        logging.getLogger("huey").addFilter(outages.without_outages)
+        engines.refuse_unsuitable(self.app.config)
+        self.storage = self.create_storage(storage.WORKER_TIMEOUT)
+        if isinstance(self.storage, SqliteStorage):
+            options["max_delay"] = min(options.get("max_delay", POLL_SECONDS), POLL_SECONDS)
+        self.workers = options.get("workers", self.workers)
+        options["shutdown_timeout"] = options.get("shutdown_timeout") or STOP_SECONDS
+        return FlaskConsumer(self, **options)
+
+
+class FlaskConsumer(Consumer):
+    """Huey's consumer, with the companions that share its life."""
+
+    def start(self) -> None:
+        super().start()
+        self.companion_threads = [
+            threading.Thread(target=run, args=[self.stop_flag], name=run.__name__, daemon=True)
+            for run in self.huey.companions
+        ]
+        for thread in self.companion_threads:
+            thread.start()
+        log.info("worker_started", workers=self.workers)
+
+    def stop(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - Huey's signature
+        self.stop_flag.set()
+        # One deadline for all: a database that is locked may hold up workers and companions alike.
+        deadline = time.monotonic() + STOP_SECONDS
+        for run in self.huey.stop_hooks:
+            run()
+        super().stop(graceful)
+        if graceful:
+            for thread in self.companion_threads:
+                thread.join(max(0, deadline - time.monotonic()))
+        log.info("worker_stopped", graceful=graceful)
+
+
+class SignedJSON(Serializer):
+    """Messages that run no code when read, and that only holders of our key can write.
+
+    `keys`: oldest first; the last one signs, all of them are accepted.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__()
+        self.signer = Signer(keys, salt="huey")
+
+    def _serialize(self, data: Any) -> bytes:
+        if isinstance(data, Message):
+            data = {name: value for name, value in data._asdict().items() if value is not None}
+        return self.signer.sign(json.dumps(data, default=_plain, separators=(",", ":")))
+
+    def _deserialize(self, data: bytes) -> Any:
+        try:
+            value = json.loads(self.signer.unsign(bytes(data)))
+        except BadSignature as error:
+            raise ValueError("a message in the queue was not signed with our SECRET_KEY") from error
+        if isinstance(value, dict) and "name" in value:
+            value["eta"] = datetime.fromisoformat(value["eta"]) if "eta" in value else None
+            return Message(**value)
+        return value
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__name__} cannot be an argument of a task: pass a row's id as text")
+
+
+def _log_complete(_signal: str, task: Task) -> None:
+    log.info("processed task", task=task.name, payload=payload(task))
+
+
+def _log_error(_signal: str, task: Task, error: Exception) -> None:
+    log.error("process task failed", task=task.name, payload=payload(task), error=f"{type(error).__name__}: {error}")
+
+
+def payload(task: Task) -> str:
+    """Return the task's arguments as one line of JSON."""
+    return json.dumps({"args": task.args, **task.kwargs}) if task.args else json.dumps(task.kwargs)

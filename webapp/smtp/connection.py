@@ -1,0 +1,96 @@
+"""Flask-Mail with what it lacks: a time for each mail, verified TLS, few connections and kept, and what went wrong."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+import flask_mail
+from flask import Flask
+
+from webapp.smtp.addresses import Mailbox
+from webapp.smtp.client import Patience
+from webapp.smtp.conversation import Conversation
+from webapp.smtp.message import Message
+from webapp.smtp.pool import Pool
+from webapp.smtp.protocol import envelope
+
+
+class Mail(flask_mail.Mail):
+    """Flask-Mail, keeping few connections for all threads of a process."""
+
+    def init_app(self, app: Flask) -> flask_mail._Mail:
+        self.stopping = False
+        self.hears_ahead = True
+        self.state = state = super().init_app(app)
+        # Flask-Mail sends nothing while testing; our tests have a real server.
+        state.suppress = False
+        self.timeout: float = app.config["MAIL_TIMEOUT"]
+        self.answer_timeout: float = app.config["MAIL_ANSWER_TIMEOUT"]
+        self.ehlo_name: str = app.config["MAIL_EHLO_NAME"]
+        self.pool = Pool(app.config["MAIL_CONNECTIONS"], lambda: Conversation(self))
+        self.__dict__.pop("tls", None)
+        return state
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """What TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
+        return ssl.create_default_context()
+
+    def connect(self) -> Connection:
+        return Connection(self)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses, as when the mail server is down, or a worker ends."""
+        self.pool.close_idle()
+
+    def stop(self) -> None:
+        """Let every conversation end soon: before its final dot at once, after it in STOPPING_SECONDS."""
+        self.stopping = True
+
+
+class Connection(flask_mail.Connection):
+    """A right to send: each mail takes one of the process' connections, and gives it back."""
+
+    mail: Mail
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def send(  # type: ignore[override] # the server's reply is worth keeping
+        self,
+        message: Message,
+        envelope_from: Mailbox | None = None,
+        *,
+        may_finish: Callable[[], bool] = lambda: True,
+        while_waiting: Callable[[float], None] | None = None,
+        following: Message | None = None,
+    ) -> str:
+        """Hand the message over; return the server's final reply, "250 …". Raises SmtpError.
+
+        It has MAIL_TIMEOUT seconds in all up to the final dot, and MAIL_ANSWER_TIMEOUT for the answer to that.
+        `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
+        (Aborted). `while_waiting` is told about once a second how long the mail has waited, whatever for.
+        Refused copies (cc, bcc) are logged; a refused recipient raises.
+        `following` is what this thread sends next, or nothing: it is begun behind the dot, to save a round trip.
+        """
+        mail = self.mail
+        content = re.sub(rb"(?m)^\.", b"..", message.content)
+        content += b"" if content.endswith(b"\r\n") else b"\r\n"
+        commands = envelope(message, envelope_from or message.sender)
+        patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
+        while True:
+            with mail.pool.lend(patience) as conversation:
+                if conversation.begin(commands):
+                    ahead = following if following and mail.hears_ahead and not mail.pool.is_wanted else None
+                    reply = conversation.finish(content, may_finish, envelope(ahead, ahead.sender) if ahead else [])
+                    return f"{reply.code} {reply.text}"
