@@ -18,10 +18,11 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
-from webapp.config import ConfigError, load
+from webapp.config import load
 from webapp.db import engines
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.pages.shared import turns
+from webapp.setting_types import ConfigError
 
 try:
     settings = load()

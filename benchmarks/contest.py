@@ -19,6 +19,7 @@ from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
 from tests.processes import BIN, Process
 from webapp.emails import render
 from webapp.extensions import huey
+from webapp.outbox import kinds
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ def templates(stage: Stage) -> os.PathLike[str]:
         with stage.servers() as settings:
             app = app_of(settings)
             with app.app_context():
-                mail = render.render(
-                    render.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}"
-                )
+                mail = render.render(kinds.VERIFY_TEMPLATE, "en", "{{ address }}", code="{{ code }}", link="{{ link }}")
             forget(app)
         folder.mkdir()
         (folder / "mail.txt").write_text(mail.body or "", encoding="utf-8")

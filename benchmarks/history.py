@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import event, text
 
-from webapp.extensions import db
+from webapp.db.base import db
 
 DUE = 200
 

@@ -10,13 +10,13 @@ import psycopg
 from flask import Flask
 from sqlalchemy import insert, text
 
-from webapp.accounts import tokens, users
+from webapp.accounts import tokens
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import tasks
-from webapp.extensions import db
-from webapp.outbox import outgoing_email
+from webapp.outbox import kinds, posting
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
@@ -47,7 +47,7 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
         }
         for name in names
     ]
-    times = {"purge_at": db_now(users.PURGE_AFTER), "created_at": db_now()}
+    times = {"purge_at": db_now(kinds.PURGE_AFTER), "created_at": db_now()}
     added = insert(User).values(times).returning(User.id, sort_by_parameter_order=True)
     user_ids = db.session.scalars(added, people).all()
     proofs = [
@@ -70,10 +70,10 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
                 "budget": f"signup:{proof['email_key']}",
                 "locale": "en",
                 "max_attempts": 10,
-                "priority": outgoing_email.VERIFICATION_PRIORITY,
+                "priority": posting.VERIFICATION_PRIORITY,
             }
         )
-    times = {"created_at": db_now(), "next_attempt_at": db_now(delay), "expires_at": db_now(users.PURGE_AFTER)}
+    times = {"created_at": db_now(), "next_attempt_at": db_now(delay), "expires_at": db_now(kinds.PURGE_AFTER)}
     db.session.execute(insert(OutgoingEmail).values(times), mails)
     return email_ids
 

@@ -16,8 +16,8 @@ from redis import Redis
 from tests.processes import BIN, Process, free_port, wait_for_port
 from tests.servers import Postgres, Valkey
 from webapp import create_app
-from webapp.config import ROOT
-from webapp.extensions import db
+from webapp.db.base import db
+from webapp.paths import ROOT
 
 SINK = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 SINK_IS_MISSING = (

@@ -21,7 +21,7 @@ from tests.postgres_pair import Pair
 from tests.processes import BIN, Freezer, free_port, wait_for_port
 from tests.servers import Valkey
 from tests.smtp_server import Action, Connection, Dropped, Server, Step
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 WORKER_THREADS = 4
 DELAY = 2

@@ -27,13 +27,14 @@ from tests.smtp_server import Server
 from tests.visitor import Visitor
 from webapp import create_app
 from webapp.accounts import passwords
-from webapp.config import ROOT
 from webapp.db import engines
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import worker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.extensions import db, mail
+from webapp.extensions import mail
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.paths import ROOT
 
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 

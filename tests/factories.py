@@ -11,12 +11,14 @@ from unittest.mock import patch
 from flask import Flask
 from sqlalchemy import Engine, event, func, select, update
 
-from webapp import extensions
-from webapp.accounts import signup, users
+from webapp.accounts import signup
+from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
+from webapp.db import statements
+from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
-from webapp.delivery import tasks
-from webapp.extensions import db, huey
+from webapp.delivery import relay
+from webapp.extensions import huey
 from webapp.outbox import claims
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -32,7 +34,7 @@ def make_signup(
         _signup_id, email_id = signup.sign_up(
             username=username,
             full_name="",
-            address=users.parse_address(address),
+            address=email_addresses.parse_address(address),
             password_hash=NO_PASSWORD,
             locale="en",
             rank=rank,
@@ -97,7 +99,7 @@ def earlier(column: Any, seconds: float) -> Any:
 def work(app: Flask) -> None:
     """What a consumer does in a moment: a turn of its relay, then all that waits in the queue."""
     with app.app_context():
-        tasks.Relay().turn()
+        relay.Relay().turn()
     while task := huey.dequeue():
         huey.execute(task)
 
@@ -112,7 +114,7 @@ class Clock:
     def __enter__(self) -> Self:
         event.listen(self.engine, "before_cursor_execute", self._stop, retval=True)
         # What goes to the driver itself.
-        self.at_once = patch.object(extensions, "_at_once", self._stop_at_once(extensions._at_once))
+        self.at_once = patch.object(statements, "_at_once", self._stop_at_once(statements._at_once))
         self.at_once.start()
         return self
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 BIN = Path(sys.executable).parent
 

@@ -22,9 +22,10 @@ from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import account, email_change, sessions, users
 from webapp.accounts.codes import CodeTry
+from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
@@ -242,7 +243,9 @@ def test_whoever_deleted_the_account_can_sign_up_again(
     [
         account.end,
         partial(account.rename, username="other", full_name=""),
-        partial(email_change.ask, address=users.Address("new@example.com", "new@example.com"), session_token="x"),
+        partial(
+            email_change.ask, address=email_addresses.Address("new@example.com", "new@example.com"), session_token="x"
+        ),
     ],
 )
 def test_who_is_deleted_at_that_moment_is_led_to_signing_in(

@@ -17,13 +17,13 @@ from tests.smtp_server import Mail, Server
 from tests.test_codes import a_wrong_code, code_in
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
-from webapp.accounts import email_change, verification
+from webapp.accounts import email_change, links
+from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.config import ROOT
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.paths import ROOT
 
 Send = Callable[[], None]
 
@@ -251,7 +251,7 @@ def test_the_token_leaves_the_address_bar_and_no_log_has_it(
 @on_embedded
 def test_a_link_for_one_purpose_is_none_for_another(member: Visitor, app: Flask, send_due: Send, smtp: Server) -> None:
     with app.app_context():
-        signup = verification.token(db.session.scalars(select(VerifyEmail)).one())
+        signup = links.token(db.session.scalars(select(VerifyEmail)).one())
     asked_for = asked(member, send_due, smtp).link.rpartition("/")[2]
     undo = change(member, send_due, smtp, "third@example.com").link.rpartition("/")[2]
     for path, own in (("/verify", signup), (CONFIRM, asked_for), (PUT_BACK, undo)):
@@ -335,7 +335,7 @@ def test_twenty_confirmations_at_once_are_one(member: Visitor, app: Flask, send_
     def confirm(_n: int) -> str:
         with app.app_context():
             try:
-                email_change.confirm(verification.find(token, "change").id)
+                email_change.confirm(links.find(token, "change").id)
             except (AlreadyVerified, LinkInvalid) as error:
                 return type(error).__name__
             return "changed"

@@ -17,10 +17,11 @@ from tests.factories import attempts, get, make_signup, only_user, travel, work
 from tests.processes import free_port, wait_until, within
 from tests.smtp_server import Action, Server, drip, drop, hang
 from webapp.accounts import signup
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import circuit_breaker, tasks, worker
+from webapp.delivery import circuit_breaker, relay, worker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.extensions import db, huey, mail
+from webapp.extensions import huey, mail
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "drops before the greeting": ("connect", drop),
@@ -495,7 +496,7 @@ def test_what_was_hinted_in_vain_during_an_outage_leaves_as_soon_as_it_is_over(a
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(3)]
     travel(app, 5)
     with app.app_context():
-        tasks.Relay().turn()
+        relay.Relay().turn()
         circuit_breaker.trip("connect: refused")
         db.session.commit()
     # Workers take the hints, and may not send.

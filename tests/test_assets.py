@@ -12,7 +12,7 @@ import pytest
 
 from tests.visitor import Visitor
 from webapp import create_app, theme
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 GZIP = {"Accept-Encoding": "gzip"}
 PLAIN = {"Accept-Encoding": "identity"}

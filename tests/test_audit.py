@@ -13,9 +13,9 @@ from tests.factories import only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import verification
-from webapp.accounts.verification import AlreadyVerified, VerifyEmail
+from webapp.accounts.links import AlreadyVerified, VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.extensions import db
+from webapp.db.base import db
 
 Send = Callable[[], None]
 

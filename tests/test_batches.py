@@ -18,11 +18,12 @@ from sqlalchemy import event
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.processes import wait_until
 from tests.smtp_server import Connection, Server
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import send, tasks, throughput, worker
+from webapp.delivery import relay, send, tasks, throughput, worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.delivery.throughput import HEARD_SECONDS, LOOK_SECONDS, Batch, Lanes, Recent
-from webapp.extensions import db, huey, mail
+from webapp.extensions import huey, mail
 from webapp.outbox import leases
 from webapp.smtp import client
 
@@ -102,7 +103,7 @@ def test_one_hint_is_enough_for_all_that_is_due(app: Flask, smtp: Server) -> Non
     ids = make_signups(app, 23)
     travel(app, 2)
     with app.app_context():
-        assert tasks.hint() == 23
+        assert relay.hint() == 23
     assert huey.waiting() == 3
     work_once(app)
     assert {get(app, email_id).status for email_id in ids} == {"sent"}
@@ -119,7 +120,7 @@ def test_a_mail_that_outlived_a_worker_has_a_hint_of_its_own(app: Flask) -> None
     change(app, ids[1], lease_expiries=1)
     travel(app, 2)
     with app.app_context():
-        assert tasks.hint() == 4
+        assert relay.hint() == 4
     assert huey.waiting() == 2
 
 
@@ -337,7 +338,7 @@ def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
     travel(app, 2)
     with lanes.lane(), app.app_context():
         time.sleep(2 * LOOK_SECONDS)
-        assert tasks.sweep() == tasks.LONGEST_SLEEP / 2
+        assert relay.sweep() == relay.LONGEST_SLEEP / 2
     assert huey.waiting() == 1
 
 
@@ -348,7 +349,7 @@ def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
     monkeypatch.setattr(throughput, "LOOK_SECONDS", 60)
     change(app, make_signup(app, due=False), next_attempt_at=db_now(0.5))
     with lanes.lane(), app.app_context():
-        assert tasks.sweep() <= 0.5
+        assert relay.sweep() <= 0.5
 
 
 def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(

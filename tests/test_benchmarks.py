@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.__main__ import SECTIONS
 from benchmarks.report import Report
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 
 def test_the_benchmarks_say_which_parts_there_are() -> None:

@@ -25,8 +25,8 @@ from webapp.accounts import roles, signup
 from webapp.accounts.codes import CodeTry
 from webapp.accounts.users import User
 from webapp.config import LIMITS
+from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.extensions import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]

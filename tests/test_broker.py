@@ -18,10 +18,11 @@ from sqlalchemy.exc import OperationalError
 from tests.conftest import Backend
 from tests.factories import change, get, make_signup
 from tests.smtp_server import Server
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import tasks, worker
-from webapp.extensions import db, huey
-from webapp.queue.flask_huey import SignedJSON
+from webapp.delivery import relay, tasks, worker
+from webapp.extensions import huey
+from webapp.queue.signed_json import SignedJSON
 from webapp.queue.storage import DUE_MAX
 
 
@@ -53,7 +54,7 @@ def test_a_message_is_readable_json_that_holds_only_the_mails_id(app: Flask) -> 
     (message,) = scheduled(app)
     body, _, signature = bytes(message).decode().rpartition(".")
     assert f'"kwargs":{{"email_id":"{email_id}"}}' in body
-    assert '"name":"webapp.delivery.tasks.deliver_email"' in body
+    assert '"name":"webapp.tasks.deliver_email"' in body
     assert len(signature) > 20
 
 
@@ -210,7 +211,7 @@ def test_the_sweep_sends_what_is_overdue_when_the_queue_fails(app: Flask, backen
     change(app, email_id, next_attempt_at=db_now(-5))
     backend.break_queue(app)
     with app.app_context():
-        tasks.sweep()
+        relay.sweep()
     assert get(app, email_id).status == "sent"
 
 
@@ -219,8 +220,8 @@ def test_the_sweep_hints_what_is_overdue(app: Flask, smtp: Server) -> None:
 
     change(app, email_id, next_attempt_at=db_now(-5))
     with app.app_context():
-        tasks.sweep()
-        tasks.sweep()
+        relay.sweep()
+        relay.sweep()
     assert len(queued(app)) == 1
     run_queue(app)
     assert len(smtp.mails) == 1
@@ -234,6 +235,6 @@ def test_a_mail_that_cannot_be_built_does_not_end_the_relay(app: Flask, backend:
     change(app, other, next_attempt_at=db_now(-5))
     for _ in range(2):
         with app.app_context():
-            tasks.Relay().turn()
+            relay.Relay().turn()
     assert get(app, other).status == "sent"
     assert (get(app, unsendable).status, get(app, unsendable).last_error_class) == ("queued", "Unsendable")

@@ -17,8 +17,8 @@ from tests.smtp_server import Server
 from tests.test_journey import Environ, website
 from tests.visitor import PASSWORD
 from webapp import create_app
+from webapp.db.base import db
 from webapp.devmail import Mailbox
-from webapp.extensions import db
 
 pytestmark = needs_chromium
 

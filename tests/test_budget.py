@@ -18,13 +18,14 @@ from tests.test_answers import logged
 from tests.test_batches import count_queries
 from tests.visitor import Visitor
 from webapp import operations
-from webapp.accounts import account, email_change, password_change, signup, users
+from webapp.accounts import account, email_change, password_change, signup
+from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
 from webapp.db import clock
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import circuit_breaker, tasks, throttle, worker
-from webapp.extensions import db, huey, mail
-from webapp.outbox import address_limits
+from webapp.delivery import circuit_breaker, relay, throttle, worker
+from webapp.extensions import huey, mail
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 ADDRESS = "mick@example.com"
@@ -167,7 +168,7 @@ def test_whoever_takes_his_signup_elsewhere_takes_no_mail_from_another(app: Flas
     assert [get(app, email_id).status for email_id in (owner, attacker)] == ["queued", "queued"]
     with app.app_context():
         user = db.session.scalars(select(User).where(User.username == "mick3")).one()
-        signup.change_address(user, users.parse_address("elsewhere@example.com"))
+        signup.change_address(user, email_addresses.parse_address("elsewhere@example.com"))
     assert [get(app, email_id).status for email_id in (owner, attacker)] == ["queued", "canceled"]
     travel(app, 66)
     drain(app)
@@ -270,7 +271,7 @@ def member(app: Flask, name: str) -> int:
 def ask_for(app: Flask, user_id: int) -> uuid.UUID:
     with app.app_context():
         user = db.session.get_one(User, user_id)
-        email_id = email_change.ask(user, users.parse_address("new@example.com"), f"session of {user_id}")
+        email_id = email_change.ask(user, email_addresses.parse_address("new@example.com"), f"session of {user_id}")
         assert email_id is not None
         change(app, email_id, next_attempt_at=db_now())
         return email_id
@@ -292,7 +293,7 @@ def test_a_new_password_cancels_no_mail_of_another_account_with_the_same_mailbox
     member(app, "ann")
     with app.app_context():
         mails = {
-            address: password_change.ask(users.parse_address(address), "en")
+            address: password_change.ask(email_addresses.parse_address(address), "en")
             for address in ("Ann@example.com", "ann+tag@example.com")
         }
         user = db.session.scalars(select(User)).one()
@@ -315,17 +316,17 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
     drain(app)
     assert len(smtp.mails) == 1 + 2
     with app.app_context():
-        asked = password_change.ask(users.parse_address("owner@example.com"), "en")
+        asked = password_change.ask(email_addresses.parse_address("owner@example.com"), "en")
         # Its own hint, or the relay's when that was lost.
         travel(app, 2)
-        assert tasks.hint() == 1
+        assert relay.hint() == 1
     while task := huey.dequeue():
         huey.execute(task)
     assert get(app, asked).status == "sent"
     assert statuses(app).count("queued") == 1
     # The whole limit is used by now.
     with app.app_context():
-        late = password_change.ask(users.parse_address("owner@example.com"), "en")
+        late = password_change.ask(email_addresses.parse_address("owner@example.com"), "en")
     travel(app, 70)
     count_again(app)
     drain(app)
@@ -337,7 +338,7 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
 )
 def test_a_fifth_of_each_limit_in_all_is_no_signups(limit: str, signups: int) -> None:
     (item,) = parse_many(limit)
-    assert item.amount - address_limits.kept(item) == signups
+    assert item.amount - throttle.kept(item) == signups
 
 
 def test_nobodys_thirtieth_mail_goes_before_another_networks_first(app: Flask, smtp: Server) -> None:

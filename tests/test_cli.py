@@ -22,12 +22,12 @@ from tests.processes import Process, wait_until
 from tests.smtp_server import Server, hang
 from tests.test_journey import Environ
 from webapp.accounts import signup
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
-from webapp.config import ROOT
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import circuit_breaker, heartbeats
-from webapp.extensions import db
+from webapp.paths import ROOT
 
 
 def flask_mail(app: Flask, *arguments: str, **options: Any) -> Result:

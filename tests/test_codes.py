@@ -13,9 +13,9 @@ from sqlalchemy import select
 from tests.factories import only_user, travel
 from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
-from webapp.accounts import codes, verification
+from webapp.accounts import codes, links
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
@@ -56,7 +56,7 @@ def test_a_code_counts_only_after_its_mail_was_handed_over(
 ) -> None:
     visitor.sign_up()
     with app.app_context():
-        early = verification.code(verification.current_for(only_user(app)))  # type: ignore[arg-type]
+        early = links.code(links.current_for(only_user(app)))  # type: ignore[arg-type]
     type_code(visitor, early)
     assert "This is not the code" in visitor.text
     send_due()

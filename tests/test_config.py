@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from webapp.config import ROOT, SETTINGS, ConfigError, load
+from webapp.config import SETTINGS, load
+from webapp.paths import ROOT
+from webapp.setting_types import ConfigError
 
 GOOD = {"SECRET_KEY": "0123456789abcdef-x", "PUBLIC_URL": "https://signup.example", "MAIL_SERVER": "mail.example"}
 

@@ -12,7 +12,7 @@ from zxcvbn import matching
 
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import passwords, users
-from webapp.accounts.identifiers import usernames
+from webapp.accounts.identifiers import email_addresses, usernames
 
 MARKS = "a" + "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}" * 1000
 SIGNS = "4@8({[<369&10|!1$57+%24@8({[<369"
@@ -109,7 +109,7 @@ def test_the_longest_form_fits(visitor: Visitor) -> None:
     assert visitor.path == "/signup/sent"
 
 
-@pytest.mark.parametrize("judge", [users.parse_address, usernames.normalize, passwords.hash])
+@pytest.mark.parametrize("judge", [email_addresses.parse_address, usernames.normalize, passwords.hash])
 def test_no_text_of_any_length_is_normalized_by_whoever_asks(app: Flask, judge: Callable[[str], object]) -> None:
     with app.app_context(), pytest.raises(ValueError):  # noqa: PT011 - each its own
         judge(MARKS * 100)

@@ -25,12 +25,12 @@ from tests.smtp_server import Server
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
 from webapp import create_app, operations
-from webapp.accounts import users
-from webapp.config import ROOT
+from webapp.accounts.identifiers import email_addresses
 from webapp.db import outages
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.paths import ROOT
 
 on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
@@ -265,7 +265,7 @@ def fill_pages(app: Flask) -> None:
     with suppress(outages.DatabaseAway):
         while True:
             with app.app_context():
-                operations.post_test(users.parse_address("root@example.com"))
+                operations.post_test(email_addresses.parse_address("root@example.com"))
 
 
 def test_a_full_database_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

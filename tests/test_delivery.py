@@ -12,13 +12,14 @@ from sqlalchemy import exc, select, update
 from tests.factories import attempts, change, get, make_signup
 from tests.processes import free_port
 from tests.smtp_server import Server
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import worker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.extensions import db, mail
-from webapp.outbox import claims
+from webapp.extensions import mail
+from webapp.outbox import claims, outcomes
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
@@ -159,7 +160,7 @@ def test_a_worker_that_lost_its_lease_while_sending_leaves_the_row_alone(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     email_id = make_signup(app)
-    settle = claims.settle
+    settle = outcomes.settle
 
     def lose_the_lease_first(email: OutgoingEmail, reply: str, *also: Any, **parameters: Any) -> None:
         change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
@@ -178,7 +179,7 @@ def test_trouble_of_the_database_after_the_250_makes_no_duplicate_of_a_worker_th
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch, error: exc.SQLAlchemyError
 ) -> None:
     email_id = make_signup(app)
-    settle, errors = claims.settle, [error]
+    settle, errors = outcomes.settle, [error]
 
     def fail_at_first(*arguments: Any, **parameters: Any) -> None:
         mail.stop()

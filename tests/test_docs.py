@@ -9,7 +9,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.defences import DEFENCES
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 NAMED = re.compile(r"`(webapp/[\w/]+\.py): ([\w.]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)")

@@ -23,10 +23,10 @@ from tests.factories import travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import passwords, signup
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.config import LIMITS
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]

@@ -20,7 +20,7 @@ from tests.test_journey import Environ, website
 from tests.visitor import Visitor
 from webapp.accounts.users import User
 from webapp.counters import TotalUntil
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # SQLite has one writer at a time, on one machine, and nobody to end its transaction.

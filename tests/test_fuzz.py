@@ -18,13 +18,13 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from tests.visitor import PASSWORD, Visitor
-from webapp.accounts import notices, password_change, users, verification
-from webapp.accounts.identifiers import usernames
+from webapp.accounts import links, password_change
+from webapp.accounts.identifiers import email_addresses, usernames
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
-from webapp.outbox import claims
+from webapp.outbox import claims, kinds
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 LONGEST = 2000
@@ -244,7 +244,7 @@ class People:
         visitor = Visitor("http://signup.example", self.app)
         with self.app.app_context():
             # As the worker that claims it does.
-            asked = password_change.ask(users.parse_address(address), "en")
+            asked = password_change.ask(email_addresses.parse_address(address), "en")
             (email,) = claims.claim("worker", email_id=asked)
             password_change.find_owner(email)
             claims.let_go([email])
@@ -257,7 +257,7 @@ class People:
     def newest_link(self) -> str:
         with self.app.app_context():
             newest = select(VerifyEmail).order_by(VerifyEmail.user_id.desc(), VerifyEmail.created_at.desc()).limit(1)
-            return verification.link(db.session.scalars(newest).one())
+            return links.link(db.session.scalars(newest).one())
 
 
 def token(visitor: Visitor) -> str:
@@ -293,7 +293,7 @@ def whole_users(app: Flask) -> int:
         assert db.session.scalars(select(mails).select_from(VerifyEmail).where(mails != 1)).all() == []
         stray = OutgoingEmail.verify_email_id.is_(None) | OutgoingEmail.user_id.is_(None)
         # Whose a link for a forgotten password is shows when its mail is claimed, which is never here.
-        nobodys = (*notices.TEMPLATES, password_change.TEMPLATE)
+        nobodys = (*kinds.NOTICES, kinds.RESET_TEMPLATE)
         is_promise = OutgoingEmail.template.is_(None) | OutgoingEmail.template.not_in(nobodys)
         strays = db.session.scalars(select(OutgoingEmail.status).where(stray, is_promise)).all()
         # What was promised to who deleted the account is not sent.
@@ -313,7 +313,7 @@ def whole_users(app: Flask) -> int:
         everybody = db.session.scalars(select(User)).all()
         for user in everybody:
             assert usernames.key(usernames.normalize(user.username)) == user.username_key
-            assert users.parse_address(user.email).key == user.email_key
+            assert email_addresses.parse_address(user.email).key == user.email_key
             assert user.password_hash.startswith("$argon2id$")
             assert (user.purge_at is None) == user.is_email_verified
         return len(everybody)

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from tests.conftest import Backend
 from tests.visitor import Visitor
 from webapp import create_app
-from webapp.extensions import db
+from webapp.db.base import db
 
 
 def test_a_web_server_is_ready_with_its_database_and_its_queue(visitor: Visitor) -> None:

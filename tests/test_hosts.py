@@ -10,7 +10,7 @@ from flask import Flask
 
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
-from webapp.extensions import db
+from webapp.db.base import db
 
 Make = Callable[..., Flask]
 FIELDS = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}

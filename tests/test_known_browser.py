@@ -14,7 +14,7 @@ from tests.smtp_server import Server
 from tests.test_recovery import forget, reset_link
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
-from webapp.extensions import db
+from webapp.db.base import db
 
 Send = Callable[[], None]
 

@@ -19,7 +19,7 @@ from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
-from webapp.extensions import db
+from webapp.db.base import db
 
 Send = Callable[[], None]
 

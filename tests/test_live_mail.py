@@ -16,8 +16,9 @@ from tests.smtp_server import Server
 from tests.test_answers import server_tls
 from tests.test_cli import flask_mail
 from webapp import create_app
-from webapp.config import ROOT
-from webapp.extensions import db, mail
+from webapp.db.base import db
+from webapp.extensions import mail
+from webapp.paths import ROOT
 from webapp.smtp.message import Message
 
 PASSWORD = "abcd efgh ijkl mnop"  # noqa: S105 - as Gmail shows them, and opens nothing

@@ -12,7 +12,7 @@ from tests.factories import only_user, travel
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import passwords, sessions
-from webapp.extensions import db
+from webapp.db.base import db
 
 Send = Callable[[], None]
 

@@ -18,10 +18,10 @@ from tests.factories import get, only_user
 from tests.processes import consumer
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import Visitor
-from webapp.accounts import verification
+from webapp.accounts import links
 from webapp.logs import ADDRESSES, TOKENS, leave_out
 
-CONFIRM, PUT_BACK = (f"{verification.PATHS[purpose]}/" for purpose in ("change", "revoke"))
+CONFIRM, PUT_BACK = (f"{links.PATHS[purpose]}/" for purpose in ("change", "revoke"))
 TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
 
 

@@ -18,8 +18,8 @@ from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import sessions
 from webapp.accounts.users import User
-from webapp.emails.render import TEMPLATES
-from webapp.extensions import db
+from webapp.db.base import db
+from webapp.outbox.kinds import TEMPLATES
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]

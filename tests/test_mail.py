@@ -18,6 +18,7 @@ from tests.smtp_server import Mail, Server
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_worker, theme
 from webapp.emails import render
+from webapp.outbox import kinds
 from webapp.smtp.message import Message
 
 Send = Callable[[], None]
@@ -219,7 +220,7 @@ ACCENTS = ("#3b4cca", "#000000", "#7a0000", "#0b6e4f", "#5a5a00")
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_is_readable_on_its_background_whatever_the_accent(app: Flask, scheme: str) -> None:
-    for template, accent in itertools.product(render.TEMPLATES, ACCENTS):
+    for template, accent in itertools.product(kinds.TEMPLATES, ACCENTS):
         app.config["APP_ACCENT"] = theme.accent(accent)
         with app.app_context():
             html = render.sample(template).html or ""
@@ -234,7 +235,7 @@ def test_every_text_is_readable_on_its_background_whatever_the_accent(app: Flask
 def test_the_button_and_the_links_have_the_accent(app: Flask) -> None:
     app.config["APP_ACCENT"] = "#0b6e4f"
     with app.app_context():
-        html = render.sample(render.VERIFY_TEMPLATE).html or ""
+        html = render.sample(kinds.VERIFY_TEMPLATE).html or ""
     (button,) = re.findall(r'class="button" style="([^"]+)"', html)
     assert "background: #0b6e4f; color: #ffffff;" in button
     (link,) = re.findall(r'class="link" style="([^"]+)"', html)
@@ -248,7 +249,7 @@ def test_mails_of_a_kind_share_what_is_rendered_and_nothing_of_each_other(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rendered(address: str, code: str, link: str) -> Message:
-        return render.render(render.VERIFY_TEMPLATE, "en", address, code=code, link=link)
+        return render.render(kinds.VERIFY_TEMPLATE, "en", address, code=code, link=link)
 
     first = ("mick@example.com", "482 913", "http://signup.example/verify/x?a&b")
     with app.app_context():
@@ -331,7 +332,7 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("template", render.TEMPLATES)
+@pytest.mark.parametrize("template", kinds.TEMPLATES)
 def test_a_worker_writes_what_the_web_shows(app: Flask, environ: dict[str, str], template: str) -> None:
     written = []
     for each in (app, create_worker(environ)):

@@ -19,14 +19,15 @@ from tests.smtp_server import Server
 from tests.test_cli import flask_mail, refused
 from tests.visitor import Visitor
 from webapp import counters, create_app
-from webapp.config import ROOT, SETTINGS
+from webapp.config import SETTINGS
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import worker
-from webapp.extensions import db
 from webapp.monitoring import timeseries
-from webapp.outbox import claims
+from webapp.outbox import outcomes
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.paths import ROOT
 
 
 def read(app: Flask) -> dict[str, float]:
@@ -95,7 +96,7 @@ def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None
     (email,) = claim(app, email_id=email_id)
     change(app, email_id, status="queued", lease_token=None, lease_until=None)
     with app.app_context(), pytest.raises(LeaseLost):
-        claims.settle(email, "250 ok")
+        outcomes.settle(email, "250 ok")
     assert read(app)["signup_fenced_writes_total"] == 0
     with app.app_context():
         worker._send_all([email])

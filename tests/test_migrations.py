@@ -25,9 +25,9 @@ from tests.test_address_change import another_member, ask
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
 from webapp import audit, create_app
-from webapp.config import ROOT
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
+from webapp.paths import ROOT
 
 USERS = 10_000
 MIGRATIONS = str(ROOT / "migrations")

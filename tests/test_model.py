@@ -10,7 +10,7 @@ import pytest
 
 from tests.model.__main__ import AT_ONCE, ENDS, FENCES, MODEL, PROPERTIES, QUICK, missing, search
 from tests.test_docs import NAMED, names_in
-from webapp.config import ROOT
+from webapp.paths import ROOT
 
 # What steps share; no step.
 PARTS = {"rest", "release", "unlock", "excuse_holder", "fall_behind", "age_mail", "age_worker"}

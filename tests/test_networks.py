@@ -11,7 +11,7 @@ from sqlalchemy import select
 from tests.visitor import Visitor
 from webapp import create_app
 from webapp.audit import AuditEvent
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.pages.shared import networks
 
 Make = Callable[..., Flask]

@@ -16,9 +16,9 @@ from tests.test_cli import findings, flask_mail, refused
 from tests.visitor import Visitor
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import heartbeats
-from webapp.extensions import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 STRONG = "violet tractor by moonlight"

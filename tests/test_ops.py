@@ -20,10 +20,10 @@ from tests.visitor import PASSWORD, Visitor
 from webapp import create_app, operations
 from webapp.audit import AuditEvent
 from webapp.db import clock
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import heartbeats
 from webapp.delivery.heartbeats import WorkerHeartbeat
-from webapp.extensions import db
 from webapp.monitoring.timeseries import Part, quantile
 from webapp.outbox import pause
 from webapp.outbox.outgoing_email import OutgoingEmail

@@ -29,10 +29,10 @@ from tests.smtp_server import Server
 from tests.test_journey import Environ, website, website_and_log
 from tests.visitor import Visitor
 from webapp import create_app
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # Redis is what goes away here, so the embedded queue has no part in it.

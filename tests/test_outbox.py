@@ -18,15 +18,28 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tests.factories import attempts, change, claim, get, make_signup, travel, work
 from tests.smtp_server import Server
-from webapp.accounts import account, notices, password_change, users, verification
+from webapp.accounts import account, links, notices, password_change, users
+from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
 from webapp.db import clock
+from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import circuit_breaker, tasks, throttle, worker
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.extensions import db, mail
-from webapp.outbox import address_limits, claims, leases, outgoing_email, transitions
+from webapp.extensions import mail
+from webapp.outbox import (
+    address_limits,
+    backoff,
+    claims,
+    hints,
+    kinds,
+    leases,
+    outcomes,
+    outgoing_email,
+    posting,
+    reaper,
+)
 from webapp.outbox.attempts import Failure, redact
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -56,7 +69,7 @@ def test_of_many_workers_one_gets_the_mail(app: Flask) -> None:
 
 def test_a_batch_goes_to_one_worker_each_and_the_urgent_first(app: Flask) -> None:
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(4)]
-    change(app, ids[2], priority=outgoing_email.VERIFICATION_PRIORITY - 1)
+    change(app, ids[2], priority=posting.VERIFICATION_PRIORITY - 1)
     first = claim(app, limit=1)
     rest = claim(app, limit=10)
     assert [email.id for email in first] == [ids[2]]
@@ -67,7 +80,7 @@ def test_settling_ends_the_lease_and_writes_the_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        claims.settle(email, "250 taken")
+        outcomes.settle(email, "250 taken")
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.attempts, row.lease_token) == ("sent", 1, None)
@@ -82,18 +95,18 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
     (slow,) = claim(app, "slow")
     change(app, email_id, lease_until=db_now(-1))
     with app.app_context():
-        assert transitions.reap() == 1
+        assert reaper.reap() == 1
         db.session.commit()
     (fast,) = claim(app, "fast")
     with app.app_context():
         with pytest.raises(LeaseLost):
-            claims.settle(slow, "250 taken")
+            outcomes.settle(slow, "250 taken")
         with pytest.raises(LeaseLost):
-            claims.postpone(slow, TROUBLE)
+            outcomes.postpone(slow, TROUBLE)
         with pytest.raises(LeaseLost):
-            claims.bury(slow, TROUBLE)
+            outcomes.bury(slow, TROUBLE)
         with pytest.raises(LeaseLost):
-            claims.drop(slow, "no reason")
+            outcomes.drop(slow, "no reason")
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.locked_by, row.lease_token) == ("sending", "fast", fast.lease_token)
@@ -105,7 +118,7 @@ def test_postponing_backs_off_and_gives_up_after_the_last_attempt(app: Flask) ->
     change(app, email_id, max_attempts=2)
     (email,) = claim(app)
     with app.app_context():
-        claims.postpone(email, TROUBLE)
+        outcomes.postpone(email, TROUBLE)
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.attempts, row.last_smtp_code, row.last_error) == ("queued", 1, 451, "451 try later")
@@ -113,7 +126,7 @@ def test_postponing_backs_off_and_gives_up_after_the_last_attempt(app: Flask) ->
     change(app, email_id, next_attempt_at=db_now())
     (email,) = claim(app)
     with app.app_context():
-        claims.postpone(email, TROUBLE)
+        outcomes.postpone(email, TROUBLE)
         db.session.commit()
     assert get(app, email_id).status == "dead"
     assert [attempt.outcome for attempt in attempts(app, email_id)] == ["deferred", "failed"]
@@ -123,7 +136,7 @@ def test_postponing_for_the_servers_sake_spends_no_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        claims.give_back(email, TROUBLE, delay=15)
+        outcomes.give_back(email, TROUBLE, delay=15)
         db.session.commit()
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
 
@@ -134,7 +147,7 @@ def test_a_mail_that_outlived_five_workers_is_set_apart_for_an_hour(app: Flask) 
         assert len(claim(app)) == 1
         change(app, email_id, lease_until=db_now(-1))
         with app.app_context():
-            transitions.reap()
+            reaper.reap()
             db.session.commit()
         assert get(app, email_id).lease_expiries == expiries
         assert get(app, email_id).in_doubt
@@ -149,7 +162,7 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
     change(app, email_id, expires_at=db_now(-1))
     assert claim(app) == []
     with app.app_context():
-        transitions.reap()
+        reaper.reap()
         db.session.commit()
     assert get(app, email_id).status == "dead"
 
@@ -157,10 +170,10 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
 def test_an_overdue_mail_is_hinted_once_in_a_while(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
-        assert transitions.take_unhinted(10, overdue=5, again_after=30) == []
-        assert transitions.take_unhinted(10, overdue=-1, again_after=30) == [(email_id, 0)]
-        assert transitions.take_unhinted(10, overdue=-1, again_after=30) == []
-        assert transitions.take_unhinted(10, overdue=-1, again_after=-1) == [(email_id, 0)]
+        assert hints.take_unhinted(10, overdue=5, again_after=30) == []
+        assert hints.take_unhinted(10, overdue=-1, again_after=30) == [(email_id, 0)]
+        assert hints.take_unhinted(10, overdue=-1, again_after=30) == []
+        assert hints.take_unhinted(10, overdue=-1, again_after=-1) == [(email_id, 0)]
 
 
 def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flask) -> None:
@@ -172,7 +185,7 @@ def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flas
 def test_the_backoff_doubles_up_to_half_an_hour() -> None:
     for attempts_so_far, longest in enumerate([30, 60, 120, 240, 480, 960, 1800, 1800, 1800]):
         for _ in range(50):
-            assert longest * 0.66 < claims.backoff(attempts_so_far) <= longest
+            assert longest * 0.66 < backoff.backoff(attempts_so_far) <= longest
 
 
 @pytest.mark.parametrize(
@@ -195,9 +208,9 @@ def test_an_outcome_that_lacks_a_part_is_refused_and_nobody_else_has_trouble_wit
         (email,) = claims.claim("ann")
         db.session.commit()
         with pytest.raises(SQLAlchemyError):
-            claims.settle(email, "250 taken", verification.HANDED_OFF, proof=email.verify_email_id)
+            outcomes.settle(email, "250 taken", links.HANDED_OFF, proof=email.verify_email_id)
         db.session.rollback()
-        claims.settle(email, "250 taken")
+        outcomes.settle(email, "250 taken")
     assert get(app, email_id).status == "sent"
 
 
@@ -215,14 +228,14 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
         assert circuit_breaker.take_probe()
         assert not throttle.is_full()
         assert throttle.take_turn() == 0
-        assert transitions.mend_times() == 3
+        assert reaper.mend_times() == 3
         db.session.commit()
     assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
     # Its worker may live, and have the mail in its hands: it keeps it for as long as a send takes.
     assert get(app, dead).status == "sending"
     travel(app, 21)
     with app.app_context():
-        assert transitions.reap() >= 1
+        assert reaper.reap() >= 1
         db.session.commit()
     assert get(app, dead).status == "queued"
 
@@ -283,9 +296,9 @@ def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, m
         worker.deliver_due(1)
         user = db.session.scalars(select(User)).one()
         user.email_verified_at, user.purge_at = clock.now(), None
-        notices.post(user, notices.USERNAME_CHANGED)
+        notices.post(user, kinds.USERNAME_CHANGED)
         db.session.commit()
-        reset = password_change.ask(users.parse_address(user.email), "en")
+        reset = password_change.ask(email_addresses.parse_address(user.email), "en")
     worker.batch.note(1, 0.01)
     claimed, held = threading.Event(), threading.Event()
     errors: list[Exception] = []
@@ -342,13 +355,13 @@ def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_en
         app.config["MAIL_LIMIT_TOTAL"] = parse_many("50/hour")
         with app.app_context():
             db.session.execute(text("SET lock_timeout = 1000"))
-            assert transitions.reap() == 1
+            assert reaper.reap() == 1
             circuit_breaker.trip("down")
             assert not circuit_breaker.take_probe()
             circuit_breaker.reset()
-            transitions.hint_anew()
+            hints.hint_anew()
             outgoing_email.cancel("no reason", outgoing_email.OutgoingEmail.id == frozen)
-            assert address_limits.room().mails == 0
+            assert throttle.room().mails == 0
             app.config["MAIL_LIMIT_TOTAL"] = []
             app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")
             # What outlived a worker is claimed alone.

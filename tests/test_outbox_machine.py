@@ -16,22 +16,16 @@ import pytest
 from flask import Flask
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Row, delete, select
 
 from tests.factories import NO_PASSWORD, Clock
-from webapp.accounts import users, verification
+from webapp.accounts import links
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
-from webapp.outbox import claims, outgoing_email, transitions
+from webapp.outbox import claims, kinds, outcomes, outgoing_email, posting, reaper, transitions
 from webapp.outbox.attempts import DeliveryAttempt, Failure
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -57,11 +51,11 @@ class Ending:
 
 
 ENDINGS = {
-    "settle": Ending(lambda email: claims.settle(email, "250 taken"), {"sent"}, 1),
-    "postpone": Ending(lambda email: claims.postpone(email, REFUSED), {"queued", "dead"}, 1),
-    "give_back": Ending(lambda email: claims.give_back(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
-    "bury": Ending(lambda email: claims.bury(email, REFUSED), {"dead"}, 1),
-    "drop": Ending(lambda email: claims.drop(email, "nobody needs it"), {"canceled"}, 0),
+    "settle": Ending(lambda email: outcomes.settle(email, "250 taken"), {"sent"}, 1),
+    "postpone": Ending(lambda email: outcomes.postpone(email, REFUSED), {"queued", "dead"}, 1),
+    "give_back": Ending(lambda email: outcomes.give_back(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
+    "bury": Ending(lambda email: outcomes.bury(email, REFUSED), {"dead"}, 1),
+    "drop": Ending(lambda email: outcomes.drop(email, "nobody needs it"), {"canceled"}, 0),
 }
 
 
@@ -95,7 +89,7 @@ class Outbox(RuleBasedStateMachine):
         with self.committing():
             for table in (DeliveryAttempt, OutgoingEmail, VerifyEmail, User):
                 db.session.execute(delete(table))
-            proofs = [verification.begin(person(n), "signup") for n in range(PEOPLE)]
+            proofs = [links.begin(person(n), "signup") for n in range(PEOPLE)]
         self.proofs = [(proof.user_id, proof.id) for proof in proofs]
         for n in range(PEOPLE):
             self.post(n)
@@ -137,7 +131,7 @@ class Outbox(RuleBasedStateMachine):
         user_id, proof_id = self.proofs[n]
         is_active = any(mail.verify_email_id == proof_id and mail.status in ACTIVE for mail in self.seen.values())
         with self.committing():
-            email_id = outgoing_email.post(
+            email_id = posting.post(
                 to_address=f"mick{n}@example.com",
                 user_id=user_id,
                 verify_email_id=proof_id,
@@ -212,7 +206,7 @@ class Outbox(RuleBasedStateMachine):
     def reap(self) -> None:
         self.moves = {("sending", "queued"), ("sending", "dead"), ("queued", "dead")}
         with self.committing():
-            transitions.reap()
+            reaper.reap()
         now = self.mails()
         for claim in self.claims:
             was_live, claim.is_live = claim.is_live, claim.is_live and holds(claim, now[claim.email.id])
@@ -273,11 +267,11 @@ class Outbox(RuleBasedStateMachine):
         for _ in range(2):
             self.clock.advance(2 * 3600)
             with self.committing():
-                transitions.reap()
+                reaper.reap()
                 claimed = claims.claim("healthy", limit=1000)
                 db.session.commit()
                 for email in claimed:
-                    claims.settle(email, "250 taken")
+                    outcomes.settle(email, "250 taken")
         assert not [mail for mail in self.mails().values() if mail.status in ACTIVE]
 
     # What the steps are made of.
@@ -313,7 +307,7 @@ def person(n: int) -> User:
         email=f"mick{n}@example.com",
         email_key=f"mick{n}@example.com",
         password_hash=NO_PASSWORD,
-        purge_at=db_now(users.PURGE_AFTER),
+        purge_at=db_now(kinds.PURGE_AFTER),
         created_at=db_now(),
     )
 

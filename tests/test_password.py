@@ -14,7 +14,7 @@ from tests.test_recovery import NEW, count, forget, on_embedded, owner, reset_li
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import authentication, password_change, passwords, sessions
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 
 Send = Callable[[], None]
 

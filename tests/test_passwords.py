@@ -18,7 +18,7 @@ from tests.processes import wait_until
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import passwords
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 
 OLD_HASHER = PasswordHasher.from_parameters(CHEAPEST)
 

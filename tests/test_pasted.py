@@ -7,9 +7,9 @@ from flask import Flask
 from sqlalchemy import select
 
 from tests.visitor import Visitor
-from webapp.accounts import users
+from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 
 PASTED = [
     " mick@example.com ",
@@ -36,7 +36,9 @@ PASTED = [
 
 @pytest.mark.parametrize("text", PASTED)
 def test_what_is_pasted_around_an_address_is_taken_off(text: str) -> None:
-    assert users.parse_address(text) == users.Address(mailed="mick@example.com", key="mick@example.com")
+    assert email_addresses.parse_address(text) == email_addresses.Address(
+        mailed="mick@example.com", key="mick@example.com"
+    )
 
 
 @pytest.mark.parametrize("text", ["Mick <mick@example.com>", "mick＠example.com", "\u200bmailto:mick@example.com."])
@@ -48,7 +50,7 @@ def test_a_pasted_address_signs_up_and_signs_in(app: Flask, visitor: Visitor, te
 
 @pytest.mark.parametrize("text", PASTED)
 def test_however_it_is_pasted_guesses_at_an_address_count_together(text: str) -> None:
-    assert users.identifier_key(text) == "mick@example.com"
+    assert email_addresses.identifier_key(text) == "mick@example.com"
 
 
 @pytest.mark.parametrize(
@@ -72,5 +74,5 @@ def test_however_it_is_pasted_guesses_at_an_address_count_together(text: str) ->
     ids=ascii,
 )
 def test_what_is_no_address_stays_none(text: str) -> None:
-    with pytest.raises(users.AddressInvalid):
-        users.parse_address(text)
+    with pytest.raises(email_addresses.AddressInvalid):
+        email_addresses.parse_address(text)

@@ -15,10 +15,10 @@ from tests.factories import travel
 from tests.smtp_server import Mail, Server
 from tests.test_verify import everything
 from tests.visitor import PASSWORD, Visitor
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]

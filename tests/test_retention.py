@@ -17,10 +17,10 @@ from webapp.accounts.codes import CodeTry
 from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import heartbeats, tasks
-from webapp.extensions import db
-from webapp.outbox import claims
+from webapp.delivery import heartbeats, relay
+from webapp.outbox import outcomes
 from webapp.outbox.attempts import Failure
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -82,7 +82,7 @@ def test_a_mail_that_waits_is_canceled_with_its_user_and_one_being_sent_is_left(
     prune(app)
     assert count(app, User) == 1
     with app.app_context():
-        claims.give_back(email, Failure("Aborted", "we are stopping"))
+        outcomes.give_back(email, Failure("Aborted", "we are stopping"))
         db.session.commit()
     prune(app)
     assert count(app, User) == 0
@@ -140,16 +140,16 @@ def test_much_is_forgotten_in_batches(app: Flask) -> None:
 def test_each_worker_forgets_by_itself(app: Flask) -> None:
     make_signup(app)
     travel(app, 8 * DAY)
-    relay = tasks.Relay()
+    ours = relay.Relay()
     with app.app_context():
-        relay.turn()
+        ours.turn()
     assert count(app, User) == 1
-    (prune,) = [job for job in relay.jobs if job.do is tasks.prune]
+    (prune,) = [job for job in ours.jobs if job.do is relay.prune]
     prune.due_at = time.monotonic()
     with app.app_context():
-        relay.turn()
+        ours.turn()
     assert count(app, User) == 0
-    assert prune.due_at > time.monotonic() + tasks.PRUNE_SECONDS / 2
+    assert prune.due_at > time.monotonic() + relay.PRUNE_SECONDS / 2
     with app.app_context():
         heartbeats.leave(heartbeats.NAME)
         db.session.commit()
@@ -161,7 +161,7 @@ def test_a_user_that_vanishes_while_its_mail_is_sent_does_no_harm(app: Flask, sm
     with app.app_context():
         db.session.execute(delete(User))
         db.session.commit()
-        claims.settle(email, "250 ok")
+        outcomes.settle(email, "250 ok")
         db.session.commit()
     assert get(app, email_id).status == "sent"
     again = make_signup(app, username="ann", address="ann@example.com")

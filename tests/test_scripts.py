@@ -21,7 +21,8 @@ from tests.test_codes import code_in
 from tests.visitor import PASSWORD, Visitor
 from webapp import create_app
 from webapp.accounts.users import User
-from webapp.extensions import db, mail
+from webapp.db.base import db
+from webapp.extensions import mail
 from webapp.pages.shared.email_domains import suggestion
 
 # Into `shifts`: each time that something on the page moved by itself.

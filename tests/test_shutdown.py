@@ -19,10 +19,10 @@ from tests.smtp_server import Connection, Server, hang
 from tests.test_journey import Environ, website_and_log
 from tests.visitor import PASSWORD, Visitor
 from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.delivery import circuit_breaker
 from webapp.delivery.heartbeats import WorkerHeartbeat
 from webapp.delivery.tasks import deliver_later
-from webapp.extensions import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 

@@ -15,10 +15,11 @@ from sqlalchemy import event, func, select
 from tests.factories import NO_PASSWORD, only_user
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
-from webapp.accounts import signup, users
+from webapp.accounts import signup
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
@@ -184,7 +185,7 @@ def test_a_username_of_a_verified_user_is_told_to_be_taken(
     ],
 )
 def test_spellings_of_one_address_have_one_key(text: str, key: str) -> None:
-    assert users.parse_address(text).key == key
+    assert email_addresses.parse_address(text).key == key
 
 
 def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> None:
@@ -232,7 +233,7 @@ def test_a_form_that_is_sent_twice_costs_no_connection(app: Flask) -> None:
             return signup.sign_up(
                 username="mick19",
                 full_name="",
-                address=users.parse_address("mick@example.com"),
+                address=email_addresses.parse_address("mick@example.com"),
                 password_hash=NO_PASSWORD,
                 locale="en",
                 verification_id=uuid.UUID(int=1),

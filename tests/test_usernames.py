@@ -15,8 +15,8 @@ from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import users
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 
 TAKEN = "Somebody else has this username"
 

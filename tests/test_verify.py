@@ -11,11 +11,11 @@ from sqlalchemy import inspect, select, update
 
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD, Visitor
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.config import load
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 from webapp.pages.shared.link_cookie import mask
 from webapp.pages.signup import waiting
 

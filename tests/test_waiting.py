@@ -13,8 +13,8 @@ from tests.factories import travel
 from tests.smtp_server import Server
 from tests.test_codes import code_in
 from tests.visitor import Visitor
+from webapp.db.base import db
 from webapp.delivery import circuit_breaker
-from webapp.extensions import db
 
 Send = Callable[[], None]
 

@@ -15,12 +15,14 @@ from tests.processes import free_port
 from tests.smtp_server import Server
 from tests.visitor import PASSWORD
 from webapp import create_app
-from webapp.accounts import passwords, roles, users
+from webapp.accounts import passwords, roles
+from webapp.accounts.identifiers import email_addresses
+from webapp.db.base import db
 from webapp.delivery import circuit_breaker
 from webapp.devmail import Mailbox
 from webapp.emails import render
-from webapp.extensions import db, mail
-from webapp.outbox import pause
+from webapp.extensions import mail
+from webapp.outbox import kinds, pause
 
 # Each has a page.
 ERRORS = (400, 403, 404, 405, 410, 413, 429, 500, 503)
@@ -196,7 +198,7 @@ class Tour:
         self.open("/ops", "ops: not for you")
         with self.app.app_context():
             password_hash = passwords.hash(PASSWORD)
-            address = users.parse_address(f"{OPERATOR}@example.com")
+            address = email_addresses.parse_address(f"{OPERATOR}@example.com")
             roles.create(address, username=OPERATOR, password_hash=password_hash, role="admin")
         self.page.goto("/login")
         self.fill(identifier=OPERATOR, password=PASSWORD)
@@ -214,7 +216,7 @@ class Tour:
 
     def mails(self) -> None:
         """Each by itself: in the mailbox nothing may look into it."""
-        for template in render.TEMPLATES:
+        for template in kinds.TEMPLATES:
             with self.app.app_context():
                 html = render.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html or ""
             self.page.goto(BY_ITSELF)

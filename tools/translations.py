@@ -11,8 +11,8 @@ from babel.messages.extract import extract_from_dir, extract_from_file
 from babel.messages.pofile import read_po, write_po
 from zxcvbn import feedback
 
-from webapp.config import ROOT
 from webapp.i18n import FOLDER
+from webapp.paths import ROOT
 
 METHODS = [("**.py", "python"), ("templates/**", "jinja2")]
 # A template that cannot be read must not lose its strings in silence.

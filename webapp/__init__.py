@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flask import Flask
 
-from webapp import config, extensions, logs
+from webapp import config, extensions, logs, paths
 from webapp.accounts import passwords
 from webapp.emails import render
 
@@ -27,7 +27,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
     """Return the app without pages and commands: all that it takes to send mails."""
     # pages/assets.py serves our files.
-    app = Flask(__name__, instance_path=str(config.INSTANCE), static_folder=None)
+    app = Flask(__name__, instance_path=str(paths.INSTANCE), static_folder=None)
     app.config.from_mapping(config.load(environ))
     logs.init_app(app)
     extensions.init_app(app)

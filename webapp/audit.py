@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.db.base import NUMBERED_ONCE, Model, db, table
 from webapp.db.clock import db_now
-from webapp.extensions import NUMBERED_ONCE, Model, db, row_of, table
+from webapp.db.statements import row_of
 
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)

@@ -5,26 +5,39 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
 from dotenv import dotenv_values
-from limits import RateLimitItem, parse_many
+from limits import parse_many
 from psycopg.conninfo import conninfo_to_dict
 
 from webapp import theme
 from webapp.accounts.identifiers import usernames
+from webapp.paths import INSTANCE, ROOT
 from webapp.queue import redis_url
+from webapp.setting_types import (
+    ConfigError,
+    Parser,
+    parse_boolean,
+    parse_choice,
+    parse_contact,
+    parse_cookie_name,
+    parse_database_url,
+    parse_host,
+    parse_limits,
+    parse_logo,
+    parse_number,
+    parse_public_url,
+    parse_secret,
+    parse_secrets,
+    parse_text,
+)
 from webapp.smtp import addresses
 
-ROOT = Path(__file__).resolve().parent.parent
-INSTANCE = ROOT / "instance"
-LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
-EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
 # Names that people take for ours: mostly those of RFC 2142, to which mail of a domain's owner goes.
 RESERVED = [
     *("abuse", "admin", "administrator", "billing", "contact", "help", "helpdesk", "hostmaster", "info"),
@@ -34,19 +47,6 @@ RESERVED = [
 # The longest form, all of it in letters that take four bytes, each byte written as "%F0".
 FORM_BYTES = 16 * 1024
 FORM_FIELDS = 100
-
-Parser = Callable[[str], Any]
-
-
-class ConfigError(SystemExit):
-    """Settings that make no sense; its text names every problem, one a line.
-
-    Uncaught, it ends the process with that text and no traceback: there is nothing to debug.
-    """
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(["These settings need your attention:", *(f"  {problem}" for problem in problems)]))
 
 
 def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -99,125 +99,14 @@ def _read(name: str, parse: Parser, default: object, environ: Mapping[str, str],
 # Parsers: text in, value out, ValueError with what would be right.
 
 
-def _text(raw: str) -> str:
-    if not raw.isprintable():
-        raise ValueError("must be one line of printable text")
-    return raw
-
-
-def _boolean(raw: str) -> bool:
-    try:
-        return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[raw.lower()]
-    except KeyError:
-        raise ValueError(f"must be true or false, not {raw!r}") from None
-
-
-def _host(raw: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", raw):
-        raise ValueError(f"must be a host's name or address, and its port in MAIL_PORT, not {raw!r}")
-    return raw
-
-
-def _number(minimum: int, maximum: int) -> Parser:
-    def parse(raw: str) -> int:
-        if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
-            raise ValueError(f"must be a whole number from {minimum} to {maximum}, not {raw!r}")
-        return int(raw)
-
-    return parse
-
-
-def _choice(*choices: str) -> Parser:
-    def parse(raw: str) -> str:
-        if raw.lower() not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}, not {raw!r}")
-        return raw.lower()
-
-    return parse
-
-
-def _secret(raw: str) -> str:
-    if len(raw) < 16 or raw.lower().startswith(EXAMPLE_SECRETS) or _repeats(raw):
-        raise ValueError(
-            "must be at least 16 random characters, "
-            "such as this prints: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-        )
-    return raw
-
-
-def _repeats(raw: str) -> bool:
-    """Return whether a secret is made of few characters, or of few that come again and again."""
-    # Of a long one, ever more come by chance.
-    triples = [raw[start : start + 3] for start in range(min(len(raw), 100) - 2)]
-    return len(set(triples)) < 0.75 * len(triples)
-
-
-def _secrets(raw: str) -> list[str]:
-    return [_secret(part.strip()) for part in raw.split(",") if part.strip()]
-
-
-def _database_url(raw: str) -> str:
-    scheme, _, rest = raw.partition("://")
-    if scheme == "sqlite" and rest.startswith("/") and rest not in {"/", "/:memory:"}:
-        return f"sqlite:///{INSTANCE / rest[1:].partition('?')[0]}"
-    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
-        raise ValueError("must begin with postgresql:// or sqlite:/// and name a database")
-    # What libpq understands, psql does too: several hosts, options, certificates.
-    url = f"postgresql://{rest}"
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.Error as error:
-        # Other messages quote what may be the password.
-        if unknown := re.search(r'invalid URI query parameter: "\w+"', str(error)):
-            raise ValueError(f"must have parameters that PostgreSQL knows: {unknown[0]}") from None
-        parts = {}
-    ports = str(parts.get("port", "")).split(",")
-    if not parts.get("dbname") or "@" in str(parts.get("host", "")) or not all(p.isdigit() or not p for p in ports):
-        raise ValueError(
-            "must look like postgresql://user:password@host:5432/name, with %40 for an @ in the password,"
-            " %2F for a /, %25 for a %"
-        )
-    return url
-
-
 def _redis_url(raw: str) -> str:
     redis_url.parse(raw)
     return raw
 
 
-def _public_url(raw: str) -> str:
-    # A path would need every route below it; a name in another script is written in punycode in mails.
-    found = re.fullmatch(r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", raw)
-    if not found or int(found[1] or 443) > 65535:
-        raise ValueError(f"must look like https://www.example.com, in ASCII and without a path, not {raw!r}")
-    return raw.rstrip("/")
-
-
-def _cookie_name(raw: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", raw):
-        raise ValueError(f"must be letters, digits, - and _ (what https wants before it is added), not {raw!r}")
-    return raw
-
-
-def _contact(raw: str) -> str:
-    """Return where to write, as an address that security.txt takes."""
-    if re.fullmatch(r"(https://|mailto:|tel:)[!-~]+", raw):
-        return raw
-    if re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", raw):
-        return f"mailto:{raw}"
-    raise ValueError(f"must be an address such as security@example.com, or https://…, not {raw!r}")
-
-
-def _logo(raw: str) -> str:
-    path = ROOT / _text(raw)
-    if path.suffix.lower() not in LOGOS or not path.is_file():
-        raise ValueError(f"must be the path of a picture ({', '.join(LOGOS)}), not {raw!r}")
-    return str(path)
-
-
 def _mailbox(raw: str) -> str:
     try:
-        return addresses.mailbox(_text(raw))
+        return addresses.mailbox(parse_text(raw))
     except ValueError:
         raise ValueError(f"must be an address, or Name <address>, not {raw!r}") from None
 
@@ -229,20 +118,8 @@ def _ehlo_name(raw: str) -> str:
     return name
 
 
-def _limits(raw: str) -> list[RateLimitItem]:
-    if raw.lower() == "none":
-        return []
-    try:
-        limits = parse_many(raw)
-    except ValueError:
-        limits = []
-    if not limits or any(limit.amount < 1 for limit in limits):
-        raise ValueError(f"must look like 30/hour or like 1/minute, 10/15 minutes, or be none, not {raw!r}")
-    return limits
-
-
 def _usernames(raw: str) -> list[str]:
-    names = [] if raw.lower() == "none" else [part.strip() for part in _text(raw).split(",")]
+    names = [] if raw.lower() == "none" else [part.strip() for part in parse_text(raw).split(",")]
     for name in names:
         try:
             usernames.normalize(name)
@@ -253,64 +130,63 @@ def _usernames(raw: str) -> list[str]:
 
 # The manual of these settings is .env.example; a test keeps the two together.
 SETTINGS: dict[str, tuple[Parser, Any]] = {
-    "APP_ENV": (_choice("production", "development"), "production"),
-    "SECRET_KEY": (_secret, None),
-    "SECRET_KEY_FALLBACKS": (_secrets, []),
-    "DATABASE_URL": (_database_url, f"sqlite:///{INSTANCE / 'app.db'}"),
-    "DATABASE_POOL_SIZE": (_number(1, 200), 10),
-    "DATABASE_TIMEOUT": (_number(1, 60), 2),
+    "APP_ENV": (parse_choice("production", "development"), "production"),
+    "SECRET_KEY": (parse_secret, None),
+    "SECRET_KEY_FALLBACKS": (parse_secrets, []),
+    "DATABASE_URL": (parse_database_url, f"sqlite:///{INSTANCE / 'app.db'}"),
+    "DATABASE_POOL_SIZE": (parse_number(1, 200), 10),
+    "DATABASE_TIMEOUT": (parse_number(1, 60), 2),
     "REDIS_URL": (_redis_url, None),
-    "PUBLIC_URL": (_public_url, None),
-    "HSTS_INCLUDE_SUBDOMAINS": (_boolean, False),
-    "SESSION_COOKIE_NAME": (_cookie_name, "session"),
-    "SECURITY_CONTACT": (_contact, None),
-    "APP_NAME": (_text, "Signup"),
-    "APP_VERSION": (_text, None),
-    "APP_LOGO": (_logo, None),
+    "PUBLIC_URL": (parse_public_url, None),
+    "HSTS_INCLUDE_SUBDOMAINS": (parse_boolean, False),
+    "SESSION_COOKIE_NAME": (parse_cookie_name, "session"),
+    "SECURITY_CONTACT": (parse_contact, None),
+    "APP_NAME": (parse_text, "Signup"),
+    "APP_VERSION": (parse_text, None),
+    "APP_LOGO": (parse_logo, None),
     "APP_ACCENT": (theme.accent, "#3b4cca"),
-    "MAIL_SERVER": (_host, None),
-    "MAIL_PORT": (_number(1, 65535), 25),
-    "MAIL_USERNAME": (_text, None),
-    "MAIL_PASSWORD": (_text, None),
-    "MAIL_USE_TLS": (_boolean, False),
-    "MAIL_USE_SSL": (_boolean, False),
-    "MAIL_TIMEOUT": (_number(1, 300), 20),
-    "MAIL_ANSWER_TIMEOUT": (_number(1, 600), 60),
-    "MAIL_CONNECTIONS": (_number(1, 100), 2),
+    "MAIL_SERVER": (parse_host, None),
+    "MAIL_PORT": (parse_number(1, 65535), 25),
+    "MAIL_USERNAME": (parse_text, None),
+    "MAIL_PASSWORD": (parse_text, None),
+    "MAIL_USE_TLS": (parse_boolean, False),
+    "MAIL_USE_SSL": (parse_boolean, False),
+    "MAIL_TIMEOUT": (parse_number(1, 300), 20),
+    "MAIL_ANSWER_TIMEOUT": (parse_number(1, 600), 60),
+    "MAIL_CONNECTIONS": (parse_number(1, 100), 2),
     "MAIL_EHLO_NAME": (_ehlo_name, None),
     "MAIL_DEFAULT_SENDER": (_mailbox, None),
     "MAIL_REPLY_TO": (_mailbox, None),
-    "MAIL_MAX_ATTEMPTS": (_number(1, 100), 10),
-    "MAIL_LIMIT_PER_ADDRESS": (_limits, parse_many("1/minute, 5/hour, 10/day")),
-    "MAIL_LIMIT_TOTAL": (_limits, parse_many("10000/hour")),
-    "VERIFY_EMAIL_DELAY": (_number(0, 3600), 10),
-    "VERIFY_EMAIL_TTL": (_number(60, 30 * 86400), 86400),
-    "VERIFY_CODE_TTL": (_number(60, 86400), 3600),
-    "RESET_EMAIL_TTL": (_number(60, 86400), 3600),
-    "PASSWORD_MIN_LENGTH": (_number(8, 64), 8),
-    "PASSWORD_HASH_MEMORY": (_number(19, 1024), 19),
-    "PASSWORD_HASH_PASSES": (_number(2, 20), 2),
-    "PASSWORD_HASH_LANES": (_number(1, 16), 1),
-    "RATELIMIT_ENABLED": (_boolean, True),
-    "RATELIMIT_POST": (_limits, parse_many("1200/minute")),
-    "RATELIMIT_SIGNUP": (_limits, parse_many("30/hour")),
-    "RATELIMIT_RESEND": (_limits, parse_many("10/hour")),
-    "RATELIMIT_RESET": (_limits, parse_many("30/hour")),
-    "RATELIMIT_LOGIN_ACCOUNT": (_limits, parse_many("10/15 minutes")),
-    "RATELIMIT_LOGIN_IP": (_limits, parse_many("100/hour")),
-    "RATELIMIT_LOGIN_KNOWN": (_limits, parse_many("10/15 minutes")),
+    "MAIL_MAX_ATTEMPTS": (parse_number(1, 100), 10),
+    "MAIL_LIMIT_PER_ADDRESS": (parse_limits, parse_many("1/minute, 5/hour, 10/day")),
+    "MAIL_LIMIT_TOTAL": (parse_limits, parse_many("10000/hour")),
+    "VERIFY_EMAIL_DELAY": (parse_number(0, 3600), 10),
+    "VERIFY_EMAIL_TTL": (parse_number(60, 30 * 86400), 86400),
+    "VERIFY_CODE_TTL": (parse_number(60, 86400), 3600),
+    "RESET_EMAIL_TTL": (parse_number(60, 86400), 3600),
+    "PASSWORD_MIN_LENGTH": (parse_number(8, 64), 8),
+    "PASSWORD_HASH_MEMORY": (parse_number(19, 1024), 19),
+    "PASSWORD_HASH_PASSES": (parse_number(2, 20), 2),
+    "PASSWORD_HASH_LANES": (parse_number(1, 16), 1),
+    "RATELIMIT_ENABLED": (parse_boolean, True),
+    "RATELIMIT_POST": (parse_limits, parse_many("1200/minute")),
+    "RATELIMIT_SIGNUP": (parse_limits, parse_many("30/hour")),
+    "RATELIMIT_RESEND": (parse_limits, parse_many("10/hour")),
+    "RATELIMIT_RESET": (parse_limits, parse_many("30/hour")),
+    "RATELIMIT_LOGIN_ACCOUNT": (parse_limits, parse_many("10/15 minutes")),
+    "RATELIMIT_LOGIN_IP": (parse_limits, parse_many("100/hour")),
+    "RATELIMIT_LOGIN_KNOWN": (parse_limits, parse_many("10/15 minutes")),
     "RESERVED_USERNAMES": (_usernames, RESERVED),
-    "RETENTION_DAYS": (_number(14, 3650), 90),
-    "METRICS_TOKEN": (_secret, None),
-    "TRUSTED_PROXIES": (_number(0, 10), 0),
-    "WEB_CONCURRENCY": (_number(1, 64), 2),
-    "LOG_FORMAT": (_choice("console", "json"), "console"),
-    "LOG_LEVEL": (_choice("debug", "info", "warning", "error"), "info"),
-    "LOG_ADDRESSES": (_boolean, False),
+    "RETENTION_DAYS": (parse_number(14, 3650), 90),
+    "METRICS_TOKEN": (parse_secret, None),
+    "TRUSTED_PROXIES": (parse_number(0, 10), 0),
+    "WEB_CONCURRENCY": (parse_number(1, 64), 2),
+    "LOG_FORMAT": (parse_choice("console", "json"), "console"),
+    "LOG_LEVEL": (parse_choice("debug", "info", "warning", "error"), "info"),
+    "LOG_ADDRESSES": (parse_boolean, False),
 }
 
-
-LIMITS = [name for name, (parse, _default) in SETTINGS.items() if parse is _limits]
+LIMITS = [name for name, (parse, _default) in SETTINGS.items() if parse is parse_limits]
 
 
 def _fill_in_for_development(config: dict[str, Any]) -> None:

@@ -26,8 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from webapp.audit import AuditEvent
+from webapp.db.base import Model, db
 from webapp.db.clock import UTCDateTime, db_now, now, seconds_between
-from webapp.extensions import Model, db, try_lock
+from webapp.db.locks import try_lock
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 

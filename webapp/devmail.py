@@ -22,7 +22,7 @@ from pathlib import Path
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from webapp.config import INSTANCE
+from webapp.paths import INSTANCE
 
 FOLDER = INSTANCE / "mailbox"
 KEPT = 500

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import structlog
 
 from webapp import audit
-from webapp.accounts.users import Address
-from webapp.extensions import db
-from webapp.outbox import outgoing_email, pause, transitions
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.db.base import db
+from webapp.outbox import hints, pause, posting, transitions
+from webapp.outbox.kinds import TEST_TEMPLATE
 
 log = structlog.get_logger(__name__)
 
 # One statement takes only so many parameters, and nobody waits long for the rows of so few.
 CHUNK = 500
-
-TEST_TEMPLATE = "test"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def resume_mail() -> bool:
     """
     ended = pause.end()
     if ended:
-        transitions.hint_anew()
+        hints.hint_anew()
         audit.record("resumed")
         log.warning("mail_resumed")
     db.session.commit()
@@ -76,13 +75,13 @@ def resume_mail() -> bool:
 
 def post_test(address: Address) -> uuid.UUID:
     """Promise a test mail, and commit: it goes the way of every mail, and is tried once."""
-    email_id = outgoing_email.post(
+    email_id = posting.post(
         to_address=address.mailed,
         user_id=None,
         dedupe_key=f"test:{uuid.uuid4()}",
         template=TEST_TEMPLATE,
         locale="en",
-        priority=outgoing_email.VERIFICATION_PRIORITY,
+        priority=posting.VERIFICATION_PRIORITY,
         max_attempts=1,
     )
     if email_id is None:

@@ -10,14 +10,15 @@ import structlog
 from flask import current_app
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
-from webapp import counters, operations
+from webapp import counters
 from webapp.accounts.codes import CodeTry
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
+from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.extensions import Model, db
+from webapp.outbox import kinds
 from webapp.outbox.outgoing_email import FORGOTTEN, OutgoingEmail
 
 log = structlog.get_logger(__name__)
@@ -134,7 +135,7 @@ def _addresses() -> list[ColumnElement[bool]]:
     return [
         OutgoingEmail.user_id.is_(None),
         OutgoingEmail.to_address != FORGOTTEN,
-        or_(OutgoingEmail.template.is_(None), OutgoingEmail.template != operations.TEST_TEMPLATE),
+        or_(OutgoingEmail.template.is_(None), OutgoingEmail.template != kinds.TEST_TEMPLATE),
         OutgoingEmail.finished_at < db_now(-counted),
     ]
 

@@ -13,7 +13,8 @@ from benchmarks.client import PASSWORD, Browser
 from benchmarks.measure import Timer, percentile
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
-from webapp.accounts import passwords, roles, signup, users
+from webapp.accounts import passwords, roles, signup
+from webapp.accounts.identifiers import email_addresses
 
 TIMES = 200
 WARM_UP = 10
@@ -55,9 +56,9 @@ def prepare(app: Flask) -> None:
     """Let there be a pending signup and a verified account."""
     with app.app_context():
         password_hash = passwords.hash(PASSWORD)
-        address = users.parse_address(PENDING)
+        address = email_addresses.parse_address(PENDING)
         signup.sign_up(username="pending", full_name="", address=address, password_hash=password_hash, locale="en")
-        address = users.parse_address(VERIFIED)
+        address = email_addresses.parse_address(VERIFIED)
         roles.create(address, username="verified", password_hash=password_hash, role="user")
     forget(app)
 

@@ -17,9 +17,10 @@ from benchmarks.measure import Timer
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from webapp import counters
-from webapp.accounts import passwords, roles, users
-from webapp.delivery import tasks
-from webapp.extensions import db
+from webapp.accounts import passwords, roles
+from webapp.accounts.identifiers import email_addresses
+from webapp.db.base import db
+from webapp.delivery import relay
 from webapp.outbox import claims
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -63,7 +64,7 @@ def run(stage: Stage, report: Report) -> None:
 
 def operations(app: Flask) -> dict[str, Callable[[], object]]:
     """Return what grows, or should not: by name."""
-    relay = tasks.Relay()
+    ours = relay.Relay()
 
     def claim() -> None:
         with app.app_context():
@@ -73,10 +74,10 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
 
     def turn() -> None:
         with app.app_context():
-            relay.turn()
+            ours.turn()
 
     # What is overdue gets its hints now, and what ended is counted: the turns after that are the usual ones.
-    for _ in range(1 + history.DUE // tasks.BATCH):
+    for _ in range(1 + history.DUE // relay.BATCH):
         turn()
     with app.app_context():
         while counters.fold():
@@ -116,7 +117,7 @@ def visit(client: FlaskClient, path: str) -> Callable[[], None]:
 def operator(app: Flask) -> FlaskClient:
     """Return a browser of an admin, signed in."""
     with app.app_context():
-        address = users.parse_address("operator@example.com")
+        address = email_addresses.parse_address("operator@example.com")
         roles.create(address, username="operator", password_hash=passwords.hash(PASSWORD), role="admin")
     client = app.test_client()
     found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', client.get("/login").text)

@@ -15,9 +15,10 @@ from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from tests.processes import Process
 from tests.smtp_server import Action, Server, hang
-from webapp.accounts import signup, users
+from webapp.accounts import signup
+from webapp.accounts.identifiers import email_addresses
+from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.extensions import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 DELAY = 2
@@ -103,7 +104,7 @@ class Signups:
                 _signup_id, email_id = signup.sign_up(
                     username=f"{prefix}{number}",
                     full_name="",
-                    address=users.parse_address(f"{prefix}{number}@example.com"),
+                    address=email_addresses.parse_address(f"{prefix}{number}@example.com"),
                     password_hash=rows.NO_PASSWORD,
                     locale="en",
                 )

@@ -11,12 +11,12 @@ from sqlalchemy.exc import IntegrityError
 from webapp import audit
 from webapp.accounts import notices, users
 from webapp.accounts.identifiers import usernames
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
 from webapp.audit import AuditEvent
-from webapp.extensions import db
-from webapp.outbox import outgoing_email
+from webapp.db.base import db
+from webapp.outbox import kinds, outgoing_email
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
@@ -42,7 +42,7 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
     user.full_name = full_name
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
-    email_id = notices.post(user, notices.USERNAME_CHANGED) if "username" in changed else None
+    email_id = notices.post(user, kinds.USERNAME_CHANGED) if "username" in changed else None
     try:
         db.session.commit()
     except IntegrityError as error:
@@ -62,7 +62,7 @@ def end(user: User) -> uuid.UUID | None:
     users.hold(user)
     outgoing_email.cancel("its user is gone", OutgoingEmail.user_id == user.id)
     audit.record("account_deleted", detail=f"user {user.id}")
-    email_id = notices.post(user, notices.ACCOUNT_DELETED)
+    email_id = notices.post(user, kinds.ACCOUNT_DELETED)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
     db.session.commit()
     return email_id

@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, and_, case, or_, select, update
 
 from webapp.accounts import hash_cost, passwords
 from webapp.accounts.identifiers import usernames
-from webapp.accounts.users import User, address_key, identifier_key
-from webapp.extensions import db
+from webapp.accounts.identifiers.email_addresses import address_key, identifier_key
+from webapp.accounts.users import User
+from webapp.db.base import db
 
 log = structlog.get_logger(__name__)
 

@@ -9,11 +9,12 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, String, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.accounts import users, verification
+from webapp.accounts import links, users, verification
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.db.base import NUMBERED_ONCE, Model, db
 from webapp.db.clock import db_now
-from webapp.extensions import NUMBERED_ONCE, Model, db
 
 # Wrong ones: of one signup, whatever is sent again or changed, and of one address in a day.
 TRIES_OF_A_SIGNUP = 5
@@ -41,7 +42,7 @@ class CodeTry(Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
-    email_key: Mapped[str] = mapped_column(String(users.EMAIL_MAX))
+    email_key: Mapped[str] = mapped_column(String(email_addresses.EMAIL_MAX))
     tried_at: Mapped[datetime]
 
 
@@ -57,7 +58,7 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
         # By somebody who has the address, just now: the tries of an account are its owner's.
         db.session.rollback()
         raise AlreadyVerified
-    proof = judge(user, user.email_key, verification.current_for(user), typed)
+    proof = judge(user, user.email_key, links.current_for(user), typed)
     try:
         return verification.confirm(proof.id, username=username)
     except AlreadyVerified:
@@ -102,5 +103,5 @@ def _matches(proof: VerifyEmail, typed: str) -> bool:
         )
     )
     # Compared in any case: how long it takes must not tell whether there is a code.
-    is_same = hmac.compare_digest(verification.code(proof), digits)
+    is_same = hmac.compare_digest(links.code(proof), digits)
     return bool(is_alive) and is_same

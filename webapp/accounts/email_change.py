@@ -7,11 +7,13 @@ import uuid
 from sqlalchemy import ColumnElement, or_, select
 
 from webapp import audit
-from webapp.accounts import codes, notices, sessions, users, verification
-from webapp.accounts.users import Address, User
-from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.accounts import codes, links, notices, sessions, users, verification
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
+from webapp.outbox import kinds
 
 # Why a link was withdrawn.
 ASKED_AGAIN = "another address was asked for"
@@ -34,9 +36,9 @@ def ask(user: User, address: Address, session_token: str) -> uuid.UUID | None:
     """
     users.hold(user)
     if former := awaited(user):
-        verification.void(former, ASKED_AGAIN)
-    proof = verification.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token))
-    email_id = verification.post_link(proof, to_address=address.mailed, expires_in=WAITS)
+        links.void(former, ASKED_AGAIN)
+    proof = links.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token))
+    email_id = links.post_link(proof, to_address=address.mailed, expires_in=WAITS)
     audit.record("address_asked", user.id)
     db.session.commit()
     return email_id
@@ -47,7 +49,7 @@ def awaited(user: User) -> VerifyEmail | None:
 
     Its link may have expired, or somebody else may have proved the address: nothing here tells which.
     """
-    current = verification.current_for(user, "change")
+    current = links.current_for(user, "change")
     if current is None or current.used_at is not None:
         return None
     is_recent = select(VerifyEmail.created_at > db_now(-WAITS)).where(VerifyEmail.id == current.id)
@@ -64,7 +66,7 @@ def resend(user: User) -> uuid.UUID | None:
     current = awaited(user)
     email_id = None
     if current is not None and current.email is not None:
-        email_id = verification.post_link(current, to_address=current.email, expires_in=WAITS)
+        email_id = links.post_link(current, to_address=current.email, expires_in=WAITS)
     db.session.commit()
     return email_id
 
@@ -73,7 +75,7 @@ def call_off(user: User) -> None:
     """Withdraw the change that was asked for, and commit."""
     users.hold(user)
     if current := awaited(user):
-        verification.void(current, CALLED_OFF)
+        links.void(current, CALLED_OFF)
         audit.record("address_called_off", user.id)
     db.session.commit()
 
@@ -100,11 +102,11 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     proof, user = _locked(verification_id)
     former = Address(mailed=user.email, key=user.email_key)
     _give(user, proof, CHANGED, VerifyEmail.purpose != "revoke")
-    undo = verification.begin(user, "revoke", becomes=former)
+    undo = links.begin(user, "revoke", becomes=former)
     db.session.flush()
-    email_id = notices.post(user, notices.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
+    email_id = notices.post(user, kinds.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
-    verification.cancel_mail(proof, "verified meanwhile")
+    links.cancel_mail(proof, "verified meanwhile")
     db.session.commit()
     return email_id
 
@@ -126,9 +128,9 @@ def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
 
 def check(proof: VerifyEmail) -> None:
     """Raises AddressTaken, or as verification.check() does."""
-    if proof.void_reason == verification.OUTRUN:
+    if proof.void_reason == links.OUTRUN:
         raise AddressTaken
-    verification.check(proof)
+    links.check(proof)
 
 
 def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
@@ -156,4 +158,4 @@ def _give(user: User, proof: VerifyEmail, reason: str, dead: ColumnElement[bool]
     user.email, user.email_key = proof.email, proof.email_key
     proof.used_at = db_now()
     verification.void_rivals(proof.email_key, but=proof)
-    verification.void_all(reason, VerifyEmail.user_id == user.id, VerifyEmail.id != proof.id, dead)
+    links.void_all(reason, VerifyEmail.user_id == user.id, VerifyEmail.id != proof.id, dead)

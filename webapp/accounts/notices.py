@@ -7,15 +7,7 @@ import uuid
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
-from webapp.outbox import outgoing_email
-
-PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password  # nosec B105
-ADDRESS_CHANGED = "address_changed"
-USERNAME_CHANGED = "username_changed"
-ACCOUNT_DELETED = "account_deleted"
-
-# Each is a folder of templates that extend mail/notice.html and mail/notice.txt.
-TEMPLATES = (PASSWORD_CHANGED, ADDRESS_CHANGED, USERNAME_CHANGED, ACCOUNT_DELETED)
+from webapp.outbox import outgoing_email, posting
 
 
 def post(
@@ -38,7 +30,7 @@ def post(
         "network_address": audit.asked_from.get(),
     }
     address = to_address or user.email
-    return outgoing_email.post(
+    return posting.post(
         to_address=address,
         user_id=user.id,
         verify_email_id=verify_email_id,

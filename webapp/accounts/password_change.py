@@ -7,15 +7,16 @@ import uuid
 from sqlalchemy import func, update
 
 from webapp import audit
-from webapp.accounts import notices, sessions, users, verification
-from webapp.accounts.users import Address, User
-from webapp.accounts.verification import LinkInvalid, VerifyEmail
+from webapp.accounts import links, notices, sessions, users, verification
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.links import LinkInvalid, VerifyEmail
+from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
-from webapp.outbox import outgoing_email
+from webapp.outbox import kinds, outgoing_email, posting
+from webapp.outbox.kinds import RESET_TEMPLATE
 from webapp.outbox.outgoing_email import OutgoingEmail
-
-TEMPLATE = "reset_password"
 
 # Why a link was withdrawn.
 CHANGED = "the password was changed"
@@ -30,14 +31,14 @@ def ask(address: Address, locale: str) -> uuid.UUID:
     Never looks the address up: whom the link is for, if anybody, is the worker's to find out, so that this answers
     the same, as fast, for everybody's address.
     """
-    email_id = outgoing_email.post(
+    email_id = posting.post(
         to_address=address.mailed,
         user_id=None,
         dedupe_key=f"reset:{uuid.uuid4()}",
         budget=outgoing_email.budget(outgoing_email.RESETS, address.key),
-        template=TEMPLATE,
+        template=RESET_TEMPLATE,
         locale=locale,
-        priority=outgoing_email.VERIFICATION_PRIORITY,
+        priority=posting.VERIFICATION_PRIORITY,
         expires_in=WAITS,
     )
     if email_id is None:
@@ -53,11 +54,11 @@ def find_owner(email: OutgoingEmail) -> None:
     An address that nobody has leaves it nobody's, and it is not sent: a mail to whoever a stranger named helps few,
     and every one that bounces harms the others.
     """
-    user = users.find_by_address(users.address_key(email.to_address))
+    user = users.find_by_address(email_addresses.address_key(email.to_address))
     # Whoever is being deleted has it no more.
     if user is None or not users.stays(user):
         return
-    proof = verification.begin(user, "reset")
+    proof = links.begin(user, "reset")
     db.session.flush()
     db.session.scalars(
         update(OutgoingEmail)
@@ -71,7 +72,7 @@ def find_owner(email: OutgoingEmail) -> None:
 
 def find(token_text: str) -> VerifyEmail:
     """Return what a link for a forgotten password is for, without judging its state. Raises LinkInvalid."""
-    proof = verification.find(token_text, "reset")
+    proof = links.find(token_text, "reset")
     if proof.user.email_key != proof.email_key:
         # Whoever reads the former address has no part in the account any more.
         raise LinkInvalid
@@ -92,7 +93,7 @@ def reset_password(
         users.lock(user.email_key, user.username)
         db.session.refresh(proof)
         db.session.refresh(user, with_for_update=True)
-        verification.check(proof)
+        links.check(proof)
         if user.email_key != proof.email_key:
             raise LinkInvalid
         proof.used_at = db_now()
@@ -124,7 +125,7 @@ def change_password(user: User, password_hash: str) -> uuid.UUID | None:
 def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
     """Let nobody in who came by the former password, or has a link to set another."""
     sessions.revoke_all(user)
-    verification.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
+    links.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
     outgoing_email.cancel(
         CHANGED,
         OutgoingEmail.budget == outgoing_email.budget(outgoing_email.RESETS, user.email_key),
@@ -132,4 +133,4 @@ def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
         func.lower(OutgoingEmail.to_address).in_({user.email.lower(), user.email_key}),
     )
     audit.record(action, user.id)
-    return notices.post(user, notices.PASSWORD_CHANGED)
+    return notices.post(user, kinds.PASSWORD_CHANGED)

@@ -9,10 +9,11 @@ from sqlalchemy.exc import IntegrityError
 
 from webapp import audit
 from webapp.accounts import users, verification
-from webapp.accounts.identifiers import usernames
-from webapp.accounts.users import Address, User
+from webapp.accounts.identifiers import email_addresses, usernames
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 
 
 class AccountExists(Exception):
@@ -69,7 +70,7 @@ def find(identifier: str) -> User | None:
         select(User).where(
             User.email_verified_at.is_not(None),
             or_(
-                User.email_key == users.address_key(identifier.strip()),
+                User.email_key == email_addresses.address_key(identifier.strip()),
                 User.username_key == usernames.key(identifier),
             ),
         )

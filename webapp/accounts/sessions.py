@@ -13,8 +13,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
+from webapp.db.base import NUMBERED_ONCE, Model, db
 from webapp.db.clock import db_now
-from webapp.extensions import NUMBERED_ONCE, Model, db
 
 # A session ends when it was not used for the first, and at the latest after the second.
 IDLE_SECONDS = 14 * 86400.0

@@ -9,12 +9,14 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit
-from webapp.accounts import users, verification
+from webapp.accounts import links, users
 from webapp.accounts.identifiers import usernames
-from webapp.accounts.users import Address, User
-from webapp.accounts.verification import VerifyEmail
-from webapp.extensions import db, execute_at_once
-from webapp.outbox import outgoing_email
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.links import VerifyEmail
+from webapp.accounts.users import User
+from webapp.db.base import db
+from webapp.db.statements import execute_at_once
+from webapp.outbox import kinds, posting
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # How often one signup may change its address, and how the verifications that this withdrew are marked.
@@ -27,7 +29,7 @@ class TooManyChanges(Exception):
 
 
 # Made once, as what every signup needs.
-SIGNED_UP = (users.ADDED, *verification.BEGUN, audit.ENTRY)
+SIGNED_UP = (users.ADDED, *links.BEGUN, audit.ENTRY)
 
 
 def sign_up(
@@ -50,7 +52,7 @@ def sign_up(
     """
     signup_id = verification_id or uuid.uuid4()
     parameters = {
-        **verification.first(signup_id, address, locale, priority=outgoing_email.signup_priority(rank), delay=delay()),
+        **links.first(signup_id, address, locale, priority=posting.signup_priority(rank), delay=delay()),
         **audit.entry("signed_up"),
         "username": username,
         "username_key": usernames.key(username),
@@ -90,7 +92,7 @@ def id_of(user: User) -> uuid.UUID:
         .order_by(VerifyEmail.created_at)
         .limit(1)
     )
-    signup_id = first or verification.begin(user, "signup").id
+    signup_id = first or links.begin(user, "signup").id
     db.session.commit()
     return signup_id
 
@@ -105,7 +107,7 @@ def resend(user: User) -> uuid.UUID | None:
 
     The link stays the same. Who signed up before verification existed gets a first one.
     """
-    current = verification.current_for(user) or verification.begin(user, "signup")
+    current = links.current_for(user) or links.begin(user, "signup")
     email_id = _post_link(user, current)
     db.session.commit()
     return email_id
@@ -119,17 +121,17 @@ def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | N
     db.session.refresh(user, with_for_update=True)
     if user.is_email_verified:
         db.session.rollback()
-        raise verification.AlreadyVerified
+        raise links.AlreadyVerified
     if address.mailed == user.email:
         # The form was sent twice, or the address was right: the link that is on its way stays good.
         return resend(user)
-    if verification.count_voided(user, CHANGED) >= CHANGES:
+    if links.count_voided(user, CHANGED) >= CHANGES:
         db.session.rollback()
         raise TooManyChanges
-    if former := verification.current_for(user):
-        verification.void(former, CHANGED)
+    if former := links.current_for(user):
+        links.void(former, CHANGED)
     user.email, user.email_key = address.mailed, address.key
-    email_id = _post_link(user, verification.begin(user, "signup"), rank)
+    email_id = _post_link(user, links.begin(user, "signup"), rank)
     audit.record("address_changed", user.id)
     db.session.commit()
     return email_id
@@ -137,16 +139,16 @@ def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | N
 
 def _post_link(user: User, proof: VerifyEmail, rank: int = 1) -> uuid.UUID | None:
     # Asked before it is written: after that, reading a time that the database set costs a query.
-    expires_in = users.PURGE_AFTER if user.purge_at is not None else None
+    expires_in = kinds.PURGE_AFTER if user.purge_at is not None else None
     # No more urgent than the one before it: else whoever has every mail sent again goes before the others.
     former = db.session.scalar(
         select(func.max(OutgoingEmail.priority)).where(
-            OutgoingEmail.user_id == user.id, OutgoingEmail.priority <= outgoing_email.LAST_SIGNUP_PRIORITY
+            OutgoingEmail.user_id == user.id, OutgoingEmail.priority <= posting.LAST_SIGNUP_PRIORITY
         )
     )
-    return verification.post_link(
+    return links.post_link(
         proof,
         to_address=user.email,
-        priority=max(former or 0, outgoing_email.signup_priority(rank)),
+        priority=max(former or 0, posting.signup_priority(rank)),
         expires_in=expires_in,
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
-from email_validator import EmailNotValidError, validate_email
 from flask_login import UserMixin
 from sqlalchemy import (
     BindParameter,
@@ -27,19 +25,18 @@ from sqlalchemy import (
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp import extensions
-from webapp.accounts.identifiers import pasted, usernames
+from webapp.accounts.identifiers import usernames
+from webapp.accounts.identifiers.email_addresses import EMAIL_MAX, address_key
+from webapp.db import locks
+from webapp.db.base import NUMBERED_ONCE, Model, db, partial_index, table
 from webapp.db.clock import db_now
-from webapp.extensions import NUMBERED_ONCE, Model, db, partial_index, row_of, table
+from webapp.db.statements import row_of
+from webapp.outbox.kinds import PURGE_AFTER
 
 FULL_NAME_MAX = 100
-EMAIL_MAX = 254
 
 # What a user may do under /ops: nothing, look, or act.
 ROLES = ("user", "viewer", "admin")
-
-# Never-verified users vanish this long after their signup or last mail.
-PURGE_AFTER = 7 * 86400.0
 
 
 class User(UserMixin, Model):
@@ -120,35 +117,6 @@ class UsernameTaken(Exception):
     """Somebody else holds this username."""
 
 
-class AddressInvalid(ValueError):
-    """Not an address that we can mail; its text says why."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """`mailed` is what mail is sent to, `key` what makes two spellings one account."""
-
-    mailed: str
-    key: str
-
-
-def parse_address(text: str) -> Address:
-    """Raises AddressInvalid."""
-    text = pasted.address(text)
-    if len(text) > EMAIL_MAX:
-        # Before it is normalized, which takes seconds for a long row of accents.
-        raise AddressInvalid("too long")
-    try:
-        # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
-        valid = validate_email(
-            text, allow_smtputf8=False, check_deliverability=False, test_environment=True, strict=True
-        )
-    except EmailNotValidError as error:
-        raise AddressInvalid(str(error)) from error
-    # Lower-cased, not case-folded: folding would merge mailboxes that differ.
-    return Address(mailed=valid.ascii_email or valid.normalized, key=f"{valid.local_part.lower()}@{valid.ascii_domain}")
-
-
 def find_verified(*, email_key: str) -> User | None:
     """Return the account that has proved this address."""
     return db.session.scalar(select(User).where(User.email_verified_at.is_not(None), User.email_key == email_key))
@@ -218,23 +186,6 @@ PENDING = row_of(
 ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
 
 
-def address_key(typed: str) -> str:
-    """Return an address's key, also of one that we would not accept today."""
-    try:
-        return parse_address(typed).key
-    except AddressInvalid:
-        local, _at, domain = typed.rpartition("@")
-        return f"{local.lower()}@{domain.lower()}"
-
-
-def identifier_key(typed: str) -> str:
-    """Return what two ways to type the same username or address have in common."""
-    try:
-        return parse_address(typed).key
-    except AddressInvalid:
-        return address_key(typed) if "@" in typed else usernames.key(typed)
-
-
 def fill_in_keys(limit: int = 1000) -> int:
     """Give users the keys that old code, still running after the migration, did not write; return how many."""
     is_unfilled = or_(User.email_key == "", and_(HOLDS, User.username_skeleton == ""))
@@ -278,5 +229,5 @@ def lock(email_key: str, username: str) -> None:
 
     Always in this order: without it, rivals who confirm at once deadlock.
     """
-    extensions.lock(f"email:{email_key}")
-    extensions.lock(f"username:{usernames.key(username)}", f"looks:{usernames.skeleton(username)}")
+    locks.lock(f"email:{email_key}")
+    locks.lock(f"username:{usernames.key(username)}", f"looks:{usernames.skeleton(username)}")

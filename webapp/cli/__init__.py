@@ -6,7 +6,7 @@ from flask import Flask
 from flask_migrate import Migrate
 
 from webapp.cli import mail, mail_actions, users
-from webapp.extensions import db
+from webapp.db.base import db
 
 migrate = Migrate(compare_type=True, render_as_batch=False)
 

@@ -13,8 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from webapp import audit
 from webapp.db import outages
+from webapp.db.base import db
 from webapp.delivery import heartbeats
-from webapp.extensions import db
 from webapp.monitoring import queries
 from webapp.outbox.outgoing_email import OutgoingEmail
 

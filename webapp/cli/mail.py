@@ -10,9 +10,10 @@ import click
 from flask.cli import with_appcontext
 
 from webapp.cli.common import EXIT_CODES, FOUND, Commands, Mail, act_as_operator, json_option
-from webapp.cli.output import duration, picked, print_fields, print_json, print_rows
+from webapp.cli.output import picked, print_fields, print_json, print_rows
 from webapp.delivery import heartbeats
 from webapp.monitoring import doctor, queries
+from webapp.monitoring.formatting import duration
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # Never a token, a link, a code or a body: none of them is in the tables, and a lease's token is nobody's business.

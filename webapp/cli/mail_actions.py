@@ -14,16 +14,17 @@ from typing import Any
 import click
 
 from webapp import audit, operations, retention
-from webapp.accounts import users
-from webapp.accounts.users import Address
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.identifiers.email_addresses import Address
 from webapp.cli.common import FOUND, Mail, ask, yes_option
 from webapp.cli.output import print_fields, progress
-from webapp.delivery import circuit_breaker, tasks, worker
+from webapp.db.base import db
+from webapp.delivery import circuit_breaker, relay, tasks, worker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.extensions import db, mail
+from webapp.extensions import mail
 from webapp.monitoring import queries
 from webapp.operations import Retried
-from webapp.outbox import pause, transitions
+from webapp.outbox import pause, reaper
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 POLL_SECONDS = 0.2
@@ -34,8 +35,8 @@ class AddressType(click.ParamType[Address]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
         try:
-            return users.parse_address(value)
-        except users.AddressInvalid as error:
+            return email_addresses.parse_address(value)
+        except email_addresses.AddressInvalid as error:
             self.fail(str(error), param, ctx)
 
 
@@ -58,7 +59,7 @@ def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> N
         click.echo(f"nothing to retry: of {len(chosen)} mails none waits or can be revived", err=True)
         sys.exit(FOUND)
     # Hints must not flood the queue; the relay gives those of the others.
-    for email_id in chosen[: tasks.BATCH]:
+    for email_id in chosen[: relay.BATCH]:
         tasks.deliver_later(email_id)
     click.echo(f"revived {retried.revived}, made due {retried.hurried}")
     say_what_holds_mail_up()
@@ -172,14 +173,14 @@ def prune(*, yes: bool) -> None:
     click.echo(f"forgot {sum(pruned.values())}")
 
 
-@click.command()
+@click.command("relay")
 @click.option("--once", is_flag=True, help="One turn; without end it runs in every worker.")
-def relay(*, once: bool) -> None:
+def run_relay(*, once: bool) -> None:
     """Take mails back from dead workers and send what is due, from here: without worker and queue."""
     if not once:
         raise click.UsageError("the relay runs in every worker; here it does one turn: --once")
     before = queries.last_attempt()
-    reaped = transitions.reap()
+    reaped = reaper.reap()
     db.session.commit()
     with stopping_softly():
         send_due()
@@ -192,7 +193,7 @@ def relay(*, once: bool) -> None:
         sys.exit(FOUND)
 
 
-COMMANDS = (retry, cancel, pause_, resume, test, prune, relay)
+COMMANDS = (retry, cancel, pause_, resume, test, prune, run_relay)
 
 
 def chosen_mails(emails: Sequence[OutgoingEmail], *, dead: bool, code: int | None) -> Sequence[uuid.UUID]:

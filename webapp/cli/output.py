@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -14,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from webapp.extensions import db
+from webapp.db.base import db
+from webapp.monitoring.formatting import plain
 
 # So much of an id tells mails apart, where lines are short.
 ID_DIGITS = 8
@@ -77,20 +77,3 @@ def write(text: str) -> None:
 
 def short(name: str, value: object) -> str:
     return plain(value)[:ID_DIGITS] if name == "id" else plain(value)
-
-
-def plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value)
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

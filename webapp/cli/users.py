@@ -11,7 +11,8 @@ from flask.cli import with_appcontext
 
 from webapp.accounts import passwords, roles, users
 from webapp.accounts.identifiers import usernames
-from webapp.accounts.users import Address, User
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.users import User
 from webapp.cli.common import Commands, act_as_operator, json_option
 from webapp.cli.mail_actions import AddressType
 from webapp.cli.output import picked, print_rows

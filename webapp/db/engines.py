@@ -15,8 +15,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
-from webapp.config import ConfigError
 from webapp.db.outages import DatabaseAway, Outage, is_away, keeps_connection
+from webapp.setting_types import ConfigError
 
 # A connection to Postgres that rested for longer is asked whether it still lives.
 FRESH_SECONDS = 5.0

@@ -9,11 +9,12 @@ import structlog
 from sqlalchemy import ColumnElement, String, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.db.base import Model, db
 from webapp.db.clock import db_now, is_ahead
-from webapp.extensions import Model, db
 from webapp.outbox import transitions
-from webapp.outbox.attempts import AT_THE_MAIL, DeliveryAttempt
+from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.smtp.protocol import AT_THE_MAIL
 from webapp.smtp.replies import EVERYBODY
 
 log = structlog.get_logger(__name__)

@@ -6,12 +6,13 @@ from typing import Literal
 
 import structlog
 
+from webapp.db.base import db
 from webapp.delivery import circuit_breaker
-from webapp.extensions import db, mail
-from webapp.outbox import attempts, claims, leases, outgoing_email
+from webapp.extensions import mail
+from webapp.outbox import attempts, backoff, leases, outcomes, outgoing_email
 from webapp.outbox.attempts import Failure
 from webapp.outbox.outgoing_email import OutgoingEmail
-from webapp.smtp import replies
+from webapp.smtp import protocol, replies
 from webapp.smtp.protocol import Aborted, Crowded, SmtpError
 
 log = structlog.get_logger(__name__)
@@ -60,10 +61,10 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
         phase, code, text = error.phase, error.code, attempts.redact(error.reply)
     elif isinstance(error, PutAside):
         meant, phase, text = "slow", "recipient", "no answer so far, and others wait"
-        claims.give_back(
+        outcomes.give_back(
             email,
             Failure(outgoing_email.SLOW, text, phase=phase),
-            delay=claims.backoff(attempts.tries(email.id)),
+            delay=backoff.backoff(attempts.tries(email.id)),
         )
     else:
         # Of the mail, of ours, of the machine: whatever it is, others are not kept from going, nor this one for ever.
@@ -73,7 +74,7 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
         if is_past_dot:
             _doubt(email, failure)
         else:
-            claims.postpone(email, failure)
+            outcomes.postpone(email, failure)
         log.error("email_failed", exc_info=error)
     db.session.commit()
     if not tell_if_dead(email, meaning=meant, phase=phase, smtp_code=code, error=text):
@@ -94,7 +95,7 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
     meant: Meaning = replies.meaning(error)
     if isinstance(error, Aborted) or (mail.stopping and error.code is None):
         # It was us who ended the conversation: that says nothing about the server, or the mail.
-        claims.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=meant == "doubt")
+        outcomes.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=meant == "doubt")
         return "ours"
     if (
         meant == "policy"
@@ -105,25 +106,25 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
         meant = "later" if error.code is None or error.code < 500 else "never"
     if isinstance(error, Crowded) and attempts.accepted_within(CROWDED_SECONDS):
         # Other workers have all connections that the server allows us, and mails go there.
-        claims.give_back(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
+        outcomes.give_back(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
         return "ours"
     if meant == "server":
-        claims.give_back(
+        outcomes.give_back(
             email,
             Failure(outgoing_email.SERVER_FAILURE, error.reply, error.phase, error.code),
             # After others that wait, so that one mail in trouble does not take every probe.
             delay=circuit_breaker.PROBE_SECONDS,
         )
         # One that answers may take the next mail: what it says of our sender may be of one recipient's making.
-        answered = error.phase in attempts.AT_THE_MAIL and error.code != 421
+        answered = error.phase in protocol.AT_THE_MAIL and error.code != 421
         circuit_breaker.trip(attempts.redact(str(error)), probe_in=0 if answered else circuit_breaker.PROBE_SECONDS)
         # Nobody needs them before the next probe, and the server counts them.
         mail.close()
     elif meant == "policy":
-        claims.give_back(
+        outcomes.give_back(
             email,
             Failure(outgoing_email.POLICY, error.reply, error.phase, error.code),
-            delay=claims.backoff(attempts.tries(email.id)),
+            delay=backoff.backoff(attempts.tries(email.id)),
         )
         if circuit_breaker.refuses_everybody():
             circuit_breaker.trip(f"all are refused, at last with {attempts.redact(str(error))}", probe_in=0)
@@ -133,21 +134,21 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
         _doubt(email, failure)
     elif meant == "silence" and email.attempts and not attempts.accepted_others_since(email.id):
         # Nobody was accepted meanwhile: it may be that none is, and an outage ends no mail.
-        claims.give_back(email, failure, delay=claims.backoff(attempts.tries(email.id)))
+        outcomes.give_back(email, failure, delay=backoff.backoff(attempts.tries(email.id)))
     elif meant == "never":
-        claims.bury(email, failure)
+        outcomes.bury(email, failure)
     else:
-        claims.postpone(email, failure)
+        outcomes.postpone(email, failure)
     return meant
 
 
 def _doubt(email: OutgoingEmail, failure: Failure) -> None:
     """Try again what may have arrived, seldom and not often; then say that nobody knows."""
     tries = attempts.in_doubt(email.id, email.attempts)
-    if tries < len(replies.DOUBT_DELAYS) and email.attempts + 1 < email.max_attempts:
-        claims.postpone(email, failure, delay=replies.DOUBT_DELAYS[tries], in_doubt=True)
+    if tries < len(backoff.DOUBT_DELAYS) and email.attempts + 1 < email.max_attempts:
+        outcomes.postpone(email, failure, delay=backoff.DOUBT_DELAYS[tries], in_doubt=True)
     else:
-        claims.bury(
+        outcomes.bury(
             email, Failure(outgoing_email.UNCONFIRMED, failure.text, failure.phase, failure.code), in_doubt=True
         )
 

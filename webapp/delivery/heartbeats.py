@@ -14,9 +14,9 @@ from flask import current_app
 from sqlalchemy import String, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.config import ROOT
+from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.extensions import Model, db
+from webapp.paths import ROOT
 
 # A consumer beats every BEAT_SECONDS, and counts as alive until it has missed several.
 BEAT_SECONDS = 10.0

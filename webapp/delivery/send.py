@@ -10,16 +10,17 @@ import structlog
 from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.accounts import password_change, verification
+from webapp.accounts import links, password_change
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.delivery import failures
 from webapp.delivery.failures import DeliveryFailed, PutAside
 from webapp.emails import render
-from webapp.emails.render import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
-from webapp.extensions import db, mail
-from webapp.outbox import address_limits, attempts, claims, leases, outgoing_email
+from webapp.extensions import mail
+from webapp.outbox import address_limits, attempts, claims, kinds, leases, outcomes, outgoing_email
 from webapp.outbox.attempts import Failure
+from webapp.outbox.kinds import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.message import Message
 
@@ -75,11 +76,11 @@ def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
     After the claim, which has to wait for nobody: whoever ends an account holds its user, and then waits for its mails.
     """
     for email in claimed:
-        if email.template == password_change.TEMPLATE and email.user_id is None:
+        if email.template == kinds.RESET_TEMPLATE and email.user_id is None:
             password_change.find_owner(email)
-    found = verification.load([email.verify_email_id for email in claimed if email.verify_email_id])
+    found = links.load([email.verify_email_id for email in claimed if email.verify_email_id])
     for proof in found.values():
-        verification.ensure_key(proof)
+        links.ensure_key(proof)
     db.session.commit()
     return {email.id: found[email.verify_email_id] for email in claimed if email.verify_email_id in found}
 
@@ -87,7 +88,7 @@ def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
 def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
     """Return what to send, or nothing when that is needless. Raises DeliveryFailed, LeaseLost."""
     if reason := _needless(email, proof):
-        claims.drop(email, reason)
+        outcomes.drop(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
         return None
@@ -97,7 +98,7 @@ def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
         _ = message.content
     except Exception as error:
         # A template, or an address that no header can hold: nothing that another worker could do better.
-        claims.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
+        outcomes.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
         db.session.commit()
         log.exception("email_unsendable")
         failures.tell_if_dead(email, meaning="unsendable")
@@ -159,11 +160,11 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     """
     accepted_at = time.monotonic()
     purpose = render.link_purpose(email)
-    handed_off = verification.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
-    also = (*(verification.HANDED_OFF if handed_off else ()), *([address_limits.ENDED] if email.is_awaited else []))
+    handed_off = links.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
+    also = (*(links.HANDED_OFF if handed_off else ()), *([address_limits.ENDED] if email.is_awaited else []))
     while True:
         try:
-            claims.settle(email, reply, also, **handed_off)
+            outcomes.settle(email, reply, also, **handed_off)
         except SQLAlchemyError:
             db.session.rollback()
             failing_for = time.monotonic() - accepted_at
@@ -177,7 +178,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
     """Return why nobody needs this mail any more, if so."""
     if email.user_id is None and email.template not in OWNERLESS:
-        return "nobody has this address" if email.template == password_change.TEMPLATE else "its user is gone"
+        return "nobody has this address" if email.template == kinds.RESET_TEMPLATE else "its user is gone"
     if email.to_address == outgoing_email.FORGOTTEN:
         return "its address is forgotten"
     if render.link_purpose(email) is None:

@@ -1,16 +1,26 @@
-"""How fast mails may go in all: each takes its turn, and the turns of all workers are a line."""
+"""How many mails may go in all, and how fast: each takes its turn, and the turns of all workers are a line."""
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
+import structlog
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import case, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.db.clock import db_now, is_ahead
-from webapp.extensions import Model, db
+from webapp.db.base import Model, db
+from webapp.db.clock import db_now, is_ahead, was_lately
+from webapp.db.locks import try_lock
+from webapp.outbox.address_limits import LOOK_AGAIN_SECONDS, MEANWHILE
+from webapp.outbox.outgoing_email import OutgoingEmail
+
+log = structlog.get_logger(__name__)
 
 # No more workers than this stand in line: a turn that is further ahead was given while the clock was wrong.
 LONGEST = 100
@@ -57,3 +67,102 @@ def is_full() -> bool:
     """Return whether mails wait for their turns just now."""
     seconds = interval()
     return bool(seconds) and db.session.scalar(select(is_ahead(MailPace.next_at, LONGEST * seconds))) is True
+
+
+# Counting all mails takes longer than sending one does, so a process counts once in a while.
+COUNT_AGAIN_SECONDS = 1.0
+
+# More than all workers together send until a process counts again: with no more left, each claim counts.
+NEAR = 2000
+NO_LIMIT = 2**31
+
+# Of each limit in all a part is kept for what owners ask for, and for notices, and signups wait.
+KEPT = 5
+
+
+class Room(NamedTuple):
+    """How many mails may be claimed now, and whether these may be signups'."""
+
+    mails: int
+    signups: bool = True
+
+
+def spent() -> str | None:
+    """Return which limit of mails in all signups have reached, if any; this process counts them once a second."""
+    return _total().spent
+
+
+def room() -> Room:
+    """Return how many mails may be claimed now, by the limits in all. The caller commits.
+
+    Near a limit nobody else is told before that commit, so that all workers together keep to it.
+    """
+    total = _total()
+    if total.left > NEAR:
+        return Room(total.left)
+    if total.for_owners <= 0 or not _lock_total():
+        return Room(0)
+    for_signups, for_owners = _left()
+    return Room(for_signups) if for_signups > 0 else Room(max(0, for_owners), signups=False)
+
+
+def _lock_total() -> bool:
+    """Return whether this worker alone counts now. Others are done in a moment; one that is frozen never is."""
+    give_up_at = time.monotonic() + MEANWHILE
+    while not (locked := try_lock(["budget:total"])) and time.monotonic() < give_up_at:
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return bool(locked)
+
+
+@dataclass
+class Total:
+    """What this process knows of all mails: which limit is reached, how many are left, and when to count again."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    count_at: float = 0.0
+    spent: str | None = None
+    left: int = 0
+    for_owners: int = 0
+
+
+def _total() -> Total:
+    total: Total = current_app.extensions.setdefault("mail_total", Total())
+    with total.lock:
+        if time.monotonic() >= total.count_at:
+            total.count_at = time.monotonic() + COUNT_AGAIN_SECONDS
+            spent = next((str(limit) for limit in _limits() if _sent(limit) >= limit.amount - kept(limit)), None)
+            if spent and not total.spent:
+                log.error("mail_limit_reached", limit=spent)
+            elif total.spent and not spent:
+                log.info("mail_limit_over", limit=total.spent)
+            total.spent = spent
+            total.left, total.for_owners = _left()
+    return total
+
+
+def kept(limit: RateLimitItem) -> int:
+    """Return how many mails of a limit in all are none of signups'."""
+    return max(1, limit.amount // KEPT) if limit.amount > 1 else 0
+
+
+def _limits() -> list[RateLimitItem]:
+    """Return the limits in all that are counted; those of seconds are kept by turns."""
+    return [limit for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
+
+
+def _left() -> tuple[int, int]:
+    """Return how many mails more may go now, of all kinds and of what owners get; what is being sent may arrive."""
+    sending = select(func.count()).where(OutgoingEmail.status == "sending")
+    in_hand = db.session.scalar(sending) or 0
+    left = [(limit.amount - _sent(limit) - in_hand, kept(limit)) for limit in _limits()]
+    return min((owners - kept for owners, kept in left), default=NO_LIMIT), min(
+        (owners for owners, _kept in left), default=NO_LIMIT
+    )
+
+
+def _sent(limit: RateLimitItem) -> int:
+    """Return how many were sent in the limit's time, and no more than it allows: so many are counted at most."""
+    within = (
+        select(OutgoingEmail.sent_at).where(was_lately(OutgoingEmail.sent_at, limit.get_expiry())).limit(limit.amount)
+    )
+    return db.session.scalar(select(func.count()).select_from(within.subquery())) or 0

@@ -13,10 +13,11 @@ import structlog
 from flask import current_app
 
 from webapp import counters
+from webapp.db.base import db
 from webapp.delivery import circuit_breaker, heartbeats, send, throttle
 from webapp.delivery.failures import DeliveryFailed
 from webapp.delivery.throughput import BATCH_LONGEST, Batch, Lanes, Patience, Recent
-from webapp.extensions import db, huey, mail
+from webapp.extensions import huey, mail
 from webapp.outbox import address_limits, claims, due, leases
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -112,7 +113,7 @@ def probe() -> None:
 
     The newest that was never refused: another may be refused for reasons of its own.
     """
-    room = address_limits.room()
+    room = throttle.room()
     if not room.mails or not circuit_breaker.take_probe():
         db.session.rollback()
         return
@@ -126,13 +127,13 @@ def probe() -> None:
     db.session.commit()
 
 
-def _room() -> address_limits.Room:
+def _room() -> throttle.Room:
     """Return how many mails may be claimed now: none while the mail server is down, or too many were sent."""
-    return address_limits.Room(0) if circuit_breaker.is_open() else address_limits.room()
+    return throttle.Room(0) if circuit_breaker.is_open() else throttle.room()
 
 
 def _claim(
-    room: address_limits.Room,
+    room: throttle.Room,
     limit: int,
     email_id: uuid.UUID | None = None,
     *,

@@ -9,38 +9,17 @@ from typing import Any
 
 from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
-from jinja2.ext import Extension
 from markupsafe import escape
 
-from webapp import operations, theme
-from webapp.accounts import notices, password_change, verification
-from webapp.accounts.verification import VerifyEmail
+from webapp import theme
+from webapp.accounts import links
+from webapp.accounts.links import VerifyEmail
 from webapp.db import clock
+from webapp.emails.inlined_styles import InlinedStyles
+from webapp.outbox import kinds
+from webapp.outbox.kinds import LINK_TEMPLATES, VERIFY_TEMPLATE
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.message import Message
-
-VERIFY_TEMPLATE = "verify_email"
-ACCOUNT_EXISTS_TEMPLATE = "account_exists"
-CHANGE_TEMPLATE = "change_email"
-TEMPLATES = (
-    VERIFY_TEMPLATE,
-    ACCOUNT_EXISTS_TEMPLATE,
-    CHANGE_TEMPLATE,
-    password_change.TEMPLATE,
-    *notices.TEMPLATES,
-    operations.TEST_TEMPLATE,
-)
-
-# What carries a link of each purpose.
-LINK_TEMPLATES = {
-    "signup": VERIFY_TEMPLATE,
-    "change": CHANGE_TEMPLATE,
-    "revoke": notices.ADDRESS_CHANGED,
-    "reset": password_change.TEMPLATE,
-}
-
-# What is sent even when it is nobody's.
-OWNERLESS = (*notices.TEMPLATES, operations.TEST_TEMPLATE)
 
 # What a notice may say of where it was done, beside the facts of its own.
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
@@ -49,11 +28,6 @@ SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "2
 OWN = ("address", "code", "link", "when", "where")
 MARK_BEGIN, MARK_END = "\ue000", "\ue001"
 MARK = re.compile(f"{MARK_BEGIN}(\\w+){MARK_END}")
-
-CLASSES = re.compile(r'class="([^"]+)"')
-# In the stylesheets: what follows from the accent.
-COLOURS = re.compile(r"var\(--(\w+)\)")
-RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
 
 
 def init_app(app: Flask) -> None:
@@ -64,7 +38,7 @@ def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
     """Build the mail, with what it is a proof for: the same at every call."""
     secrets: dict[str, Any] = {}
     if proof is not None and link_purpose(email):
-        secrets = {"code": spaced(verification.code(proof)), "link": verification.link(proof)}
+        secrets = {"code": spaced(links.code(proof)), "link": links.link(proof)}
     message = render(
         email.template or VERIFY_TEMPLATE,
         email.locale or "en",
@@ -85,7 +59,7 @@ def link_purpose(email: OutgoingEmail) -> str | None:
 def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
     purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
-    link = f"{current_app.config['PUBLIC_URL']}{verification.PATHS[purpose]}/{'sample' * 7}"
+    link = f"{current_app.config['PUBLIC_URL']}{links.PATHS[purpose]}/{'sample' * 7}"
     secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
     return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
@@ -101,7 +75,7 @@ def render(
 ) -> Message:
     """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
     own = {"address": address, **secrets}
-    if template in notices.TEMPLATES:
+    if template in kinds.NOTICES:
         with force_locale(locale):
             # Translators: a date and a time, in the letters of Unicode's date patterns.
             pattern = gettext("d MMMM y, HH:mm 'UTC'")
@@ -130,8 +104,8 @@ def render_frame(template: str, locale: str) -> Message:
             "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
             "link_lives": lifetime(current_app.config["VERIFY_EMAIL_TTL"]),
-            "reset_lives": lifetime(verification.lives("reset")),
-            "undo_lives": lifetime(verification.REVOKE_SECONDS),
+            "reset_lives": lifetime(links.lives("reset")),
+            "undo_lives": lifetime(links.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
         context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
@@ -161,29 +135,3 @@ def spaced(code: str) -> str:
 def lifetime(seconds: int) -> str:
     """Return for how long, in words that promise no more: "90 minutes" where others round to two hours."""
     return str(format_timedelta(timedelta(seconds=seconds), threshold=2))
-
-
-class InlinedStyles(Extension):
-    """Gives each class in a mail's templates its style from mail/inlined.css, for clients that know no stylesheet.
-
-    Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
-    """
-
-    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002 - Jinja's
-        if name is None or not name.startswith("mail/"):
-            return source
-        if name.endswith(".css"):
-            return _filled_in(source)
-        if not name.endswith(".html"):
-            return source
-        stylesheet = self.environment.loader.get_source(self.environment, "mail/inlined.css")[0]  # type: ignore[union-attr]
-        rules = {name: _filled_in(" ".join(style.split())) for name, style in RULES.findall(stylesheet)}
-
-        def add_style(classes: re.Match[str]) -> str:
-            return f'{classes[0]} style="{" ".join(rules[name] for name in classes[1].split())}"'
-
-        return CLASSES.sub(add_style, source)
-
-
-def _filled_in(stylesheet: str) -> str:
-    return COLOURS.sub(r"{{ colours.\1 }}", stylesheet)

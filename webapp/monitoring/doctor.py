@@ -9,14 +9,14 @@ from flask import current_app
 from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import VerifyEmail
+from webapp.db.base import db
 from webapp.db.clock import db_now, was_lately
 from webapp.delivery import circuit_breaker, throttle
 from webapp.delivery.circuit_breaker import MailBreaker
-from webapp.extensions import db
 from webapp.monitoring import queries
-from webapp.outbox import address_limits, outgoing_email, pause
+from webapp.outbox import pause, posting
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import UNCONFIRMED, OutgoingEmail
 from webapp.outbox.pause import MailPause
@@ -88,7 +88,7 @@ def findings() -> list[Finding]:
 
 def notes() -> list[Finding]:
     """Return what is as it should be, and yet for an operator to know."""
-    limit = address_limits.spent()
+    limit = throttle.spent()
     noted = [
         _paused(),
         Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", "flask mail stats")
@@ -105,13 +105,13 @@ def notes() -> list[Finding]:
 
 def _try_to_promise() -> None:
     """Write a mail, and take it back: a database that is full, or may only be read, answers all questions well."""
-    outgoing_email.post(
+    posting.post(
         to_address="doctor@example.invalid",
         user_id=None,
         dedupe_key=f"doctor:{uuid.uuid4()}",
         template="test",
         locale="en",
-        priority=outgoing_email.NOTICE_PRIORITY,
+        priority=posting.NOTICE_PRIORITY,
         max_attempts=1,
     )
     db.session.rollback()
@@ -146,7 +146,7 @@ def _no_worker() -> Finding | None:
 
 
 def _overdue() -> Finding | None:
-    if circuit_breaker.is_open() or address_limits.spent() or throttle.is_full() or pause.is_paused():
+    if circuit_breaker.is_open() or throttle.spent() or throttle.is_full() or pause.is_paused():
         return None
     return _mails(
         "overdue",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from webapp import counters
 from webapp.extensions import huey
 from webapp.monitoring import queries
-from webapp.queue.flask_huey import BrokerDown
+from webapp.queue.broker_breaker import BrokerDown
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

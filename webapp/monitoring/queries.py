@@ -15,11 +15,11 @@ from sqlalchemy.orm import aliased
 
 from webapp import counters
 from webapp.audit import AuditEvent
+from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
+from webapp.delivery import throttle
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.delivery.heartbeats import ALIVE_SECONDS, WorkerHeartbeat
-from webapp.extensions import db
-from webapp.outbox import address_limits
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.outbox.pause import MailPause
@@ -67,7 +67,7 @@ def stats() -> Stats:
         sent_last_hour=_number(select(func.count()).where(OutgoingEmail.sent_at > db_now(-3600))),
         breaker_seconds=_age(server),
         breaker_reason=server.reason,
-        limit_reached=address_limits.spent(),
+        limit_reached=throttle.spent(),
         paused_seconds=_age(held),
         paused_by=held.paused_by,
         pause_reason=held.reason,

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from sqlalchemy import Select, select
 
 from webapp import counters
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 
 
 @dataclass(frozen=True)

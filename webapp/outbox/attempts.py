@@ -12,13 +12,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, Integer, String, Uuid, bindparam, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.db.base import NUMBERED_ONCE, Model, db, table
 from webapp.db.clock import db_now
-from webapp.extensions import NUMBERED_ONCE, Model, db, table
+from webapp.smtp.protocol import AT_THE_MAIL
 
 REPLY_MAX = 300
-
-# What the recipient's server, or the content, may have a part in.
-AT_THE_MAIL = ("recipient", "data", "dot")
 
 
 @dataclass(frozen=True)

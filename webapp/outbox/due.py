@@ -7,8 +7,8 @@ from typing import Literal
 
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, exists, or_, select
 
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.extensions import db
 from webapp.outbox import outgoing_email, pause
 from webapp.outbox.outgoing_email import OutgoingEmail
 

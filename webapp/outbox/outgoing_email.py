@@ -7,34 +7,27 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from flask import current_app
 from sqlalchemy import (
     JSON,
     CheckConstraint,
     ColumnElement,
-    Float,
     ForeignKey,
     Index,
     String,
-    Uuid,
-    bindparam,
     cast,
     false,
     func,
-    insert,
     literal,
     select,
     text,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.db.base import Model, db, partial_index
 from webapp.db.clock import db_now
-from webapp.extensions import Model, db, partial_index, row_of, table
 from webapp.outbox import attempts
 from webapp.outbox.attempts import Failure
-from webapp.smtp import addresses
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +43,6 @@ ERROR_CLASS_MAX = 50
 
 # Stands for an address that is forgotten: no mail can be sent there.
 FORGOTTEN = "forgotten"
-
-# The smaller goes first: what owners ask for, then signups, the first of each network before the second of any.
-VERIFICATION_PRIORITY = 0
-SIGNUP_PRIORITY = 1
-LAST_SIGNUP_PRIORITY = 9
-NOTICE_PRIORITY = 10
 
 # What mails of these kinds are limited by begins so.
 SIGNUPS = "signup"
@@ -150,96 +137,11 @@ class OutgoingEmail(Model):
 # The key of a mail that waits for its mailbox: its own, so that another may be promised meanwhile.
 HELD_KEY = literal("held:") + cast(OutgoingEmail.id, String)
 
-# What promises a mail; `entry` gives its parameters.
-PROMISE = row_of(
-    OutgoingEmail,
-    "message_id",
-    "dedupe_key",
-    "user_id",
-    "template",
-    "locale",
-    "to_address",
-    "facts",
-    "budget",
-    "priority",
-    "max_attempts",
-    "request_id",
-    id=bindparam("mail", type_=Uuid),
-    verify_email_id=bindparam("proof", type_=Uuid),
-    next_attempt_at=db_now(bindparam("delay", type_=Float)),
-    expires_at=db_now(bindparam("expires_in", type_=Float)),
-    created_at=db_now(),
-)
-POSTED = insert(table(OutgoingEmail)).from_select(PROMISE.selected_columns.keys(), PROMISE)
-
-
-def post(**promise: Any) -> uuid.UUID | None:
-    """Promise a mail, as part of the caller's transaction, and return its id; `promise` as of entry().
-
-    Returns nothing when a mail with this key waits already: its promise serves both.
-    """
-    parameters = entry(**promise)
-    try:
-        with db.session.begin_nested():
-            db.session.execute(POSTED, parameters)
-    except IntegrityError:
-        return None
-    email_id: uuid.UUID = parameters["mail"]
-    return email_id
-
-
-def entry(
-    *,
-    to_address: str,
-    user_id: int | None,
-    dedupe_key: str,
-    budget: str | None = None,
-    verify_email_id: uuid.UUID | None = None,
-    template: str | None = None,
-    locale: str | None = None,
-    facts: dict[str, str] | None = None,
-    priority: int = NOTICE_PRIORITY,
-    max_attempts: int | None = None,
-    delay: float = 0,
-    expires_in: float | None = None,
-) -> dict[str, Any]:
-    """Return the parameters of POSTED for a mail that is due in `delay` seconds.
-
-    Without `template` the first claim chooses one.
-    """
-    email_id = uuid.uuid4()
-    return {
-        "mail": email_id,
-        "message_id": f"<{email_id}@{sender_domain()}>",
-        "dedupe_key": dedupe_key,
-        "user_id": user_id,
-        "proof": verify_email_id,
-        "template": template,
-        "locale": locale,
-        "to_address": to_address,
-        "facts": facts,
-        "budget": budget,
-        "priority": priority,
-        "max_attempts": max_attempts or current_app.config["MAIL_MAX_ATTEMPTS"],
-        "delay": delay,
-        "expires_in": expires_in,
-        "request_id": structlog.contextvars.get_contextvars().get("request_id"),
-    }
-
-
-def sender_domain() -> str:
-    return addresses.domain(current_app.config["MAIL_DEFAULT_SENDER"])
-
 
 def budget(kind: str, address: str) -> str:
     """Return by what mails are limited together: those of a kind to one mailbox, whatever "+tag" its address has."""
     local, _, domain = address.lower().rpartition("@")
     return f"{kind}:{local.split('+')[0] or local}@{domain}"
-
-
-def signup_priority(rank: int) -> int:
-    """Return how urgent the mail of a network's so manieth signup is: behind the first one's of any other."""
-    return min(max(rank, SIGNUP_PRIORITY), LAST_SIGNUP_PRIORITY)
 
 
 def is_signup() -> ColumnElement[bool]:

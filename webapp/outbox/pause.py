@@ -7,8 +7,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, String, exists, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.extensions import Model, db
 
 REASON_MAX = 300
 

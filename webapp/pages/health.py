@@ -10,10 +10,11 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.config import ROOT
 from webapp.db import outages
-from webapp.extensions import db, huey
-from webapp.queue.flask_huey import BrokerDown
+from webapp.db.base import db
+from webapp.extensions import huey
+from webapp.paths import ROOT
+from webapp.queue.broker_breaker import BrokerDown
 
 blueprint = Blueprint("health", __name__)
 

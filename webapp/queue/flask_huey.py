@@ -4,80 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 import structlog
 from flask import Flask
 from huey.api import Huey, Task
 from huey.consumer import Consumer
-from huey.registry import Message
-from huey.serializer import Serializer
 from huey.signals import SIGNAL_COMPLETE, SIGNAL_ERROR
 from huey.storage import BaseStorage, SqliteStorage
-from itsdangerous import BadSignature, Signer
-from redis import RedisError
 
 from webapp.db import engines, outages
 from webapp.queue import storage
+from webapp.queue.broker_breaker import Breaker, BrokerDown
+from webapp.queue.signed_json import SignedJSON
 
 log = structlog.get_logger(__name__)
 
 # An idle SQLite queue is polled: this bounds how long a task waits to be seen.
 POLL_SECONDS = 0.5
 
-BREAKER_SECONDS = 5.0
-
 # What a consumer that is told to stop gives its workers: longer than a mail in hand may take by then.
 STOP_SECONDS = 8.0
-
-BROKER_ERRORS = (sqlite3.Error, RedisError, OSError)
-
 Companion = Callable[[threading.Event], None]
-
-
-class BrokerDown(Exception):
-    """The queue did not answer; a message may or may not have arrived."""
-
-
-class Breaker:
-    """After one failure nobody waits for the broker again for a while; then one of us tries.
-
-    `with breaker:` around what talks to the broker. Raises BrokerDown.
-    """
-
-    def __init__(self, seconds: float = BREAKER_SECONDS) -> None:
-        self.seconds = seconds
-        self.lock = threading.Lock()
-        self.open_until: float | None = None
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.open_until is None:
-                return
-            if time.monotonic() < self.open_until:
-                raise BrokerDown("the broker failed a moment ago and is left alone for now")
-            # Ours is the one try: the others are turned away until it has ended.
-            self.open_until = time.monotonic() + self.seconds
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        failed = isinstance(error, BROKER_ERRORS)
-        with self.lock:
-            was_open = self.open_until is not None
-            self.open_until = time.monotonic() + self.seconds if failed else None
-        if failed:
-            if not was_open:
-                log.error("broker_down", error=f"{type(error).__name__}: {error}")
-            raise BrokerDown(f"{type(error).__name__}: {error}") from error
-        if was_open:
-            log.info("broker_up")
 
 
 class FlaskHuey(Huey):
@@ -227,38 +179,6 @@ class FlaskConsumer(Consumer):
             for thread in self.companion_threads:
                 thread.join(max(0, deadline - time.monotonic()))
         log.info("worker_stopped", graceful=graceful)
-
-
-class SignedJSON(Serializer):
-    """Messages that run no code when read, and that only holders of our key can write.
-
-    `keys`: oldest first; the last one signs, all of them are accepted.
-    """
-
-    def __init__(self, keys: list[str]) -> None:
-        super().__init__()
-        self.signer = Signer(keys, salt="huey")
-
-    def _serialize(self, data: Any) -> bytes:
-        if isinstance(data, Message):
-            data = {name: value for name, value in data._asdict().items() if value is not None}
-        return self.signer.sign(json.dumps(data, default=_plain, separators=(",", ":")))
-
-    def _deserialize(self, data: bytes) -> Any:
-        try:
-            value = json.loads(self.signer.unsign(bytes(data)))
-        except BadSignature as error:
-            raise ValueError("a message in the queue was not signed with our SECRET_KEY") from error
-        if isinstance(value, dict) and "name" in value:
-            value["eta"] = datetime.fromisoformat(value["eta"]) if "eta" in value else None
-            return Message(**value)
-        return value
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"a {type(value).__name__} cannot be an argument of a task: pass a row's id as text")
 
 
 def _log_complete(_signal: str, task: Task) -> None:

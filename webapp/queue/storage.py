@@ -18,7 +18,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from sqlalchemy.engine import make_url
 
-from webapp.config import INSTANCE
+from webapp.paths import INSTANCE
 from webapp.queue import redis_url
 
 # A person waits for the web. A worker waits for its next message for a second (Huey's read_timeout), and

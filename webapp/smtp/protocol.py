@@ -104,3 +104,7 @@ def envelope(message: Message, sender: Mailbox) -> list[Command]:
         *(Command("recipient", f"rcpt TO:<{bare(copy)}>", is_copy=True) for copy in [*message.cc, *message.bcc]),
         Command("data", "data", expected=3),
     ]
+
+
+# What the recipient's server, or the content, may have a part in.
+AT_THE_MAIL = ("recipient", "data", "dot")

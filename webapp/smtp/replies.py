@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from webapp.outbox.attempts import AT_THE_MAIL
-from webapp.smtp.protocol import SmtpError
+from webapp.smtp.protocol import AT_THE_MAIL, SmtpError
 
 Meaning = Literal["server", "policy", "later", "never", "silence", "doubt"]
 
@@ -28,9 +27,6 @@ OURS = re.compile(
 )
 
 POLICY = re.compile(r"(^|\s)[45]\.7\.\d+\b")
-
-# After a final dot without an answer a mail is tried twice more at most, since each try may be a duplicate.
-DOUBT_DELAYS = (30.0, 900.0)
 
 # How many different domains a server refuses by its policy, and takes nothing meanwhile, until it is one for everybody.
 EVERYBODY = 5

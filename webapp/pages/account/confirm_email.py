@@ -7,16 +7,16 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from wtforms import StringField
 
-from webapp.accounts import email_change, verification
+from webapp.accounts import email_change, links, verification
 from webapp.accounts.email_change import AddressTaken
-from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
 from webapp.pages.account import email
 from webapp.pages.shared import link_cookie
 from webapp.pages.shared.auth import current_password_field, knows_password
 
 blueprint = Blueprint("confirm_address", __name__)
 
-PATH = verification.PATHS["change"]
+PATH = links.PATHS["change"]
 
 
 class ConfirmForm(link_cookie.LinkForm):
@@ -32,7 +32,7 @@ class PasswordForm(ConfirmForm):
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
-        verification.find(token, "change")
+        links.find(token, "change")
     except LinkInvalid as error:
         return _dead(error)
     return link_cookie.keep(redirect(url_for("confirm_address.show"), 303), token, PATH)
@@ -71,7 +71,7 @@ def confirm() -> ResponseReturnValue:
 
 def _opened() -> VerifyEmail:
     """Return what the link opened last in this browser is for. Raises LinkInvalid."""
-    return verification.find(link_cookie.kept(), "change")
+    return links.find(link_cookie.kept(), "change")
 
 
 def _form(proof: VerifyEmail, **values: str) -> ConfirmForm:

@@ -12,7 +12,8 @@ from flask_login import login_required
 from wtforms import EmailField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp.accounts import codes, email_change, users
+from webapp.accounts import codes, email_change
+from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
 from webapp.outbox import outgoing_email
 from webapp.pages.shared import mail_status, rate_limits
@@ -34,7 +35,7 @@ class AddressForm(Form):
     )
     password = current_password_field()
 
-    address: users.Address
+    address: email_addresses.Address
 
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)

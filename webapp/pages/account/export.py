@@ -11,7 +11,7 @@ from flask_login import login_required
 
 from webapp import audit
 from webapp.accounts import account
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.pages.shared.auth import me
 from webapp.pages.shared.forms import Form
 

@@ -7,22 +7,22 @@ import secrets
 from flask import Blueprint, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.accounts import email_change, passwords, verification
+from webapp.accounts import email_change, links, passwords
 from webapp.accounts.email_change import AddressTaken
-from webapp.accounts.verification import AlreadyVerified, LinkInvalid, VerifyEmail
-from webapp.extensions import db
+from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
+from webapp.db.base import db
 from webapp.pages.shared import link_cookie
 
 blueprint = Blueprint("put_back", __name__)
 
-PATH = verification.PATHS["revoke"]
+PATH = links.PATHS["revoke"]
 
 
 @blueprint.get(f"{PATH}/<token>")
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
-        verification.find(token, "revoke")
+        links.find(token, "revoke")
     except LinkInvalid as error:
         return _dead(error)
     return link_cookie.keep(redirect(url_for("put_back.show"), 303), token, PATH)
@@ -56,7 +56,7 @@ def act() -> ResponseReturnValue:
 
 def _opened() -> VerifyEmail:
     """Return what the link opened last in this browser is for. Raises LinkInvalid."""
-    return verification.find(link_cookie.kept(), "revoke")
+    return links.find(link_cookie.kept(), "revoke")
 
 
 def _page(proof: VerifyEmail, form: link_cookie.LinkForm) -> str:

@@ -8,7 +8,7 @@ from flask import Blueprint, abort, request
 from flask_login import current_user
 
 from webapp import audit
-from webapp.cli.output import duration
+from webapp.monitoring.formatting import duration
 
 blueprint = Blueprint("ops", __name__, url_prefix="/ops")
 blueprint.add_app_template_filter(duration)

@@ -18,10 +18,10 @@ from wtforms import EmailField, HiddenField, IntegerField, StringField
 from wtforms.validators import DataRequired, Length, NumberRange, Optional, ValidationError
 
 from webapp import operations
-from webapp.accounts import users
+from webapp.accounts.identifiers import email_addresses
+from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import tasks
-from webapp.extensions import db
+from webapp.delivery import relay, tasks
 from webapp.monitoring import queries
 from webapp.outbox import pause
 from webapp.pages.ops import mails
@@ -73,12 +73,12 @@ class TestForm(Form):
         render_kw={"autocomplete": "email"},
     )
 
-    address: users.Address
+    address: email_addresses.Address
 
     def validate_email(self, field: EmailField) -> None:
         try:
-            self.address = users.parse_address(field.data)
-        except users.AddressInvalid as error:
+            self.address = email_addresses.parse_address(field.data)
+        except email_addresses.AddressInvalid as error:
             raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
 
 
@@ -127,7 +127,7 @@ class Work:
             self.changed += retried.revived + retried.hurried
             if self.done == 0:
                 # Hints must not flood the queue; the relay gives those of the others.
-                for email_id in chunk[: tasks.BATCH]:
+                for email_id in chunk[: relay.BATCH]:
                     tasks.deliver_later(email_id)
         else:
             self.changed += operations.cancel(chunk)

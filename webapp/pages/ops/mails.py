@@ -15,12 +15,13 @@ from wtforms import DateField, Form, IntegerField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import Length, NumberRange, Optional
 
-from webapp.accounts import users
-from webapp.cli.output import plain
-from webapp.emails.render import TEMPLATES, sample
-from webapp.extensions import db
+from webapp.accounts.identifiers import email_addresses
+from webapp.db.base import db
+from webapp.emails.render import sample
 from webapp.monitoring import queries
+from webapp.monitoring.formatting import plain
 from webapp.monitoring.queries import Filter
+from webapp.outbox.kinds import TEMPLATES
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.pages.ops.access import blueprint
 from webapp.pages.shared.forms import OneLine, Words, strip
@@ -56,7 +57,7 @@ class FilterForm(Form):
 
     status = SelectField(_("State"), choices=_choices(queries.STATUSES))
     template = SelectField(_("Mail"), choices=_choices(TEMPLATES))
-    address = StringField(_("Address"), filters=[strip], validators=[_short(users.EMAIL_MAX), OneLine()])
+    address = StringField(_("Address"), filters=[strip], validators=[_short(email_addresses.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
     user = IntegerField(_("User number"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
     since = DateField(_("From (UTC)"), validators=[Optional()])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from flask import render_template, request
 from sqlalchemy import text
 
-from webapp.extensions import db, huey
+from webapp.db.base import db
+from webapp.extensions import huey
 from webapp.monitoring import queries, timeseries
 from webapp.pages.ops import plots
 from webapp.pages.ops.access import blueprint
-from webapp.queue.flask_huey import BrokerDown
+from webapp.queue.broker_breaker import BrokerDown
 
 
 @blueprint.get("")

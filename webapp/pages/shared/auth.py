@@ -14,7 +14,7 @@ from wtforms.validators import InputRequired, Length
 from webapp import extensions
 from webapp.accounts import authentication, passwords, sessions, users
 from webapp.accounts.users import User
-from webapp.extensions import db
+from webapp.db.base import db
 from webapp.pages.shared import known_browser, language, rate_limits
 
 

@@ -17,7 +17,7 @@ from wtforms import Field, PasswordField, StringField
 from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
 
 from webapp.accounts import passwords, users
-from webapp.accounts.identifiers import usernames
+from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.config import FORM_FIELDS
 from webapp.pages.shared import rate_limits
 
@@ -170,11 +170,11 @@ def code_field() -> StringField:
     )
 
 
-def read_address(field: Field) -> users.Address:
+def read_address(field: Field) -> email_addresses.Address:
     """Raises ValidationError."""
     try:
-        return users.parse_address(field.data)
-    except users.AddressInvalid as error:
+        return email_addresses.parse_address(field.data)
+    except email_addresses.AddressInvalid as error:
         raise ValidationError(
             _("Please check this address: it should look like name@example.com, in plain letters before the @.")
         ) from error

@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import HiddenField
 
 from webapp.accounts.email_change import AddressTaken
-from webapp.accounts.verification import AlreadyVerified, LinkExpired, VerifyEmail
+from webapp.accounts.links import AlreadyVerified, LinkExpired, VerifyEmail
 from webapp.pages.shared.forms import Form
 
 COOKIE_SECONDS = 3600

@@ -17,7 +17,8 @@ from webapp.delivery import circuit_breaker
 from webapp.i18n import ago
 from webapp.outbox import attempts
 from webapp.outbox.outgoing_email import SERVER_FAILURE, OutgoingEmail
-from webapp.outbox.transitions import CANCELED_BY_OPERATOR, EXPIRED
+from webapp.outbox.reaper import EXPIRED
+from webapp.outbox.transitions import CANCELED_BY_OPERATOR
 
 # A mail that is due for longer waits for something: a worker, or its turn.
 SLOW_SECONDS = 5

@@ -18,7 +18,7 @@ from werkzeug.exceptions import TooManyRequests
 from webapp.extensions import huey, limiter
 from webapp.pages.shared import networks
 from webapp.pages.shared.networks import Network
-from webapp.queue.flask_huey import BrokerDown
+from webapp.queue.broker_breaker import BrokerDown
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,9 @@ from flask_babel import lazy_gettext as _
 from wtforms import EmailField
 from wtforms.validators import DataRequired
 
-from webapp.accounts import password_change, users
-from webapp.accounts.verification import lives
+from webapp.accounts import password_change
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import lives
 from webapp.delivery import tasks
 from webapp.emails.render import lifetime
 from webapp.pages.shared import email_domains, rate_limits
@@ -31,7 +32,7 @@ class ForgotForm(Form):
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 
-    address: users.Address
+    address: email_addresses.Address
 
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)
@@ -50,7 +51,7 @@ def submit() -> ResponseReturnValue:
     return _page(form), form.status
 
 
-def send_to(address: users.Address) -> ResponseReturnValue:
+def send_to(address: email_addresses.Address) -> ResponseReturnValue:
     """Promise a link to this address, and lead to the page that says so."""
     rate_limits.spend("RATELIMIT_RESET", rate_limits.network())
     tasks.deliver_later(password_change.ask(address, str(get_locale())))

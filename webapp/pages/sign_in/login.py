@@ -9,7 +9,8 @@ from flask_login import current_user
 from wtforms import StringField
 from wtforms.validators import DataRequired, Length
 
-from webapp.accounts import authentication, sessions, signup, users
+from webapp.accounts import authentication, sessions, signup
+from webapp.accounts.identifiers import email_addresses
 from webapp.pages.shared import known_browser, rate_limits
 from webapp.pages.shared.auth import current_password_field, forget, sign_in
 from webapp.pages.shared.forms import Form, strip
@@ -24,7 +25,7 @@ class LoginForm(Form):
         filters=[strip],
         validators=[
             DataRequired(_("Please enter your username or e-mail address.")),
-            Length(max=users.EMAIL_MAX, message=_("Please use at most %(max)d characters.")),
+            Length(max=email_addresses.EMAIL_MAX, message=_("Please use at most %(max)d characters.")),
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
     )
@@ -43,7 +44,7 @@ def submit() -> ResponseReturnValue:
     form = LoginForm()
     if form.validate():
         typed = form.identifier.data
-        with rate_limits.guessing(users.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
+        with rate_limits.guessing(email_addresses.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
             user = authentication.authenticate(typed, form.password.data, waiting.pending_user())
             guess.is_right = user is not None
             # A signup with anybody's address, and a password to it, is to be had by all who want to go on guessing.

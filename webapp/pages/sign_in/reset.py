@@ -8,12 +8,13 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from wtforms import StringField
 
-from webapp.accounts import password_change, passwords, users, verification
-from webapp.accounts.identifiers import usernames
-from webapp.accounts.users import Address, User
-from webapp.accounts.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.accounts import links, password_change, passwords, users
+from webapp.accounts.identifiers import email_addresses, usernames
+from webapp.accounts.identifiers.email_addresses import Address
+from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.extensions import db
 from webapp.pages.shared import link_cookie, rate_limits
 from webapp.pages.shared.auth import sign_in
 from webapp.pages.shared.forms import Form, is_strong, new_password_field, read_username, strip, username_advice
@@ -22,7 +23,7 @@ from webapp.pages.signup import waiting
 
 blueprint = Blueprint("reset", __name__)
 
-PATH = verification.PATHS["reset"]
+PATH = links.PATHS["reset"]
 
 
 class ResetForm(link_cookie.LinkForm):
@@ -34,7 +35,7 @@ class ResetForm(link_cookie.LinkForm):
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
-        verification.check(password_change.find(token))
+        links.check(password_change.find(token))
     except LinkExpired:
         return link_cookie.keep(_expired(), token, PATH)
     except (AlreadyVerified, LinkInvalid):
@@ -46,7 +47,7 @@ def follow(token: str) -> ResponseReturnValue:
 def show() -> ResponseReturnValue:
     try:
         proof = _opened()
-        verification.check(proof)
+        links.check(proof)
     except LinkExpired:
         return _expired()
     except (AlreadyVerified, LinkInvalid):
@@ -59,7 +60,7 @@ def submit() -> ResponseReturnValue:
     form = ResetForm()
     try:
         proof = _opened()
-        verification.check(proof)
+        links.check(proof)
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
         user, name = _user(proof), read_username(form.username.data) if form.username.data else None
@@ -83,7 +84,7 @@ def submit() -> ResponseReturnValue:
     if notice is not None:
         tasks.deliver_later(notice)
     # Whoever failed to guess the former password must not keep its owner from using the new one.
-    rate_limits.forgive(users.identifier_key(user.email), users.identifier_key(user.username))
+    rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))
     sign_in(user)
     flash(gettext("Your new password is set. You are signed out everywhere else."))
     response = make_response(redirect(url_for("account.show"), 303))
@@ -96,7 +97,7 @@ def renew() -> ResponseReturnValue:
     """Send a new link in the place of the expired one."""
     form = Form()
     try:
-        verification.check(_opened())
+        links.check(_opened())
     except LinkExpired as error:
         if not form.validate():
             return _expired(form)

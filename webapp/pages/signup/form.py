@@ -16,6 +16,7 @@ from wtforms import EmailField, HiddenField
 from wtforms.validators import DataRequired
 
 from webapp.accounts import passwords, signup, users
+from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
 from webapp.pages.shared import email_domains, page_cache, rate_limits
 from webapp.pages.shared.forms import Form, NameFields, is_strong, new_password_field, read_address, strip
@@ -38,7 +39,7 @@ class SignupForm(NameFields, Form):
     # Of this page alone, so that a form that is sent twice is one signup.
     nonce = HiddenField()
 
-    address: users.Address
+    address: email_addresses.Address
 
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)

@@ -8,12 +8,12 @@ from flask_babel import lazy_gettext as _
 from wtforms import PasswordField, StringField
 from wtforms.validators import Length, Optional
 
-from webapp.accounts import authentication, passwords, signup, users, verification
+from webapp.accounts import authentication, links, passwords, signup, users, verification
 from webapp.accounts.identifiers import usernames
+from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
 from webapp.accounts.users import User
-from webapp.accounts.verification import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
+from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.extensions import db
 from webapp.pages.shared import link_cookie, rate_limits
 from webapp.pages.shared.auth import sign_in
 from webapp.pages.shared.forms import Form, LongEnough, is_strong, read_username, strip, username_advice
@@ -46,7 +46,7 @@ class ConfirmForm(link_cookie.LinkForm):
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
-        verification.check(verification.find(token))
+        links.check(links.find(token))
     except AlreadyVerified:
         pass
     except LinkExpired:
@@ -60,7 +60,7 @@ def follow(token: str) -> ResponseReturnValue:
 def show() -> ResponseReturnValue:
     try:
         proof = _opened()
-        verification.check(proof)
+        links.check(proof)
     except AlreadyVerified:
         return _already()
     except LinkExpired:
@@ -75,7 +75,7 @@ def confirm() -> ResponseReturnValue:
     form = ConfirmForm()
     try:
         proof = _opened()
-        verification.check(proof)
+        links.check(proof)
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
         if form.action.data == "disown":
@@ -112,7 +112,7 @@ def renew() -> ResponseReturnValue:
     form = Form()
     try:
         proof = _opened()
-        verification.check(proof)
+        links.check(proof)
     except AlreadyVerified:
         return _already()
     except LinkExpired:
@@ -146,7 +146,7 @@ def renewed() -> str:
 
 def _opened() -> VerifyEmail:
     """Return what the link opened last in this browser is for. Raises LinkInvalid."""
-    return verification.find(link_cookie.kept())
+    return links.find(link_cookie.kept())
 
 
 def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | None:

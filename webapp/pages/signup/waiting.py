@@ -13,10 +13,10 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp.accounts import codes, signup, users, verification
-from webapp.accounts.identifiers import usernames
+from webapp.accounts import codes, links, signup, users
+from webapp.accounts.identifiers import email_addresses, usernames
+from webapp.accounts.links import AlreadyVerified
 from webapp.accounts.users import User
-from webapp.accounts.verification import AlreadyVerified
 from webapp.delivery import tasks
 from webapp.pages.shared import email_domains, rate_limits
 from webapp.pages.shared import mail_status as progress_page
@@ -44,12 +44,12 @@ class AddressForm(Form):
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 
-    address: users.Address
+    address: email_addresses.Address
 
     def validate_email(self, field: EmailField) -> None:
         try:
-            self.address = users.parse_address(field.data)
-        except users.AddressInvalid as error:
+            self.address = email_addresses.parse_address(field.data)
+        except email_addresses.AddressInvalid as error:
             raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
 
 
@@ -191,7 +191,7 @@ def _page(user: User, form: Form | None = None) -> str:
 
 def _shown(user: User) -> dict[str, object]:
     domain = user.email.rpartition("@")[2]
-    progress = progress_page.of(verification.latest_mail(user))
+    progress = progress_page.of(links.latest_mail(user))
     return {"user": user, "progress": progress, "webmail": webmail(user.email), "domain": domain}
 
 

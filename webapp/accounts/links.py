@@ -1,0 +1,278 @@
+"""Links that prove an address: their rows, their secrets, and their mails."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, Uuid, bindparam, func, insert, or_, select, update
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from webapp.accounts import tokens, users
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.users import User
+from webapp.db.base import Model, db, table
+from webapp.db.clock import db_now
+from webapp.db.statements import row_of
+from webapp.outbox import kinds, outgoing_email, posting
+from webapp.outbox.outgoing_email import OutgoingEmail
+
+# What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
+# back the address that an account had, or lets its owner set another password.
+PATHS = {
+    "signup": "/verify",
+    "change": "/account/email/confirm",
+    "revoke": "/account/email/revoke",
+    "reset": "/reset",
+}
+
+# How long a changed address can be put back, from the hand-off of the mail that says so.
+REVOKE_SECONDS = 86400
+DISOWNED = "disowned by its recipient"
+OUTRUN = "address verified by another signup"
+
+
+class LinkInvalid(Exception):
+    """No link of ours, or one that was withdrawn."""
+
+
+class LinkExpired(LinkInvalid):
+    """A link of ours whose time is over; `verification` is what it was for."""
+
+    def __init__(self, verification: VerifyEmail) -> None:
+        self.verification = verification
+        super().__init__()
+
+
+class AlreadyVerified(Exception):
+    """The link did its work before."""
+
+
+class VerifyEmail(Model):
+    """One chance to prove one address. No secret is stored: link and code are computed from the id."""
+
+    __tablename__ = "verify_emails"
+    __table_args__ = (Index("ix_verify_emails_user_id", "user_id"), Index("ix_verify_emails_email_key", "email_key"))
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    email_key: Mapped[str] = mapped_column(String(email_addresses.EMAIL_MAX))
+    # What the account's address becomes, and the session (as a hash) that asked; a signup's link has neither.
+    email: Mapped[str | None] = mapped_column(String(email_addresses.EMAIL_MAX))
+    asked_by: Mapped[str | None] = mapped_column(String(64))
+    purpose: Mapped[str] = mapped_column(String(10))
+    key_id: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    # From the first hand-off; until then there is nothing that could be too old.
+    expires_at: Mapped[datetime | None]
+    code_expires_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    voided_at: Mapped[datetime | None]
+    void_reason: Mapped[str | None] = mapped_column(String(50))
+
+    user: Mapped[User] = relationship()
+
+
+def begin(
+    user: User,
+    purpose: str,
+    *,
+    becomes: email_addresses.Address | None = None,
+    asked_by: str | None = None,
+) -> VerifyEmail:
+    """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
+    verification = VerifyEmail(
+        id=uuid.uuid4(),
+        user=user,
+        email_key=becomes.key if becomes else user.email_key,
+        email=becomes.mailed if becomes else None,
+        asked_by=asked_by,
+        purpose=purpose,
+        key_id=tokens.newest_key(),
+        created_at=db_now(),
+    )
+    db.session.add(verification)
+    return verification
+
+
+def post_link(
+    verification: VerifyEmail,
+    *,
+    to_address: str,
+    priority: int = posting.VERIFICATION_PRIORITY,
+    expires_in: float | None = None,
+) -> uuid.UUID | None:
+    """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
+    db.session.flush()
+    return posting.post(
+        **_mail(verification.id, verification.purpose, verification.email_key),
+        to_address=to_address,
+        user_id=verification.user_id,
+        locale=verification.user.locale,
+        priority=priority,
+        expires_in=expires_in,
+    )
+
+
+# What begins the verification of a user who is only just added, and promises its mail; `first` gives its parameters.
+FIRST = row_of(
+    VerifyEmail, "user_id", "email_key", "purpose", "key_id", id=bindparam("proof", type_=Uuid), created_at=db_now()
+)
+
+BEGUN = (insert(table(VerifyEmail)).from_select(FIRST.selected_columns.keys(), FIRST), posting.POSTED)
+
+
+def first(
+    verification_id: uuid.UUID, address: email_addresses.Address, locale: str, *, priority: int, delay: float
+) -> dict[str, Any]:
+    """Return the parameters of BEGUN, but for the user, whom the database adds."""
+    mail = posting.entry(
+        **_mail(verification_id, outgoing_email.SIGNUPS, address.key),
+        priority=priority,
+        to_address=address.mailed,
+        user_id=None,
+        locale=locale,
+        delay=delay,
+        expires_in=kinds.PURGE_AFTER,
+    )
+    return {**mail, "email_key": address.key, "purpose": "signup", "key_id": tokens.newest_key()}
+
+
+def _mail(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
+    """Return what all mails with this link have in common."""
+    return {
+        "verify_email_id": verification_id,
+        "dedupe_key": f"verify:{verification_id}",
+        "budget": outgoing_email.budget(purpose, email_key),
+    }
+
+
+def latest_mail(user: User) -> OutgoingEmail | None:
+    """Return the newest mail that was promised for this signup: no other is for its browser to know of."""
+    return db.session.scalar(
+        select(OutgoingEmail)
+        .join(VerifyEmail, VerifyEmail.id == OutgoingEmail.verify_email_id)
+        .where(OutgoingEmail.user_id == user.id, VerifyEmail.purpose == "signup")
+        .order_by(OutgoingEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
+    """Return the user's newest verification, but for those that were withdrawn on the user's side."""
+    return db.session.scalar(
+        select(VerifyEmail)
+        .where(
+            VerifyEmail.user_id == user.id,
+            VerifyEmail.purpose == purpose,
+            # One that the owner outran stays the current one, though it is void: else what its browser
+            # can do, and what we do for it, would tell that the owner verified.
+            or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
+        )
+        .order_by(VerifyEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
+    """Return these verifications as they are now, by their ids."""
+    query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).execution_options(populate_existing=True)
+    return {verification.id: verification for verification in db.session.scalars(query)} if ids else {}
+
+
+def count_voided(user: User, reason: str) -> int:
+    query = select(func.count()).where(VerifyEmail.user_id == user.id, VerifyEmail.void_reason == reason)
+    return db.session.scalar(query) or 0
+
+
+def ensure_key(verification: VerifyEmail) -> None:
+    """Sign anew what was signed with a key that is gone: its links are dead already."""
+    if not tokens.is_kept(verification.key_id):
+        verification.key_id = tokens.newest_key()
+
+
+def link(verification: VerifyEmail) -> str:
+    return f"{current_app.config['PUBLIC_URL']}{PATHS[verification.purpose]}/{token(verification)}"
+
+
+def token(verification: VerifyEmail) -> str:
+    """Return the link's secret part: the same at every call, as long as its key is kept."""
+    return tokens.token(verification.id, verification.purpose, verification.key_id)
+
+
+def code(verification: VerifyEmail) -> str:
+    """Return the six digits of this verification's mail: the same at every call, as long as its key is kept."""
+    return tokens.code(verification.id, verification.purpose, verification.key_id)
+
+
+def find(token_text: str, purpose: str = "signup") -> VerifyEmail:
+    """Return what a link of this purpose is for, without judging its state. Raises LinkInvalid."""
+    verification_id = tokens.read(token_text)
+    verification = db.session.get(VerifyEmail, verification_id) if verification_id else None
+    if verification is None or verification.purpose != purpose or not tokens.is_kept(verification.key_id):
+        raise LinkInvalid
+    # Compared as text, since several texts decode to the same bytes.
+    if not hmac.compare_digest(token(verification), token_text):
+        raise LinkInvalid
+    return verification
+
+
+def check(verification: VerifyEmail) -> None:
+    """Raises AlreadyVerified, LinkInvalid or LinkExpired."""
+    if verification.used_at is not None:
+        raise AlreadyVerified
+    if verification.voided_at is not None:
+        raise LinkInvalid
+    expired = VerifyEmail.expires_at.is_not(None) & (VerifyEmail.expires_at <= db_now())
+    if db.session.scalar(select(expired).where(VerifyEmail.id == verification.id)):
+        raise LinkExpired(verification)
+
+
+def void(verification: VerifyEmail, reason: str) -> None:
+    """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
+    verification.voided_at = db_now()
+    verification.void_reason = reason
+    cancel_mail(verification, reason)
+
+
+def cancel_mail(verification: VerifyEmail, reason: str) -> None:
+    outgoing_email.cancel(reason, OutgoingEmail.verify_email_id == verification.id)
+
+
+# What starts the link's and the code's time, as its mail was handed to the mail server.
+HANDED_OFF = (
+    update(table(VerifyEmail))
+    .where(VerifyEmail.id == bindparam("proof"))
+    .values(expires_at=db_now(bindparam("link_lives")), code_expires_at=db_now(bindparam("code_lives"))),
+    users.extended_purge(select(VerifyEmail.user_id).where(VerifyEmail.id == bindparam("proof")).scalar_subquery()),
+)
+
+
+def hand_off(verification_id: uuid.UUID, purpose: str) -> dict[str, Any]:
+    """Return the parameters of HANDED_OFF."""
+    return {
+        "proof": verification_id,
+        "link_lives": lives(purpose),
+        "code_lives": current_app.config["VERIFY_CODE_TTL"],
+    }
+
+
+def lives(purpose: str) -> int:
+    """Return how many seconds a link works, from its hand-off."""
+    if purpose == "revoke":
+        return REVOKE_SECONDS
+    return int(current_app.config["RESET_EMAIL_TTL" if purpose == "reset" else "VERIFY_EMAIL_TTL"])
+
+
+def void_all(reason: str, *which: ColumnElement[bool]) -> None:
+    """Withdraw the links that are so and did not do their work yet. The caller commits."""
+    db.session.execute(
+        update(VerifyEmail)
+        .where(VerifyEmail.used_at.is_(None), VerifyEmail.voided_at.is_(None), *which)
+        .values(voided_at=db_now(), void_reason=reason),
+        execution_options={"synchronize_session": False},
+    )

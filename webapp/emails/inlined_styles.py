@@ -1,0 +1,39 @@
+"""Styles inlined for clients that know no stylesheet."""
+
+from __future__ import annotations
+
+import re
+
+from jinja2.ext import Extension
+
+CLASSES = re.compile(r'class="([^"]+)"')
+
+# In the stylesheets: what follows from the accent.
+COLOURS = re.compile(r"var\(--(\w+)\)")
+RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
+
+
+class InlinedStyles(Extension):
+    """Gives each class in a mail's templates its style from mail/inlined.css, for clients that know no stylesheet.
+
+    Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
+    """
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002 - Jinja's
+        if name is None or not name.startswith("mail/"):
+            return source
+        if name.endswith(".css"):
+            return _filled_in(source)
+        if not name.endswith(".html"):
+            return source
+        stylesheet = self.environment.loader.get_source(self.environment, "mail/inlined.css")[0]  # type: ignore[union-attr]
+        rules = {name: _filled_in(" ".join(style.split())) for name, style in RULES.findall(stylesheet)}
+
+        def add_style(classes: re.Match[str]) -> str:
+            return f'{classes[0]} style="{" ".join(rules[name] for name in classes[1].split())}"'
+
+        return CLASSES.sub(add_style, source)
+
+
+def _filled_in(stylesheet: str) -> str:
+    return COLOURS.sub(r"{{ colours.\1 }}", stylesheet)

@@ -1,0 +1,89 @@
+"""Mails taken back from the dead, and ended when their time is over."""
+
+from __future__ import annotations
+
+import structlog
+from flask import current_app
+from limits import RateLimitItem
+from sqlalchemy import case, update
+
+from webapp.db.base import db
+from webapp.db.clock import MOMENT, db_now
+from webapp.outbox import attempts, leases
+from webapp.outbox.outgoing_email import OutgoingEmail, unheld
+from webapp.outbox.transitions import count_changed
+
+log = structlog.get_logger(__name__)
+
+# A mail that outlived this many workers is sent seldom: it may be what kills them.
+POISON_EXPIRIES = 5
+QUARANTINE = 3600.0
+
+# What waits for this much longer than it can was written by a clock that was wrong.
+MARGIN = 60.0
+
+# The class of error of a mail whose time was over before it was sent.
+EXPIRED = "Expired"
+
+
+def reap() -> int:
+    """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
+    expiries = OutgoingEmail.lease_expiries + 1
+    reaped = db.session.execute(
+        update(OutgoingEmail)
+        .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until < db_now()))
+        .values(
+            status="queued",
+            lease_token=None,
+            lease_until=None,
+            lease_expiries=expiries,
+            next_attempt_at=case((expiries >= POISON_EXPIRIES, db_now(QUARANTINE)), else_=db_now()),
+            in_doubt=True,
+            last_error_class="LeaseExpired",
+            last_error="the worker ended before it could write down the outcome",
+        )
+        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries, OutgoingEmail.locked_by),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for email_id, lease_expiries, worker in reaped:
+        attempts.record(email_id, "lease_expired", worker=worker, elapsed=0, reply="the worker ended")
+        tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
+        tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
+    expired = db.session.scalars(
+        update(OutgoingEmail)
+        .where(unheld(OutgoingEmail.status == "queued", OutgoingEmail.expires_at <= db_now()))
+        .values(status="dead", finished_at=db_now(), last_error_class=EXPIRED)
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for email_id in expired:
+        attempts.record(email_id, "failed", worker=None, elapsed=0, reply="nobody waits for it any more")
+        log.error("email_dead", email_id=str(email_id), meaning=EXPIRED)
+    return len(reaped) + len(expired)
+
+
+def mend_times() -> int:
+    """Mend what was written while the database's clock was ahead: it counts as now. Return how many mails it was."""
+    # A worker that lives has the time of a send; one that died, no more than that.
+    held = count_changed(
+        update(OutgoingEmail)
+        .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until > db_now(leases.LONGEST)))
+        .values(lease_until=db_now(leases.seconds()))
+    )
+    came_later = OutgoingEmail.created_at > db_now(MOMENT)
+    waits_too_long = OutgoingEmail.next_attempt_at > db_now(_longest_wait())
+    return held + count_changed(
+        update(OutgoingEmail)
+        .where(
+            unheld(
+                OutgoingEmail.status == "queued", OutgoingEmail.next_attempt_at > db_now(), came_later | waits_too_long
+            )
+        )
+        .values(next_attempt_at=db_now(), created_at=case((came_later, db_now()), else_=OutgoingEmail.created_at))
+    )
+
+
+def _longest_wait() -> float:
+    """Return for how many seconds at most a mail waits: for its mailbox, or set apart."""
+    limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
+    return max([QUARANTINE, *(limit.get_expiry() for limit in limits)]) + MARGIN
