@@ -31,7 +31,7 @@ test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
 	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
 
 accessibility: $(VENV)/installed-dev ## let axe look at every page in both themes, languages, windows, and in forced colours
-	@$(BIN)/pytest -n $(TESTS_AT_ONCE) tests/accessibility.py $(ARGS)
+	@$(BIN)/pytest -n $(TESTS_AT_ONCE) tests/browser/accessibility.py $(ARGS)
 
 chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)

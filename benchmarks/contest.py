@@ -16,7 +16,7 @@ from flask import Flask
 from benchmarks import rows
 from benchmarks.measure import cpu_seconds, median, wait_until
 from benchmarks.stage import RIVALS_BIN, Stage, app_of, forget, run_rival
-from tests.processes import BIN, Process
+from harness.processes import BIN, Process
 from webapp.emails import render
 from webapp.extensions import huey
 from webapp.outbox import kinds

@@ -13,8 +13,8 @@ import flask_migrate
 from flask import Flask
 from redis import Redis
 
-from tests.processes import BIN, Process, free_port, wait_for_port
-from tests.servers import Postgres, Valkey
+from harness.processes import BIN, Process, free_port, wait_for_port
+from harness.servers import Postgres, Valkey
 from webapp import create_app
 from webapp.db.base import db
 from webapp.paths import ROOT

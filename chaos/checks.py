@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from chaos.faults import FROZEN_AMID, KINDS, Happened
 from chaos.world import DELAY, MAIL_TIMEOUT, OURS, World, is_refused
-from tests.smtp_server import Mail
+from harness.smtp_server import Mail
 from webapp.accounts.users import User
 from webapp.db.clock import db_now
 from webapp.outbox.attempts import DeliveryAttempt

@@ -14,7 +14,7 @@ from pathlib import Path
 from chaos import checks
 from chaos.load import Load
 from chaos.world import LOOK_UP_SECONDS, NAIVE, OURS, App, Embedded, World, world
-from tests.processes import wait_until
+from harness.processes import wait_until
 
 SIGNUPS = 50
 RATE = 5.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chaos.world import MAIL_TIMEOUT, World
-from tests.smtp_server import Action, Step, drip, drop, hang
+from harness.smtp_server import Action, Step, drip, drop, hang
 from webapp.delivery.circuit_breaker import PROBE_SECONDS
 from webapp.outbox.leases import MARGIN as LEASE_MARGIN
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests.proxies import listening
+from harness.proxies import listening
 
 
 class Gate:

@@ -9,7 +9,7 @@ from collections import Counter
 
 import httpx
 
-from tests.visitor import PASSWORD, Visitor
+from harness.visitor import PASSWORD, Visitor
 
 THREADS = 3
 PATIENCE = 10

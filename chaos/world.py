@@ -17,10 +17,10 @@ from pathlib import Path
 from redis import Redis
 
 from chaos.gate import gate
-from tests.postgres_pair import Pair
-from tests.processes import BIN, Freezer, free_port, wait_for_port
-from tests.servers import Valkey
-from tests.smtp_server import Action, Connection, Dropped, Server, Step
+from harness.postgres_pair import Pair
+from harness.processes import BIN, Freezer, free_port, wait_for_port
+from harness.servers import Valkey
+from harness.smtp_server import Action, Connection, Dropped, Server, Step
 from webapp.paths import ROOT
 
 WORKER_THREADS = 4

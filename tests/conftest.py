@@ -20,11 +20,11 @@ from playwright.sync_api import Browser
 from redis import Redis
 from sqlalchemy import select, update
 
-from tests.browsers import chromium
-from tests.processes import free_port
-from tests.servers import Database, Postgres, Valkey, name_of
-from tests.smtp_server import Server
-from tests.visitor import Visitor
+from harness.browsers import chromium
+from harness.processes import free_port
+from harness.servers import Database, Postgres, Valkey, name_of
+from harness.smtp_server import Server
+from harness.visitor import Visitor
 from webapp import create_app
 from webapp.accounts import passwords
 from webapp.db import engines

@@ -465,7 +465,7 @@ DEFENCES = [
         "looking at a link for a new password does nothing",
         "webapp/pages/sign_in/reset.py",
         "    return _page(proof, ResetForm(",
-        "    recovery.reset_password(proof.id, password_hash='')\n    return _page(proof, ResetForm(",
+        "    password_change.reset_password(proof.id, password_hash='')\n    return _page(proof, ResetForm(",
         "test_fifty_looks_at_a_link_for_a_new_password_change_nothing_and_the_click_still_works",
     ),
     Defence(

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD, Visitor
 from tests.factories import only_user
-from tests.smtp_server import Server
-from tests.visitor import PASSWORD, Visitor
 from webapp.accounts import verification
 from webapp.accounts.links import AlreadyVerified, VerifyEmail
 from webapp.audit import AuditEvent

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from flask import Flask
 
+from harness.processes import consumer
+from harness.visitor import Visitor
 from tests.factories import get, only_user
-from tests.processes import consumer
-from tests.test_journey import Environ, website_and_log
-from tests.visitor import Visitor
+from tests.system.test_journey import Environ, website_and_log
 from webapp.accounts import links
 from webapp.logs import ADDRESSES, TOKENS, leave_out
 

@@ -10,10 +10,10 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import select
 
+from harness.smtp_server import Server
+from harness.visitor import Visitor
+from tests.cli.test_cli import findings, flask_mail, refused
 from tests.factories import change, get, make_signup, work
-from tests.smtp_server import Server
-from tests.test_cli import findings, flask_mail, refused
-from tests.visitor import Visitor
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from flask import Flask
 from sqlalchemy import delete, func, insert, select, update
 
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD, Visitor
+from tests.cli.test_cli import findings, flask_mail
 from tests.factories import attempts, change, claim, get, make_signup, travel, work
-from tests.smtp_server import Server
-from tests.test_cli import findings, flask_mail
-from tests.visitor import PASSWORD, Visitor
 from webapp import retention
 from webapp.accounts.codes import CodeTry
 from webapp.accounts.sessions import UserSession

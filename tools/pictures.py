@@ -13,12 +13,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, ViewportSize, expect
 
-from tests.browsers import chromium
+from harness.browsers import chromium
+from harness.processes import consumer, free_port, gunicorn, wait_for_port
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD
+from tests.accounts.test_codes import code_in
 from tests.conftest import SECRET, migrate
-from tests.processes import consumer, free_port, gunicorn, wait_for_port
-from tests.smtp_server import Server
-from tests.test_codes import code_in
-from tests.visitor import PASSWORD
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

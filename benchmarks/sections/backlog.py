@@ -13,7 +13,7 @@ from benchmarks.contest import CONSUMER, Ours
 from benchmarks.measure import resident
 from benchmarks.report import Report
 from benchmarks.stage import Stage
-from tests.processes import Process
+from harness.processes import Process
 
 STEADY = 1_500
 DUE = 100_000

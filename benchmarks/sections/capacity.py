@@ -14,7 +14,7 @@ from benchmarks.contest import CONSUMER
 from benchmarks.measure import cpu_seconds, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage
-from tests.processes import Process
+from harness.processes import Process
 
 SIGNUPS = 300
 RATES = (1, 10, 1000)

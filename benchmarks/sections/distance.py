@@ -12,7 +12,7 @@ from benchmarks import contest
 from benchmarks.contest import HUEY, Ours, Result, Rival
 from benchmarks.report import Report
 from benchmarks.stage import Stage
-from tests.processes import Process, free_port, wait_for_port
+from harness.processes import Process, free_port, wait_for_port
 
 ROUND_TRIP_MS = 20
 ROUNDS = 2

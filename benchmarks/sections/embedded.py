@@ -11,7 +11,7 @@ from benchmarks.contest import CONSUMER, Ours, Result
 from benchmarks.measure import spending
 from benchmarks.report import Report
 from benchmarks.stage import Stage
-from tests.processes import Process
+from harness.processes import Process
 
 MAILS = 400
 ROUNDS = 2

@@ -12,7 +12,7 @@ from benchmarks.contest import CONSUMER
 from benchmarks.measure import cpu_seconds, median, resident, spending, tree, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage
-from tests.processes import BIN, Process, free_port
+from harness.processes import BIN, Process, free_port
 
 STARTS = 3
 IDLE_SECONDS = 20

@@ -13,8 +13,8 @@ from benchmarks.contest import CONSUMER
 from benchmarks.measure import percentile, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
-from tests.processes import Process
-from tests.smtp_server import Action, Server, hang
+from harness.processes import Process
+from harness.smtp_server import Action, Server, hang
 from webapp.accounts import signup
 from webapp.accounts.identifiers import email_addresses
 from webapp.db.base import db

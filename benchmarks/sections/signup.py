@@ -15,7 +15,7 @@ from benchmarks.client import WEAK, Browser, in_parallel
 from benchmarks.measure import median, percentile, resident, spending
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
-from tests.processes import Process
+from harness.processes import Process
 from webapp.accounts import passwords
 from webapp.delivery import tasks
 

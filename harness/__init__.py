@@ -1,0 +1,1 @@
+"""Parts that tests, chaos and benchmarks share: servers, processes, and those who visit."""

@@ -1,0 +1,299 @@
+"""Signing up, as a person sees it, and what is in the database then."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, func, select
+
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD, Visitor
+from tests.factories import NO_PASSWORD, only_user
+from webapp.accounts import signup
+from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import VerifyEmail
+from webapp.accounts.users import User
+from webapp.db.base import db
+from webapp.outbox.outgoing_email import OutgoingEmail
+
+Send = Callable[[], None]
+
+
+def rows(app: Flask) -> tuple[int, int, int]:
+    """How many users, verifications and mails there are."""
+    with app.app_context():
+        return tuple(db.session.query(table).count() for table in (User, VerifyEmail, OutgoingEmail))  # type: ignore[return-value]
+
+
+def test_a_signup_commits_the_user_the_verification_and_the_mail(visitor: Visitor, app: Flask) -> None:
+    visitor.sign_up(full_name="Mick Example")
+    assert visitor.path == "/signup/sent"
+    with app.app_context():
+        user = db.session.scalars(select(User)).one()
+        email = db.session.scalars(select(OutgoingEmail)).one()
+        proof = db.session.scalars(select(VerifyEmail)).one()
+        assert (user.username, user.full_name, user.email) == ("mick19", "Mick Example", "mick@example.com")
+        assert not user.is_email_verified
+        assert user.purge_at is not None
+        assert user.password_hash.startswith("$argon2id$")
+        assert (email.status, email.user_id, email.verify_email_id) == ("queued", user.id, proof.id)
+        assert 9 < (email.next_attempt_at - email.created_at).total_seconds() < 11
+        assert proof.expires_at is None
+
+
+def test_the_answer_to_a_signup_is_303(visitor: Visitor) -> None:
+    visitor.open("/signup")
+    visitor.submit(
+        "/signup", follow=False, username="mick19", full_name="", email="mick@example.com", password=PASSWORD
+    )
+    assert visitor.page.status_code == 303
+    assert visitor.page.headers["location"] == "/signup/sent"
+
+
+def test_when_one_row_cannot_be_written_none_is(visitor: Visitor, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    # The mail's table refuses, after the user and the verification were written.
+    with app.app_context(), db.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE delivery_attempts")
+        connection.exec_driver_sql("ALTER TABLE outgoing_emails RENAME TO elsewhere")
+    app.testing = False
+    visitor.open("/signup")
+    visitor.submit("/signup", username="mick19", full_name="", email="mick@example.com", password=PASSWORD)
+    assert visitor.page.status_code in {500, 503}
+    assert "Please try again in a minute." in visitor.text
+    # An operator sees it.
+    assert "Traceback" in caplog.text or "exc_info" in caplog.text
+    assert "mick@example.com" not in caplog.text
+    with app.app_context():
+        assert db.session.scalars(select(User)).all() == []
+        assert db.session.scalars(select(VerifyEmail)).all() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("username", "", "Please choose a username."),
+        ("username", "   ", "Please choose a username."),
+        ("username", "x" * 65, "at most 64 characters"),
+        ("username", "mick@home", "only letters, digits"),
+        ("username", "mick\r\nBcc: all@example.com", "only letters, digits"),
+        ("username", "mick\x00", "only letters, digits"),
+        ("username", "<b>mick</b>", "only letters, digits"),
+        ("full_name", "x" * 101, "at most 100 characters"),
+        ("full_name", "Mick\r\nBcc: all@example.com", "control characters"),
+        ("full_name", "Mick\x00", "control characters"),
+        ("email", "", "Please enter your e-mail address."),
+        ("email", "mick", "check this address"),
+        ("email", "mick@", "check this address"),
+        ("email", "straße@example.com", "check this address"),
+        ("email", "mick@example.com\r\nBcc: all@example.com", "check this address"),
+        ("email", "mick\x00@example.com", "check this address"),
+        ("email", "<b>@example.com", "check this address"),
+        ("email", f"{'x' * 250}@example.com", "check this address"),
+        ("password", "", "Please choose a password."),
+        ("password", "short", "at least 8 characters"),
+        ("password", "x" * 129, "at most 128 characters"),
+    ],
+)
+def test_bad_input_is_told_beside_its_field_and_nothing_is_written(
+    visitor: Visitor, app: Flask, field: str, value: str, complaint: str
+) -> None:
+    visitor.sign_up(**{field: value})
+    assert visitor.page.status_code == 422
+    assert complaint in visitor.text
+    assert f'id="{field}-error"' in visitor.page.text
+    assert rows(app) == (0, 0, 0)
+
+
+def test_a_very_long_username_is_refused_before_it_costs_anything(visitor: Visitor) -> None:
+    begun = time.thread_time()
+    visitor.sign_up(username="a" + "\N{COMBINING ACUTE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}" * 60_000)
+    assert visitor.page.status_code == 413
+    assert time.thread_time() - begun < 1
+
+
+def test_what_was_typed_is_kept_but_the_password(visitor: Visitor) -> None:
+    visitor.sign_up(username="mick19", full_name="Mick <b>", email="nowhere", password=PASSWORD)
+    assert 'value="mick19"' in visitor.page.text
+    assert 'value="Mick &lt;b&gt;"' in visitor.page.text
+    assert 'value="nowhere"' in visitor.page.text
+    assert PASSWORD not in visitor.page.text
+
+
+@pytest.mark.parametrize("token", ["", "stale"])
+def test_without_a_fresh_csrf_token_the_form_comes_back(visitor: Visitor, app: Flask, token: str) -> None:
+    visitor.sign_up(csrf_token=token, username="mick19")
+    assert visitor.page.status_code == 400
+    assert "Nothing was changed" in visitor.text
+    assert 'value="mick19"' in visitor.page.text
+    assert PASSWORD not in visitor.page.text
+    assert rows(app) == (0, 0, 0)
+    # The form that came back works.
+    visitor.submit("/signup", username="mick19", full_name="", email="mick@example.com", password=PASSWORD)
+    assert visitor.path == "/signup/sent"
+
+
+def test_markup_in_a_name_is_shown_as_text(visitor: Visitor, send_due: Send, smtp: Server) -> None:
+    visitor.sign_up(full_name="<script>alert(1)</script> http://evil.example")
+    send_due()
+    (mail,) = smtp.mails
+    assert "evil.example" not in mail.content.decode()
+    visitor.open(mail.link)
+    visitor.submit("/verify")
+    assert "<script>alert" not in visitor.page.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in visitor.page.text
+
+
+def test_a_username_in_another_script_is_welcome(visitor: Visitor) -> None:
+    visitor.sign_up(username="น้ำใส_๑")
+    assert visitor.path == "/signup/sent"
+
+
+def test_a_pending_signup_reserves_nothing(visitor: Visitor, another_visitor: Visitor, app: Flask) -> None:
+    visitor.sign_up()
+    another_visitor.sign_up(password="quite another one")
+    assert another_visitor.path == "/signup/sent"
+    assert rows(app) == (2, 2, 2)
+
+
+def test_a_username_of_a_verified_user_is_told_to_be_taken(
+    visitor: Visitor, another_visitor: Visitor, app: Flask, smtp: Server, send_due: Send
+) -> None:
+    visitor.sign_up()
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    another_visitor.sign_up(username="MICK19", email="other@example.com")
+    assert another_visitor.page.status_code == 422
+    assert "Somebody else has this username" in another_visitor.text
+    assert rows(app) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Mick@Example.COM", "mick@example.com"),
+        ("mick+news@example.com", "mick+news@example.com"),
+        ("mick@MÜNCHEN.example.com", "mick@xn--mnchen-3ya.example.com"),
+        ("mick@xn--mnchen-3ya.example.com", "mick@xn--mnchen-3ya.example.com"),
+        ("strasse@example.com", "strasse@example.com"),
+    ],
+)
+def test_spellings_of_one_address_have_one_key(text: str, key: str) -> None:
+    assert email_addresses.parse_address(text).key == key
+
+
+def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> None:
+    visitor.sign_up()
+    with app.app_context():
+        user = db.session.scalars(select(User)).one()
+        assert signup.resend(user) is None
+    assert rows(app) == (1, 1, 1)
+
+
+# A form that is sent twice.
+
+
+def sent_again(app: Flask, visitor: Visitor, **fields: str) -> str:
+    """Send the page's form once more, as a browser does that did not hear the first answer; return where it leads."""
+    twin = Visitor("http://signup.example", app)
+    twin.http.cookies.update(visitor.http.cookies)
+    twin.page = visitor.page
+    answer = twin.submit("/signup", follow=False, **fields)
+    assert answer.status_code == 303
+    twin.open(answer.headers["location"])
+    return twin.text
+
+
+def test_a_form_that_is_sent_many_times_at_once_is_one_signup_and_one_mail(
+    visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    visitor.open("/signup")
+    typed = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
+    with ThreadPoolExecutor(4) as pool:
+        pages = list(pool.map(lambda _: sent_again(app, visitor, **typed), range(4)))
+    assert all("It goes to mick@example.com" in page for page in pages)
+    assert only_user(app).username == "mick19"
+    send_due()
+    assert len(smtp.mails) == 1
+
+
+def test_a_form_that_is_sent_twice_costs_no_connection(app: Flask) -> None:
+    made = []
+    with app.app_context():
+        event.listen(db.engine, "connect", lambda *_: made.append("a connection"))
+
+    def sign_up() -> tuple[uuid.UUID, uuid.UUID | None]:
+        with app.app_context():
+            return signup.sign_up(
+                username="mick19",
+                full_name="",
+                address=email_addresses.parse_address("mick@example.com"),
+                password_hash=NO_PASSWORD,
+                locale="en",
+                verification_id=uuid.UUID(int=1),
+            )
+
+    user_id, email_id = sign_up()
+    assert email_id is not None
+    assert [sign_up() for _ in range(3)] == [(user_id, None)] * 3
+    assert len(made) == 1
+
+
+def test_a_form_that_was_mended_after_going_back_is_another_signup(visitor: Visitor, app: Flask) -> None:
+    visitor.open("/signup")
+    typed = {"username": "mick19", "full_name": "", "email": "mick@exmaple.com", "password": PASSWORD}
+    changes: list[dict[str, str]] = [
+        {},
+        {"email": "mick@example.com"},
+        {"password": f"{PASSWORD} too"},
+        {"username": "mick20"},
+    ]
+    for change in changes:
+        sent_again(app, visitor, **{**typed, **change})
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 4
+
+
+def test_the_same_page_in_another_browser_is_another_signup(
+    visitor: Visitor, another_visitor: Visitor, app: Flask
+) -> None:
+    visitor.sign_up()
+    nonce = {"nonce": "the-same"}
+    for person in (visitor, another_visitor):
+        person.sign_up(**nonce)
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 3
+
+
+def without_own_words(page: str) -> str:
+    """Return the page without the words that no other answer has."""
+    return re.sub(r'name="(csrf_token|nonce)" value="[^"]+"', "", page)
+
+
+@pytest.mark.parametrize("language", ["en", "th"])
+def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, member: Visitor, language: str) -> None:
+    newcomer, another, returning = (Visitor("http://signup.example", app) for _ in range(3))
+    returning.sign_up(username="ann", email="ann@example.com")
+    everybody = [newcomer, another, returning, member]
+    address = f"/signup?language={language}"
+    for visitor in everybody:
+        visitor.open(address)
+    filled = [visitor.open(address).text for visitor in everybody]
+    assert without_own_words(filled[0]) == without_own_words(filled[1])
+    for visitor, page in zip(everybody, filled, strict=True):
+        app.extensions["page_frames"].clear()
+        assert without_own_words(visitor.open(address).text) == without_own_words(page)
+    for word in ("nonce", "csrf_token"):
+        assert len({visitor.hidden("/signup")[word] for visitor in everybody}) == 4
+    assert "\ue000" not in "".join(filled)
+    newcomer.open(address)
+    another.open(address)
+    for visitor, name in ((another, "ben"), (newcomer, "cat")):
+        visitor.submit("/signup", username=name, email=f"{name}@example.com", full_name="", password=PASSWORD)
+        assert visitor.path == "/signup/sent"

@@ -1,0 +1,383 @@
+"""Mails that a worker takes together: each with its own answer, and none lost or sent twice by being with others."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime
+
+import pytest
+from flask import Flask
+from limits import parse_many
+from sqlalchemy import event
+
+from harness.processes import wait_until
+from harness.smtp_server import Connection, Server
+from tests.factories import attempts, change, claim, get, make_signup, travel
+from webapp.db.base import db
+from webapp.db.clock import db_now
+from webapp.delivery import relay, send, tasks, throughput, worker
+from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery.throughput import HEARD_SECONDS, LOOK_SECONDS, Batch, Lanes, Recent
+from webapp.extensions import huey, mail
+from webapp.outbox import leases
+from webapp.smtp import client
+
+
+def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
+    return [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mail server was quick lately, and a machine that is busy with other tests is not taken for a slow one."""
+    worker.batch.note(1, 0.05)
+    monkeypatch.setattr(worker, "BATCH_LONGEST", 60.0)
+    monkeypatch.setattr(client, "TELL_SECONDS", 60.0)
+
+
+def deliver(app: Flask, email_id: uuid.UUID) -> None:
+    with app.app_context():
+        worker.deliver_all(email_id, wake=worker.nobody)
+
+
+def test_a_hint_sends_others_that_are_due_over_one_connection(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 5)
+    late = make_signup(app, username="ann", address="ann@example.com", due=False)
+    deliver(app, ids[3])
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+    assert get(app, late).status == "queued"
+    assert [len(attempts(app, email_id)) for email_id in ids] == [1] * 5
+    assert smtp.connections == 1
+    # The one that was hinted goes first, and then by the order of being due.
+    assert [mail.recipients[0] for mail in smtp.mails] == [f"mick{n}@example.com" for n in (3, 0, 1, 2, 4)]
+
+
+def test_each_is_settled_before_the_next_is_handed_over(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    unsettled: list[int] = []
+
+    def look(_connection: Connection) -> None:
+        unsettled.append(sum(get(app, email_id).status == "sending" for email_id in ids))
+
+    smtp.actions["dot"] = look
+    deliver(app, ids[0])
+    assert unsettled == [4, 3, 2, 1]
+
+
+def heard_behind_dots(smtp: Server) -> list[bool]:
+    """Return a list that grows with each mail: whether the server heard of another one before it answered."""
+    heard: list[bool] = []
+    smtp.actions["answer"] = lambda connection: heard.append(bool(connection.heard_already()))
+    return heard
+
+
+def test_each_is_begun_behind_the_dot_of_the_one_before(app: Flask, smtp: Server) -> None:
+    heard = heard_behind_dots(smtp)
+    deliver(app, make_signups(app, 4)[0])
+    assert heard == [True, True, True, False]
+
+
+def test_none_is_begun_before_its_turn(app: Flask, smtp: Server) -> None:
+    app.config["MAIL_LIMIT_TOTAL"] = parse_many("20/second")
+    heard = heard_behind_dots(smtp)
+    deliver(app, make_signups(app, 3)[0])
+    assert heard == [False, False, False]
+
+
+def test_a_mail_that_cannot_be_written_is_not_begun(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], template="no_such_template")
+    change(app, ids[2], status="sending", lease_token=uuid.uuid4())
+    deliver(app, ids[0])
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "queued", "sending", "sent"]
+    assert [attempt.outcome for attempt in attempts(app, ids[1])] == ["deferred"]
+    assert smtp.connections == 1
+
+
+def test_one_hint_is_enough_for_all_that_is_due(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 23)
+    travel(app, 2)
+    with app.app_context():
+        assert relay.hint() == 23
+    assert huey.waiting() == 3
+    work_once(app)
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def work_once(app: Flask) -> None:
+    task = huey.dequeue()
+    assert task is not None
+    huey.execute(task)
+
+
+def test_a_mail_that_outlived_a_worker_has_a_hint_of_its_own(app: Flask) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], lease_expiries=1)
+    travel(app, 2)
+    with app.app_context():
+        assert relay.hint() == 4
+    assert huey.waiting() == 2
+
+
+def test_a_refused_mail_ends_alone(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    smtp.actions["RCPT"] = lambda connection: (
+        "550 no such user" if connection.recipients[-1].startswith("mick1@") else None
+    )
+    deliver(app, ids[0])
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "dead", "sent", "sent"]
+
+
+def test_trouble_with_the_server_gives_the_rest_back_untried(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 4)
+    smtp.actions["MAIL"] = lambda _connection: "451 4.7.0 too busy" if smtp.mails else None
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [row.status for row in rows] == ["sent", "queued", "queued", "queued"]
+    assert [len(attempts(app, email_id)) for email_id in ids] == [1, 1, 0, 0]
+    assert [(row.attempts, row.lease_token) for row in rows[1:]] == [(0, None)] * 3
+
+
+def test_what_another_worker_took_is_not_settled_with_its_token(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 3)
+
+    def take(_connection: Connection) -> None:
+        if len(smtp.mails) == 1:
+            for email_id in ids[:2]:
+                change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
+
+    def look(_connection: Connection) -> None:
+        # Which takes SQLite's one lock, that no conversation may hold.
+        change(app, ids[2], hinted_at=None)
+
+    smtp.actions.update(answer=take, dot=look)
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.locked_by) for row in rows] == [
+        ("sending", "another"),
+        ("sending", "another"),
+        ("sent", None),
+    ]
+
+
+def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = make_signups(app, 3)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(send, "send", fail)
+    with pytest.raises(RuntimeError):
+        deliver(app, ids[0])
+    # But for the one in hand, whose lease says who may have it.
+    assert [get(app, email_id).status for email_id in ids] == ["sending", "queued", "queued"]
+
+
+def test_a_worker_that_is_told_to_stop_gives_the_rest_back(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 3)
+
+    def stop(_connection: Connection) -> None:
+        mail.stop()
+
+    smtp.actions["answer"] = stop
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.attempts, row.lease_token) for row in rows] == [
+        ("sent", 1, None),
+        ("queued", 0, None),
+        ("queued", 0, None),
+    ]
+
+
+def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = make_signups(app, 3)
+    ends: list[datetime] = []
+    # A send may take its whole time only when that much of the lease is left: a moment later it is not.
+    monkeypatch.setattr(leases, "MARGIN", send.FINISH_MARGIN + 0.01)
+
+    def look(_connection: Connection) -> None:
+        ends.extend(filter(None, [get(app, ids[2]).lease_until]))
+        time.sleep(0.02)
+
+    smtp.actions["dot"] = look
+    deliver(app, ids[0])
+    assert ends == sorted(set(ends))
+    assert {get(app, email_id).status for email_id in ids} == {"sent"}
+
+
+def test_a_mail_that_outlived_a_worker_goes_alone(app: Flask) -> None:
+    ids = make_signups(app, 4)
+    change(app, ids[1], lease_expiries=1)
+    assert [email.id for email in claim(app, limit=10, email_id=ids[1])] == [ids[1]]
+    assert [email.id for email in claim(app, limit=10)] == [ids[0], ids[2], ids[3]]
+
+
+def test_a_hint_for_a_mail_that_is_not_due_takes_no_other(app: Flask) -> None:
+    (first, _second) = make_signups(app, 2)
+    change(app, first, next_attempt_at=db_now(60))
+    assert claim(app, limit=10, email_id=first) == []
+
+
+def test_a_hint_for_a_mail_that_was_sent_here_costs_no_query(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    deliver(app, email_id)
+    with app.app_context():
+        asked = count_queries()
+        tasks.deliver_email.call_local(str(email_id))
+    assert asked == []
+    assert len(smtp.mails) == 1
+
+
+def count_queries() -> list[str]:
+    """Return a list that each query from now on is added to."""
+    asked: list[str] = []
+    event.listen(db.engine, "before_cursor_execute", lambda *details: asked.append(details[2]))
+    return asked
+
+
+def test_a_hint_for_a_mail_in_hand_here_asks_nobody_and_after_a_failure_it_is_heard_again(
+    app: Flask, smtp: Server
+) -> None:
+    ids = make_signups(app, 2)
+    in_hand: list[list[bool]] = []
+
+    def refuse_the_first(connection: Connection) -> str | None:
+        in_hand.append([email_id in worker.taken_here for email_id in ids])
+        return "451 later" if connection.recipients[-1].startswith("mick0@") else None
+
+    smtp.actions["RCPT"] = refuse_the_first
+    with suppress(DeliveryFailed):
+        deliver(app, ids[0])
+    assert in_hand == [[True, True], [False, True]]
+    smtp.actions.clear()
+    change(app, ids[0], next_attempt_at=db_now())
+    with app.app_context():
+        tasks.deliver_email.call_local(str(ids[0]))
+    assert [get(app, email_id).status for email_id in ids] == ["sent", "sent"]
+
+
+def test_a_batch_that_turns_out_to_be_slow_leaves_the_rest_to_others(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BATCH_LONGEST", 0.0)
+    ids = make_signups(app, 3)
+    deliver(app, ids[0])
+    rows = [get(app, email_id) for email_id in ids]
+    assert [(row.status, row.lease_token, row.hinted_at) for row in rows[1:]] == [("queued", None, None)] * 2
+    assert rows[0].status == "sent"
+
+
+def test_the_failure_of_another_is_not_the_hinted_mails(app: Flask, smtp: Server) -> None:
+    ids = make_signups(app, 2)
+    smtp.actions["RCPT"] = lambda connection: (
+        "550 no such user" if connection.recipients[-1].startswith("mick1@") else None
+    )
+    deliver(app, ids[0])
+    third = make_signup(app, username="mick10", address="mick1@example.org")
+    with pytest.raises(DeliveryFailed):
+        deliver(app, third)
+
+
+def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
+    batch = Batch()
+    assert batch.size() == 1
+    batch.note(1, 0.01)
+    assert batch.size() == 50
+    batch.note(10, 1.0)
+    assert batch.size() == 5
+    batch.note(1, 20.0)
+    assert batch.size() == 1
+
+
+@contextmanager
+def workers(lanes: Lanes, count: int) -> Iterator[None]:
+    """So many workers that are inside, or wait to be, until the block ends."""
+    over = threading.Event()
+
+    def work() -> None:
+        with lanes.lane():
+            over.wait(20)
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_while_a_worker_computes_the_next_one_waits_until_it_ends() -> None:
+    lanes = Lanes(cpu_seconds=time.monotonic)
+    with workers(lanes, 3):
+        wait_until(lambda: lanes.inside == 1, "no worker was let in")
+        time.sleep(5 * LOOK_SECONDS)
+        assert lanes.inside == 1
+    assert lanes.inside == 0
+
+
+def test_while_workers_wait_for_a_server_others_go_on() -> None:
+    lanes = Lanes(cpu_seconds=lambda: 0)
+    with workers(lanes, 3):
+        wait_until(lambda: lanes.inside == 3, "a worker was kept out")
+    assert lanes.inside == 0
+
+
+def test_mails_that_outlived_a_worker_are_hinted_also_while_workers_are_busy(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    change(app, make_signup(app), lease_expiries=1)
+    travel(app, 2)
+    with lanes.lane(), app.app_context():
+        time.sleep(2 * LOOK_SECONDS)
+        assert relay.sweep() == relay.LONGEST_SLEEP / 2
+    assert huey.waiting() == 1
+
+
+def test_a_worker_that_is_at_it_for_a_moment_keeps_the_relay_from_nothing(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    monkeypatch.setattr(throughput, "LOOK_SECONDS", 60)
+    change(app, make_signup(app, due=False), next_attempt_at=db_now(0.5))
+    with lanes.lane(), app.app_context():
+        assert relay.sweep() <= 0.5
+
+
+def test_a_mail_that_another_worker_took_while_its_own_waited_costs_no_query(
+    app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "lanes", lanes := Lanes(cpu_seconds=time.monotonic))
+    email_id = make_signup(app)
+    with app.app_context(), ThreadPoolExecutor(1) as waiting:
+        with lanes.lane():
+            hinted = waiting.submit(huey.execute, tasks.deliver_email.s(email_id=str(email_id)))
+            with pytest.raises(TimeoutError):
+                hinted.result(timeout=2 * LOOK_SECONDS)
+            worker.taken_here.add(email_id)
+        asked = count_queries()
+        hinted.result(timeout=20)
+    assert asked == []
+    assert smtp.mails == []
+
+
+def test_an_id_is_remembered_for_a_while_or_until_it_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recent = Recent()
+    sent, given_back = ids = [uuid.UUID(int=n) for n in range(2)]
+    for email_id in ids:
+        recent.add(email_id)
+    recent.discard([given_back])
+    assert [email_id in recent for email_id in ids] == [True, False]
+    now = time.monotonic() + HEARD_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert sent not in recent
+    recent.add(given_back)
+    assert list(recent.until) == [given_back]

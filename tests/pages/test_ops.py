@@ -1,0 +1,378 @@
+"""What operators see and do under /ops."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import insert, select, update
+
+from harness.processes import within
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD, Visitor
+from tests.cli.test_cli import flask_mail, refused
+from tests.conftest import Backend
+from tests.factories import change, claim, get, make_signup, work
+from tests.test_operations import flask_users
+from webapp import create_app, operations
+from webapp.audit import AuditEvent
+from webapp.db import clock
+from webapp.db.base import db
+from webapp.db.clock import db_now
+from webapp.delivery import heartbeats
+from webapp.delivery.heartbeats import WorkerHeartbeat
+from webapp.monitoring.timeseries import Part, quantile
+from webapp.outbox import pause
+from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.pages.ops import actions, plots
+
+PAGES = ("/ops", "/ops/mails", "/ops/dead", "/ops/workers", "/ops/audit", "/ops/pause", "/ops/test", "/ops/retry")
+
+
+def operator(app: Flask, role: str = "admin") -> Visitor:
+    """Somebody with this role, signed in."""
+    made = flask_users(app, "create", f"{role}@example.com", f"--{role}", input=f"{PASSWORD}\n{PASSWORD}\n")
+    assert made.exit_code == 0, made.output
+    visitor = Visitor("http://signup.example", app)
+    visitor.open("/login")
+    visitor.submit("/login", identifier=role, password=PASSWORD)
+    return visitor
+
+
+@pytest.fixture
+def admin(app: Flask) -> Visitor:
+    return operator(app)
+
+
+def test_nobody_but_operators_gets_in(visitor: Visitor, app: Flask) -> None:
+    for path in PAGES:
+        assert visitor.open(path).status_code == 403
+    assert flask_users(app, "create", "ann@example.com", input=f"{PASSWORD}\n{PASSWORD}\n").exit_code == 0
+    visitor.open("/login")
+    visitor.submit("/login", identifier="ann", password=PASSWORD)
+    assert "Operations" not in visitor.text
+    for path in PAGES:
+        assert visitor.open(path).status_code == 403
+    # Signing in once more would lead nowhere.
+    assert 'href="/account">Go to your account' in visitor.page.text
+    flask_users(app, "promote", "ann", "--viewer")
+    assert visitor.open("/ops").status_code == 200
+    flask_users(app, "demote", "ann")
+    assert visitor.open("/ops").status_code == 403
+
+
+def test_a_viewer_sees_everything_and_changes_nothing(app: Flask, smtp: Server) -> None:
+    email_id = refused(app, smtp)
+    admin, viewer = operator(app), operator(app, "viewer")
+    for path in (*PAGES, f"/ops/mails/{email_id}"):
+        assert viewer.open(path).status_code == 200
+    viewer.open(f"/ops/mails/{email_id}")
+    assert "Revive" not in viewer.text
+    token = admin.open("/ops/pause")
+    for path in (f"/ops/retry?id={email_id}", "/ops/pause", "/ops/resume", "/ops/test"):
+        assert viewer.http.post(path, data={"reason": "because"}).status_code == 403
+    assert token.status_code == 200
+    assert get(app, email_id).status == "dead"
+    with app.app_context():
+        assert not pause.is_paused()
+
+
+def test_operators_find_the_way_from_every_page_and_others_see_none(app: Flask, visitor: Visitor) -> None:
+    visitor.open("/")
+    assert 'href="/ops"' not in visitor.page.text
+    for role in ("admin", "viewer"):
+        somebody = operator(app, role)
+        somebody.open("/")
+        assert 'href="/ops"' in somebody.page.text
+
+
+def test_workers_are_told_with_their_version(environ: dict[str, str], admin: Visitor) -> None:
+    app = create_app({**environ, "APP_VERSION": "2.7-rc1"})
+    work(app)
+    with app.app_context():
+        db.session.execute(update(WorkerHeartbeat).values(seen_at=db_now(-60)))
+        db.session.commit()
+    admin.open("/ops/workers")
+    assert "2.7-rc1" in admin.text
+    assert "gone without a word" in admin.text
+    # Its next beat is kept, whatever else a turn of the relay finds nothing to do about.
+    work(app)
+    admin.open("/ops/workers")
+    assert "gone without a word" not in admin.text
+    assert "2.7-rc1" in flask_mail(app, "workers").output
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_the_overview_tells_how_the_mail_is(admin: Visitor, app: Flask, smtp: Server) -> None:
+    refused(app, smtp)
+    change(app, make_signup(app, username="ann", address="ann@example.com"), next_attempt_at=db_now(-5))
+    work(app)
+    make_signup(app, username="bob", address="bob@example.com", due=False)
+    for span in ("hour", "day", "week", "nonsense"):
+        page = admin.open(f"/ops?span={span}")
+        assert page.status_code == 200
+        assert '<rect class="accepted"' in page.text
+        assert '<rect class="refused"' in page.text
+        # No inline style, which the CSP would refuse.
+        assert "style=" not in page.text
+    assert "1 alive" in admin.text
+    assert "queued sending sent dead canceled 1 0 1 1 0" in admin.text
+    assert "Sent in the last hour 1" in admin.text
+
+
+def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask, smtp: Server) -> None:
+    email_id = refused(app, smtp)
+    refused(app, smtp, "ann")
+    admin.open("/ops/dead")
+    assert "2 Refused 550" in admin.text
+    assert "no such user" in admin.text
+    admin.open(f"/ops/mails/{email_id}")
+    for words in ("Mail to mick19@example.com", "failed at recipient 550", "no such user", "Revive"):
+        assert words in admin.text
+    admin.open(f"/ops/retry?id={email_id}")
+    assert "Send 1 mail again?" in admin.text
+    # To look is not to act.
+    assert get(app, email_id).status == "dead"
+    press(admin)
+    assert admin.path == f"/ops/mails/{email_id}"
+    assert "1 mail goes again." in admin.text
+    work(app)
+    assert get(app, email_id).status == "sent"
+    assert audited(app)[-1] == ("mail_retried", f"mail {email_id}")
+    admin.open("/ops/audit")
+    assert f"mail_retried user 1 127.0.0.1 mail {email_id}" in admin.text
+
+
+def press(visitor: Visitor, **fields: Any) -> None:
+    """Press the button of the page's form: its address may hold a query."""
+    assert 'method="post"' in visitor.page.text
+    page = visitor.page.text
+    action = page.partition('<form method="post" action="')[2].partition('"')[0].replace("&amp;", "&")
+    hidden = {
+        name: value
+        for name in ("csrf_token", "shown_at", "after", "done", "changed")
+        if f'name="{name}"' in page
+        for value in [page.partition(f'name="{name}"')[2].partition('value="')[2].partition('"')[0]]
+    }
+    visitor.page = visitor.http.post(action, data={**hidden, **fields})
+
+
+def audited(app: Flask) -> list[tuple[str, str | None]]:
+    """What operators did here, and its detail."""
+    with app.app_context():
+        events = db.session.scalars(
+            select(AuditEvent).where(AuditEvent.actor.like("user %")).order_by(AuditEvent.id)
+        ).all()
+    return [(event.action, event.detail) for event in events]
+
+
+def test_mails_are_found_by_what_is_known_of_them_and_listed_page_by_page(
+    admin: Visitor, app: Flask, smtp: Server
+) -> None:
+    dead = refused(app, smtp)
+    with app.app_context():
+        row = db.session.get_one(OutgoingEmail, dead)
+        row_of = {column.key: getattr(row, column.key) for column in OutgoingEmail.__table__.columns}
+        fakes = []
+        for number in range(60):
+            fake = uuid.uuid4()
+            fakes.append({**row_of, "id": fake, "message_id": f"<{fake}@x>", "to_address": f"fake{number}@example.com"})
+        db.session.execute(insert(OutgoingEmail), [{**fake, "status": "canceled"} for fake in fakes])
+        db.session.commit()
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    for query in ("status=dead", "address=MICK19@example.com", f"status=dead&code=550&since={today}&until={today}"):
+        admin.open(f"/ops/mails?{query}")
+        assert f"/ops/mails/{dead}" in admin.page.text
+        assert "fake1@" not in admin.text
+    admin.open("/ops/mails?since=2001-01-01&until=2001-01-02")
+    assert "No mail is like that" in admin.text
+    admin.open("/ops/mails?status=canceled")
+    assert admin.text.count("@example.com") == 50
+    first = set(listed(admin))
+    admin.open(admin.page.text.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&"))
+    second = set(listed(admin))
+    assert (len(first), len(second)) == (50, 10)
+    assert not first & second
+
+
+def listed(visitor: Visitor) -> list[str]:
+    return [part.partition('"')[0] for part in visitor.page.text.split('href="/ops/mails/')[1:]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=exploded",
+        "code=abc",
+        "code=99999999999999",
+        "user=0",
+        "user=99999999999999",
+        "since=yesterday",
+        "address=" + "x" * 300,
+        "address=%00",
+        "template=%3Cscript%3E",
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_shown_again_and_acted_on_by_nobody(
+    admin: Visitor, app: Flask, query: str
+) -> None:
+    make_signup(app)
+    page = admin.open(f"/ops/mails?{query}")
+    assert page.status_code == 422
+    assert "Please look at this again" in admin.text
+    assert admin.open(f"/ops/retry?{query}").status_code == 400
+    assert admin.open(f"/ops/cancel?{query}").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/ops/mails/{uuid.UUID(int=1)}", 404),
+        ("/ops/mails/nonsense", 404),
+        ("/ops/mails?before=nonsense", 200),
+        ("/ops/audit?before=99999999999999999999", 200),
+        ("/ops/audit?before=-1", 200),
+        ("/ops/retry?id=nonsense", 400),
+        ("/ops/explode", 404),
+        ("/ops/samples/nonsense", 404),
+        ("/ops/retry?" + "&".join(f"id={uuid.UUID(int=n)}" for n in range(201)), 400),
+    ],
+)
+def test_what_is_not_there_is_said_to_be_so(admin: Visitor, path: str, status: int) -> None:
+    assert admin.open(path).status_code == status
+
+
+@pytest.mark.parametrize(
+    "name", ["endpoint", "_method", "_anchor", "_external", "_scheme", "action", "email_id", "self"]
+)
+def test_an_address_says_nothing_but_which_mails_are_meant(admin: Visitor, app: Flask, name: str) -> None:
+    make_signup(app)
+    for path in ("/ops/retry", "/ops/cancel", "/ops/mails"):
+        assert admin.open(f"{path}?status=queued&{name}=nowhere").status_code == 200
+    admin.open(f"/ops/cancel?status=queued&{name}=nowhere")
+    press(admin)
+    assert str(admin.page.url).endswith("/ops/mails?status=queued")
+
+
+def test_the_chosen_are_canceled_and_nothing_without_a_token(admin: Visitor, app: Flask) -> None:
+    ids = [make_signup(app, username=name, address=f"{name}@example.com", due=False) for name in ("ann", "bob", "eve")]
+    chosen = f"/ops/cancel?id={ids[0]}&id={ids[1]}"
+    assert admin.http.post(chosen).status_code == 400
+    assert [get(app, email_id).status for email_id in ids] == ["queued"] * 3
+    admin.open(chosen)
+    assert "Cancel 2 mails?" in admin.text
+    press(admin)
+    assert [get(app, email_id).status for email_id in ids] == ["canceled", "canceled", "queued"]
+    assert audited(app) == [("mail_canceled", "2 mails")]
+
+
+def test_an_action_on_many_is_about_those_that_its_page_could_show(admin: Visitor, app: Flask) -> None:
+    """In a restored database a user's number may be another's by the time that the button is pressed."""
+    shown = make_signup(app, due=False)
+    with app.app_context():
+        user_id = db.session.scalars(select(OutgoingEmail.user_id).where(OutgoingEmail.id == shown)).one()
+    admin.open(f"/ops/cancel?user={user_id}")
+    assert "Cancel 1 mail?" in admin.text
+    later = make_signup(app, username="ann", address="ann@example.com", due=False)
+    change(app, later, user_id=user_id)
+    press(admin)
+    assert [get(app, email_id).status for email_id in (shown, later)] == ["canceled", "queued"]
+
+
+def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "CHUNK", 2)
+    monkeypatch.setattr(actions, "WORK_SECONDS", 0.000001)
+    ids = [make_signup(app, username=f"ann{n}", address=f"ann{n}@example.com", due=False) for n in range(5)]
+    admin.open("/ops/retry?status=queued")
+    assert "Send 5 mails again?" in admin.text
+    press(admin)
+    steps = []
+    while "Go on" in admin.text:
+        steps.append(admin.text.split(" Audit ")[1][:6])
+        press(admin)
+    assert steps[0].startswith(("0 of 5", "2 of 5"))
+    assert steps[-1] == "4 of 5"
+    assert "5 mails go again." in admin.text
+    with app.app_context():
+        due = db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.next_attempt_at <= db_now())).all()
+    assert set(due) == set(ids)
+
+
+def test_mail_is_held_back_and_let_go_with_a_reason(admin: Visitor, app: Flask, smtp: Server) -> None:
+    admin.open("/ops/pause")
+    press(admin, reason="  ")
+    assert "Please say why" in admin.text
+    press(admin, reason="the provider <moves>")
+    assert admin.path == "/ops"
+    assert "by user 1: the provider <moves>" in admin.text
+    assert "<moves>" not in admin.page.text
+    change(app, make_signup(app), next_attempt_at=db_now(-5))
+    work(app)
+    assert smtp.mails == []
+    admin.open("/ops/resume")
+    press(admin)
+    assert "Mail goes again" in admin.text
+    work(app)
+    assert len(smtp.mails) == 1
+    assert audited(app) == [("paused", "the provider <moves>"), ("resumed", None)]
+
+
+def test_a_test_mail_is_sent_from_here(admin: Visitor, app: Flask, smtp: Server) -> None:
+    admin.open("/ops/test")
+    press(admin, email="nonsense")
+    assert admin.page.status_code == 422
+    press(admin, email="ops@example.com")
+    assert "Mail to ops@example.com" in admin.text
+    work(app)
+    assert len(smtp.mails) == 1
+    admin.open(admin.path)
+    assert "sent at dot 250" in admin.text
+
+
+def test_no_link_and_no_code_of_a_real_mail_is_shown(admin: Visitor, app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    change(app, email_id, next_attempt_at=db_now(-5))
+    work(app)
+    (mail,) = smtp.mails
+    shown = admin.open(f"/ops/mails/{email_id}").text + admin.open("/ops/samples/verify_email").text
+    assert mail.link not in shown
+    assert "123 456" in shown
+    headers = admin.page.headers
+    assert "sandbox" in headers["Content-Security-Policy"]
+
+
+def test_workers_are_shown_with_what_they_hold(admin: Visitor, app: Flask) -> None:
+    admin.open("/ops/workers")
+    assert "No worker is alive" in admin.text
+    with app.app_context():
+        heartbeats.beat(heartbeats.NAME)
+        db.session.commit()
+    email_id = make_signup(app)
+    claim(app, f"{heartbeats.NAME}:Worker-1", email_id=email_id)
+    admin.open("/ops/workers")
+    assert "alive" in admin.text
+    assert str(email_id)[:8] in admin.text
+
+
+def test_without_the_queue_the_overview_says_so_and_does_not_hang(admin: Visitor, app: Flask, backend: Backend) -> None:
+    backend.break_queue(app)
+    with within(3):
+        admin.open("/ops")
+    assert "does not answer" in admin.text
+
+
+def test_plots_fit_their_frame() -> None:
+    now = clock.now()
+    parts = [Part(now, accepted=n, refused=1, troubled=0, median=5.0, slowest=float("inf")) for n in range(12)]
+    for plot in (plots.throughput(parts), plots.latency(parts)):
+        assert plot.bars
+        for bar in plot.bars:
+            assert 0 <= bar.x <= bar.x + bar.width <= plots.WIDTH
+            assert -0.1 <= bar.y <= bar.y + bar.height <= plots.HEIGHT + 0.1
+    assert quantile({"5": 9, "60": 1}, 0.5) == 5
+    assert quantile({"5": 9, "60": 1}, 0.95) == 60
+    assert quantile({}, 0.5) is None

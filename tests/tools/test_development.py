@@ -1,0 +1,126 @@
+"""What `make run` runs: what it looks at before it starts, what it starts, and that nothing stays."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from harness.processes import Process, free_port, wait_until
+from tools import development
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port on which another program listens, on every address as many do."""
+    with socket.create_server(("", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """All of it, on a database of its own, once it says where to go."""
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "PORT": str(free_port()), "LOG_FORMAT": "json"}
+    command = (sys.executable, "-m", "tools.development")
+    with (tmp_path_factory.getbasetemp().parent / "development.lock").open("w") as lock:
+        # Two that begin in one moment, in parallel tests, find the same mailbox port free.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Process(*command, environ={**os.environ, **settings}) as process:
+            try:
+                wait_until(lambda: "Mailbox: " in process.log or process.popen.poll() is not None, "no start", 40)
+                yield process
+            finally:
+                # Not by SIGKILL, after which it could not end what it started.
+                process.stop()
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return not Path(f"/proc/{pid}/stat").exists() or ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def started(process: Process) -> dict[str, int]:
+    """Return the pid of each process that this one says it started."""
+    words = [line.split() for line in process.log.splitlines() if " started (pid=" in line]
+    return {line[3]: int(line[5].strip("(pid=)")) for line in words}
+
+
+def test_an_old_python_is_told_in_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"^Python 3.11 or newer is needed, and this is 3.9$"):
+        development.check_python((3, 9))
+
+
+def test_a_free_port_is_used_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    assert development.choose_port(str(port)) == port
+    assert capsys.readouterr().out == ""
+
+
+def test_the_next_port_is_used_when_one_is_taken(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    port = development.choose_port(str(taken_port))
+    assert port > taken_port
+    assert capsys.readouterr().out == f"port {taken_port} is taken, using {port}\n"
+
+
+@pytest.mark.parametrize("wanted", ["http", "0", "65536", "-1", "5000.0", "٥٠٠٠"])  # noqa: RUF001 - digits, but no port
+def test_a_port_that_is_none_is_told_in_one_line(wanted: str) -> None:
+    with pytest.raises(SystemExit, match=rf"^PORT must be a number from 1 to 65535, not '{wanted}'$"):
+        development.choose_port(wanted)
+
+
+def test_mail_goes_to_the_mailbox_whatever_else_is_set() -> None:
+    settings: dict[str, str | None] = {"MAIL_PORT": "587", "MAIL_USE_TLS": "true", "MAIL_USERNAME": "me"}
+    environ = development.overrides(settings, port=5000, mail_port=1025)
+    assert (environ["MAIL_SERVER"], environ["MAIL_PORT"]) == ("127.0.0.1", "1025")
+    assert (environ["MAIL_USE_TLS"], environ["MAIL_USERNAME"]) == ("", "")
+
+
+def test_a_mail_server_of_ones_own_is_respected() -> None:
+    settings: dict[str, str | None] = {"MAIL_SERVER": "smtp.example.com"}
+    assert not [name for name in development.overrides(settings, 5000, mail_port=None) if name.startswith("MAIL_")]
+    assert "mailbox" not in development.commands(5000, mail_port=None)
+
+
+def test_links_lead_to_the_chosen_port_unless_a_url_is_set() -> None:
+    assert development.overrides({}, 5001, 1025)["PUBLIC_URL"] == "http://localhost:5001"
+    assert "PUBLIC_URL" not in development.overrides({"PUBLIC_URL": "https://signup.example"}, 5001, 1025)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_command_runs_it_all_and_one_signal_ends_it_all(run: Process, ending: signal.Signals) -> None:
+    url = next(line.removeprefix("Sign up: ") for line in run.log.splitlines() if line.startswith("Sign up: "))
+    assert httpx.get(url).status_code == 200
+    assert httpx.get(url.replace("/signup", "/dev/mailbox")).status_code == 200
+    pids = started(run)
+    assert set(pids) == {"web", "worker", "mailbox"}
+    run.popen.send_signal(ending)
+    assert run.popen.wait(30) == 0
+    assert not [name for name, pid in pids.items() if is_alive(pid)]
+    assert "Traceback" not in run.log
+
+
+def test_when_one_ends_the_rest_end_and_it_is_named(run: Process) -> None:
+    pids = started(run)
+    os.kill(pids["worker"], signal.SIGKILL)
+    assert run.popen.wait(30) == 1
+    assert not [name for name, pid in pids.items() if is_alive(pid)]
+    assert "The worker ended by itself" in run.log
+    assert "Traceback" not in run.log
+
+
+def test_settings_that_make_no_sense_stop_the_start(tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "VERIFY_EMAIL_DELAY": "soon"}
+    with Process(sys.executable, "-m", "tools.development", environ={**os.environ, **settings}) as process:
+        assert process.popen.wait(40) == 1
+        assert "VERIFY_EMAIL_DELAY: must be a whole number" in process.log
+        assert "Nothing was started" in process.log
