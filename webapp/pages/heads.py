@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 # In characters, all headers together: as many servers take, and more than our cookies and any browser need.
 LONGEST = 16 * 1024
 
-# Of a query, each of which costs as much as a short header.
-PARAMETERS = 100
+# Of a query, each of which costs as much as a short header. Operators choose a page of emails at once.
+PARAMETERS = 256
 
 TEXT = [("Content-Type", "text/plain")]
 
