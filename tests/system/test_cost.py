@@ -152,6 +152,11 @@ def test_a_hard_password_of_many_signs_stays_welcome(password: str) -> None:
     assert passwords.weakness(password, ["mick19"]) == []
 
 
+@pytest.mark.parametrize(("parameters", "status"), [(256, 200), (257, 414)])
+def test_a_query_of_very_many_parameters_is_not_read(visitor: Visitor, parameters: int, status: int) -> None:
+    assert visitor.http.get(f"/login?{'&'.join(['a=1'] * parameters)}").status_code == status
+
+
 @pytest.mark.parametrize("header", ["Cookie", "X-Forwarded-For", "Accept-Language"])
 def test_a_head_that_is_longer_than_any_browsers_is_not_read(visitor: Visitor, header: str) -> None:
     for times, status in ((2000, 200), (10_000, 431)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -322,10 +321,6 @@ def whole_users(app: Flask) -> int:
 def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
     """Run the test's examples one after the other on one database: each makes people of its own."""
     return settings(
-        max_examples=150,
-        deadline=None,
-        # The same examples each time, where nobody can look into a rare one.
-        derandomize=bool(os.environ.get("CI")),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )(test)
 
