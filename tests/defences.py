@@ -536,7 +536,8 @@ DEFENCES = [
         22,
         "a used reset link ends the count of failures",
         "webapp/pages/sign_in/reset.py",
-        "    rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))\n",
+        "    rate_limits.forgive(email_addresses.identifier_key(user.email), "
+        "email_addresses.identifier_key(user.username))\n",
         "",
         "test_a_link_for_a_new_password_signs_in_and_ends_the_siege",
     ),
@@ -657,7 +658,7 @@ DEFENCES += [
     Defence(
         25,
         "queries of very many parameters are not read",
-        "webapp/pages/heads.py",
+        "webapp/pages/shared/heads.py",
         ">= PARAMETERS",
         ">= 10000",
         "test_a_query_of_very_many_parameters_is_not_read",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -46,6 +47,14 @@ def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
 def test_each_defence_that_can_be_taken_out_is_there() -> None:
     gone = [one.what for one in DEFENCES if (ROOT / one.file).read_text("utf-8").count(one.present) != 1]
     assert gone == []
+
+
+def test_the_guide_for_contributors_lists_the_layers_that_are_enforced() -> None:
+    guide = " ".join((ROOT / "CONTRIBUTING.md").read_text("utf-8").split())
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = {folder: " → ".join(one["layers"]) for one in contracts for folder in one["containers"]}
+    assert {"webapp", "webapp.accounts", "webapp.outbox", "webapp.delivery"} <= set(layers)
+    assert [folder for folder, listed in layers.items() if f" {listed} " not in guide] == []
 
 
 def test_docker_compose_builds_our_image_whichever_service_comes_first() -> None:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from limits import parse_many
-from psycopg.conninfo import conninfo_to_dict
 
 from webapp import theme
 from webapp.accounts.identifiers import usernames
+from webapp.db.engines import engine_options
 from webapp.paths import INSTANCE, ROOT
 from webapp.queue import redis_url
 from webapp.setting_types import (
@@ -244,7 +244,7 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"] if _is_sqlite(config) else "postgresql+psycopg://",
         # One switch for all limits.
         **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),
-        "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(config),
+        "SQLALCHEMY_ENGINE_OPTIONS": engine_options(config),
         "MAX_CONTENT_LENGTH": FORM_BYTES,
         "MAX_FORM_MEMORY_SIZE": FORM_BYTES,
         "MAX_FORM_PARTS": FORM_FIELDS,
@@ -278,33 +278,6 @@ def _cookies(name: str, *, secure: bool) -> dict[str, str]:
         "KNOWN_COOKIE_NAME": f"__Host-{known}",
         # "__Host-" would be sent to every page.
         "LINK_COOKIE_NAME": f"__Secure-{link}",
-    }
-
-
-def _engine_options(config: dict[str, Any]) -> dict[str, Any]:
-    # An error's text must not carry addresses into the log.
-    options: dict[str, Any] = {"hide_parameters": True}
-    if _is_sqlite(config):
-        return options
-    timeout = config["DATABASE_TIMEOUT"]
-    return options | {
-        "pool_size": config["DATABASE_POOL_SIZE"],
-        "max_overflow": 0,
-        "pool_timeout": timeout,
-        # The others may rest: one that was used lately need not be asked whether it lives.
-        "pool_use_lifo": True,
-        "connect_args": {
-            "connect_timeout": timeout,
-            # A connection into a black hole ends, instead of holding a request for minutes.
-            "tcp_user_timeout": timeout * 1000,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "application_name": config["APP_NAME"],
-            # Of several hosts the primary; and one that may only be read is as good as away.
-            "target_session_attrs": "read-write",
-            **conninfo_to_dict(config["DATABASE_URL"]),
-        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The extensions that rooms share, unbound; create_app() binds them."""
+"""The extensions that modules share, unbound; create_app() binds them."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from flask import Flask
 
+from harness.mta import Mta, certificate, dovecot_auth, exim, opensmtpd, postfix, program
 from harness.processes import Process, consumer, wait_until
 from tests.conftest import Embedded
 from tests.factories import attempts, get, make_signup
-from tests.mta import Mta, certificate, dovecot_auth, exim, opensmtpd, postfix, program
 from webapp.delivery import circuit_breaker
 from webapp.delivery.tasks import deliver_later
 

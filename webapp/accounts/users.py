@@ -1,4 +1,4 @@
-"""People, and the keys that make two spellings one account."""
+"""People: who they are, and who holds a username or an address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proof that an address is somebody's: links, and confirming them."""
+"""Proof that an address is somebody's: confirming its links, and disowning them."""
 
 from __future__ import annotations
 

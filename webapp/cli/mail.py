@@ -102,7 +102,7 @@ def workers_(*, check: bool, as_json: bool) -> None:
     found = [worker for worker in queries.workers() if not check or worker.host == heartbeats.HOST]
     print_rows([asdict(worker) for worker in found], as_json=as_json)
     if not any(worker.is_alive for worker in found):
-        click.echo(f"no worker is alive; this starts one: {queries.START_WORKER}", err=True)
+        click.echo(f"no worker is alive; this starts one: {heartbeats.START_WORKER}", err=True)
         sys.exit(FOUND if check else 0)
 
 

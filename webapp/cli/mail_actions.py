@@ -19,7 +19,7 @@ from webapp.accounts.identifiers.email_addresses import Address
 from webapp.cli.common import FOUND, Mail, ask, yes_option
 from webapp.cli.output import print_fields, progress
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker, relay, tasks, worker
+from webapp.delivery import circuit_breaker, heartbeats, relay, tasks, worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import mail
 from webapp.monitoring import queries
@@ -184,7 +184,7 @@ def run_relay(*, once: bool) -> None:
     db.session.commit()
     with stopping_softly():
         send_due()
-    outcomes = queries.outcomes(worker.worker_name(), after=before)
+    outcomes = queries.outcomes(heartbeats.worker_name(), after=before)
     left = queries.due()
     click.echo(", ".join([f"took back {reaped}", *(f"{outcome} {count}" for outcome, count in outcomes.items())]))
     if left:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import psycopg
 from flask import has_request_context, request
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
@@ -192,3 +193,30 @@ def _tune_postgres(engine: Engine, seconds: float) -> None:
         except psycopg.Error as error:
             # The others have rested as long, or longer.
             raise InvalidatePoolError(str(error)) from error
+
+
+def engine_options(config: dict[str, Any]) -> dict[str, Any]:
+    # An error's text must not carry addresses into the log.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if config["DATABASE_URL"].startswith("sqlite"):
+        return options
+    timeout = config["DATABASE_TIMEOUT"]
+    return options | {
+        "pool_size": config["DATABASE_POOL_SIZE"],
+        "max_overflow": 0,
+        "pool_timeout": timeout,
+        # The others may rest: one that was used lately need not be asked whether it lives.
+        "pool_use_lifo": True,
+        "connect_args": {
+            "connect_timeout": timeout,
+            # A connection into a black hole ends, instead of holding a request for minutes.
+            "tcp_user_timeout": timeout * 1000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "application_name": config["APP_NAME"],
+            # Of several hosts the primary; and one that may only be read is as good as away.
+            "target_session_attrs": "read-write",
+            **conninfo_to_dict(config["DATABASE_URL"]),
+        },
+    }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import subprocess  # nosec B404
+import threading
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 
 from flask import current_app
-from sqlalchemy import String, delete, select, update
+from sqlalchemy import ColumnElement, String, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db
@@ -22,6 +23,8 @@ from webapp.paths import ROOT
 BEAT_SECONDS = 10.0
 ALIVE_SECONDS = 30.0
 FORGET_SECONDS = 86400.0
+
+START_WORKER = "huey_consumer huey_worker.huey -w 4 -g TERM"
 
 VERSION_MAX = 50
 
@@ -88,3 +91,11 @@ def alive() -> Sequence[WorkerHeartbeat]:
         .where(WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS))
         .order_by(WorkerHeartbeat.started_at)
     ).all()
+
+
+def worker_name() -> str:
+    return f"{NAME}:{threading.current_thread().name}"[:100]
+
+
+def is_alive() -> ColumnElement[bool]:
+    return WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS)

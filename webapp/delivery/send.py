@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
+from flask import current_app
 from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -188,3 +190,14 @@ def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
     if proof.used_at is not None:
         return "verified meanwhile"
     return proof.void_reason if proof.voided_at is not None else None
+
+
+def log_fields(email: OutgoingEmail) -> dict[str, Any]:
+    """Return what tells a mail's log lines apart, from the request that promised it on."""
+    fields = {
+        "email_id": str(email.id),
+        "user_id": email.user_id,
+        "request_id": email.request_id,
+        "attempt": email.attempts + 1,
+    }
+    return fields | ({"to_address": email.to_address} if current_app.config["LOG_ADDRESSES"] else {})

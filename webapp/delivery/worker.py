@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import structlog
 from flask import current_app
 
 from webapp import counters
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker, heartbeats, send, throttle
+from webapp.delivery import circuit_breaker, send, throttle
 from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery.heartbeats import worker_name
+from webapp.delivery.send import log_fields
 from webapp.delivery.throughput import BATCH_LONGEST, Batch, Lanes, Patience, Recent
 from webapp.extensions import huey, mail
 from webapp.outbox import address_limits, claims, due, leases
@@ -251,7 +252,7 @@ class Waiting:
 def _noting(email: OutgoingEmail, tried: Tried) -> Iterator[None]:
     """Note what fails with the mail, and tell its log lines apart."""
     email_id = email.id
-    former = structlog.contextvars.bind_contextvars(**_log_fields(email))
+    former = structlog.contextvars.bind_contextvars(**log_fields(email))
     try:
         yield
     except DeliveryFailed as failure:
@@ -273,17 +274,6 @@ def _is_over(begun: float) -> bool:
     return time.monotonic() - begun > BATCH_LONGEST
 
 
-def _log_fields(email: OutgoingEmail) -> dict[str, Any]:
-    """Return what tells a mail's log lines apart, from the request that promised it on."""
-    fields = {
-        "email_id": str(email.id),
-        "user_id": email.user_id,
-        "request_id": email.request_id,
-        "attempt": email.attempts + 1,
-    }
-    return fields | ({"to_address": email.to_address} if current_app.config["LOG_ADDRESSES"] else {})
-
-
 def _wait_for_turn(waiting: Sequence[OutgoingEmail]) -> bool:
     """Wait until one more may go, by the limit of a second; the mails stay this worker's.
 
@@ -301,7 +291,3 @@ def _keep(waiting: Sequence[OutgoingEmail]) -> None:
     """Renew the lease when less of it is left than a send may take."""
     if leases.left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + send.FINISH_MARGIN:
         claims.renew(waiting)
-
-
-def worker_name() -> str:
-    return f"{heartbeats.NAME}:{threading.current_thread().name}"[:100]

@@ -13,7 +13,7 @@ from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import db_now, was_lately
-from webapp.delivery import circuit_breaker, throttle
+from webapp.delivery import circuit_breaker, heartbeats, throttle
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.monitoring import queries
 from webapp.outbox import pause, posting
@@ -140,9 +140,9 @@ def _no_proxy() -> Finding | None:
 
 
 def _no_worker() -> Finding | None:
-    if db.session.scalar(select(exists().where(queries.is_alive()))):
+    if db.session.scalar(select(exists().where(heartbeats.is_alive()))):
         return None
-    return _mails("no_worker", "due, and no worker is alive", queries.is_due(), command=queries.START_WORKER)
+    return _mails("no_worker", "due, and no worker is alive", queries.is_due(), command=heartbeats.START_WORKER)
 
 
 def _overdue() -> Finding | None:

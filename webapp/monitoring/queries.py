@@ -19,15 +19,13 @@ from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
 from webapp.delivery import throttle
 from webapp.delivery.circuit_breaker import MailBreaker
-from webapp.delivery.heartbeats import ALIVE_SECONDS, WorkerHeartbeat
+from webapp.delivery.heartbeats import WorkerHeartbeat, is_alive
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.outbox.pause import MailPause
 
 STATUSES = ("queued", "sending", "sent", "dead", "canceled")
 ACTIVE = ("queued", "sending")
-
-START_WORKER = "huey_consumer huey_worker.huey -w 4 -g TERM"
 
 
 # How things are: numbers that a glance takes in.
@@ -287,10 +285,6 @@ def _beyond(query: Select[Any], email_id: uuid.UUID, is_beyond: Callable[[Any, A
 
 def is_due() -> ColumnElement[bool]:
     return and_(OutgoingEmail.status == "queued", OutgoingEmail.next_attempt_at <= db_now())
-
-
-def is_alive() -> ColumnElement[bool]:
-    return WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS)
 
 
 def _now() -> ColumnElement[datetime]:

@@ -1,4 +1,4 @@
-"""A worker's hold on a mail: the lease that it takes, and the outcome that it writes while it has it."""
+"""A worker's hold on a mail: the lease that it takes, renews and gives back."""
 
 from __future__ import annotations
 

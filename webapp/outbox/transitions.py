@@ -1,4 +1,4 @@
-"""Mails that nobody holds: taken back from the dead, overdue, given up, and promised anew."""
+"""Mails that nobody holds: promised anew, made due, and canceled."""
 
 from __future__ import annotations
 

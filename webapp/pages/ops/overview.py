@@ -6,6 +6,7 @@ from flask import render_template, request
 from sqlalchemy import text
 
 from webapp.db.base import db
+from webapp.delivery import heartbeats
 from webapp.extensions import huey
 from webapp.monitoring import queries, timeseries
 from webapp.pages.ops import plots
@@ -30,7 +31,7 @@ def show() -> str:
         latency=plots.latency(parts),
         width=plots.WIDTH,
         height=plots.HEIGHT,
-        start_worker=queries.START_WORKER,
+        start_worker=heartbeats.START_WORKER,
     )
 
 

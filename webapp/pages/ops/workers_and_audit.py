@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import render_template, request
 
+from webapp.delivery import heartbeats
 from webapp.monitoring import queries
 from webapp.pages.ops.access import blueprint
 
@@ -16,7 +17,7 @@ def show_workers() -> str:
         "ops/workers.html",
         workers=queries.workers(),
         in_hand=queries.in_hand(),
-        start_worker=queries.START_WORKER,
+        start_worker=heartbeats.START_WORKER,
     )
 
 
