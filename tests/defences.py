@@ -783,7 +783,17 @@ def passes(without: Defence | None) -> bool:
             if text.count(without.present) != 1:
                 sys.exit(f"{without.file} does not hold this once any more:\n{without.present}")
             file.write_text(text.replace(without.present, without.absent), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"({names}) and not servers", "tests"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "--every-input",
+            "-k",
+            f"({names}) and not servers",
+            "tests",
+        ]
         ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     if ended.returncode not in {0, 1}:
         sys.exit(f"no test ran for {names}:\n{ended.stdout}{ended.stderr}")

@@ -285,7 +285,7 @@ def test_an_action_on_many_is_about_those_that_its_page_could_show(admin: Visito
 
 def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "CHUNK", 2)
-    monkeypatch.setattr(actions, "WORK_SECONDS", 0.000001)
+    monkeypatch.setattr(actions, "WORK_SECONDS", 0)
     ids = [make_signup(app, username=f"ann{n}", address=f"ann{n}@example.com", due=False) for n in range(5)]
     admin.open("/ops/retry?status=queued")
     assert "Send 5 mails again?" in admin.text
@@ -294,8 +294,7 @@ def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkey
     while "Go on" in admin.text:
         steps.append(admin.text.split(" Audit ")[1][:6])
         press(admin)
-    assert steps[0].startswith(("0 of 5", "2 of 5"))
-    assert steps[-1] == "4 of 5"
+    assert steps == ["2 of 5", "4 of 5"]
     assert "5 mails go again." in admin.text
     with app.app_context():
         due = db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.next_attempt_at <= db_now())).all()
