@@ -19,7 +19,7 @@ from webapp.db.clock import db_now
 from webapp.delivery import worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import mail
-from webapp.outbox import claims, outcomes
+from webapp.outbox import outcomes
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
@@ -166,7 +166,7 @@ def test_a_worker_that_lost_its_lease_while_sending_leaves_the_row_alone(
         change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
         settle(email, reply, *also, **parameters)
 
-    monkeypatch.setattr(claims, "settle", lose_the_lease_first)
+    monkeypatch.setattr(outcomes, "settle", lose_the_lease_first)
     deliver(app, email_id)
     assert (get(app, email_id).status, get(app, email_id).locked_by) == ("sending", "another")
     assert "lease_lost" in caplog.text
@@ -187,6 +187,6 @@ def test_trouble_of_the_database_after_the_250_makes_no_duplicate_of_a_worker_th
             raise errors.pop()
         settle(*arguments, **parameters)
 
-    monkeypatch.setattr(claims, "settle", fail_at_first)
+    monkeypatch.setattr(outcomes, "settle", fail_at_first)
     deliver(app, email_id)
     assert (get(app, email_id).status, len(smtp.mails)) == ("sent", 1)
