@@ -13,6 +13,7 @@ from webapp.accounts.identifiers.email_addresses import Address
 from webapp.db.base import db
 from webapp.outbox import hints, pause, posting, transitions
 from webapp.outbox.kinds import TEST_TEMPLATE
+from webapp.outbox.outgoing_email import OutgoingEmail
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,12 @@ def retry(email_ids: Sequence[uuid.UUID]) -> Retried:
 
 def cancel(email_ids: Sequence[uuid.UUID]) -> int:
     """End mails that wait or are dead, and commit; return how many. At most CHUNK of them at once."""
-    count = transitions.cancel(email_ids)
+    count = transitions.cancel(
+        OutgoingEmail.id.in_(email_ids),
+        reason="canceled by an operator",
+        error_class=transitions.CANCELED_BY_OPERATOR,
+        statuses=("queued", "dead"),
+    )
     _note("mail_canceled", email_ids, count)
     return count
 

@@ -18,7 +18,7 @@ from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.outbox import kinds
+from webapp.outbox import kinds, transitions
 from webapp.outbox.outgoing_email import FORGOTTEN, OutgoingEmail
 
 log = structlog.get_logger(__name__)
@@ -141,12 +141,7 @@ def _addresses() -> list[ColumnElement[bool]]:
 
 
 def _cancel_mails_of(user_ids: Sequence[Any]) -> None:
-    db.session.execute(
-        update(OutgoingEmail)
-        .where(OutgoingEmail.user_id.in_(user_ids), OutgoingEmail.status == "queued")
-        .values(status="canceled", finished_at=db_now(), last_error="its user is gone"),
-        execution_options={"synchronize_session": False},
-    )
+    transitions.cancel(OutgoingEmail.user_id.in_(user_ids), reason="its user is gone")
 
 
 def _count_pruned(email_ids: Sequence[Any]) -> None:

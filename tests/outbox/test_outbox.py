@@ -39,6 +39,7 @@ from webapp.outbox import (
     outgoing_email,
     posting,
     reaper,
+    transitions,
 )
 from webapp.outbox.attempts import Failure, redact
 from webapp.outbox.claims import LeaseLost
@@ -360,7 +361,7 @@ def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_en
             assert not circuit_breaker.take_probe()
             circuit_breaker.reset()
             hints.hint_anew()
-            outgoing_email.cancel("no reason", outgoing_email.OutgoingEmail.id == frozen)
+            transitions.cancel(outgoing_email.OutgoingEmail.id == frozen, reason="no reason")
             assert throttle.room().mails == 0
             app.config["MAIL_LIMIT_TOTAL"] = []
             app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")

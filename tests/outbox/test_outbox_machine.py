@@ -238,7 +238,7 @@ class Outbox(RuleBasedStateMachine):
         self.moves = {("queued", "canceled")}
         with self.committing():
             proof_id = self.seen[email_ids[0]].verify_email_id
-            outgoing_email.cancel("verified meanwhile", OutgoingEmail.verify_email_id == proof_id)
+            transitions.cancel(OutgoingEmail.verify_email_id == proof_id, reason="verified meanwhile")
 
     @invariant()
     def every_promise_is_kept(self) -> None:

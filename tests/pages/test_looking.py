@@ -124,9 +124,7 @@ def test_the_button_changes_the_language_of_pages_and_mails_and_leads_back(membe
     ("typed", "status"),
     [({"csrf_token": "bad"}, 400), ({"language": "xx"}, 400), ({"language": ""}, 400), ({"language": "th\0"}, 400)],
 )
-def test_a_language_takes_a_pages_own_button(
-    member: Visitor, app: Flask, typed: dict[str, str], status: int
-) -> None:
+def test_a_language_takes_a_pages_own_button(member: Visitor, app: Flask, typed: dict[str, str], status: int) -> None:
     member.open("/account")
     fields: dict[str, Any] = {"language": "th", **typed}
     member.submit("/language", **fields)

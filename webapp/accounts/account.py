@@ -16,7 +16,7 @@ from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
-from webapp.outbox import kinds, outgoing_email
+from webapp.outbox import kinds, transitions
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
@@ -60,7 +60,7 @@ def end(user: User) -> uuid.UUID | None:
     # other.
     db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.user_id == user.id).with_for_update()).all()
     users.hold(user)
-    outgoing_email.cancel("its user is gone", OutgoingEmail.user_id == user.id)
+    transitions.cancel(OutgoingEmail.user_id == user.id, reason="its user is gone")
     audit.record("account_deleted", detail=f"user {user.id}")
     email_id = notices.post(user, kinds.ACCOUNT_DELETED)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})

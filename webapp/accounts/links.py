@@ -18,7 +18,7 @@ from webapp.accounts.users import User
 from webapp.db.base import Model, db, table
 from webapp.db.clock import db_now
 from webapp.db.statements import row_of
-from webapp.outbox import kinds, outgoing_email, posting
+from webapp.outbox import kinds, outgoing_email, posting, transitions
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
@@ -240,7 +240,7 @@ def void(verification: VerifyEmail, reason: str) -> None:
 
 
 def cancel_mail(verification: VerifyEmail, reason: str) -> None:
-    outgoing_email.cancel(reason, OutgoingEmail.verify_email_id == verification.id)
+    transitions.cancel(OutgoingEmail.verify_email_id == verification.id, reason=reason)
 
 
 # What starts the link's and the code's time, as its mail was handed to the mail server.

@@ -14,7 +14,7 @@ from webapp.accounts.links import LinkInvalid, VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.outbox import kinds, outgoing_email, posting
+from webapp.outbox import kinds, outgoing_email, posting, transitions
 from webapp.outbox.kinds import RESET_TEMPLATE
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -126,11 +126,11 @@ def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
     """Let nobody in who came by the former password, or has a link to set another."""
     sessions.revoke_all(user)
     links.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
-    outgoing_email.cancel(
-        CHANGED,
+    transitions.cancel(
         OutgoingEmail.budget == outgoing_email.budget(outgoing_email.RESETS, user.email_key),
         # Other accounts may have the same mailbox.
         func.lower(OutgoingEmail.to_address).in_({user.email.lower(), user.email_key}),
+        reason=CHANGED,
     )
     audit.record(action, user.id)
     return notices.post(user, kinds.PASSWORD_CHANGED)

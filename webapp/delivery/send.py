@@ -20,7 +20,7 @@ from webapp.delivery import failures
 from webapp.delivery.failures import DeliveryFailed, PutAside
 from webapp.emails import render
 from webapp.extensions import mail
-from webapp.outbox import address_limits, attempts, claims, kinds, leases, outcomes, outgoing_email
+from webapp.outbox import attempts, claims, kinds, leases, outcomes, outgoing_email
 from webapp.outbox.attempts import Failure
 from webapp.outbox.kinds import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -163,7 +163,7 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     accepted_at = time.monotonic()
     purpose = render.link_purpose(email)
     handed_off = links.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
-    also = (*(links.HANDED_OFF if handed_off else ()), *([address_limits.ENDED] if email.is_awaited else []))
+    also = (*(links.HANDED_OFF if handed_off else ()), *([outcomes.ENDED] if email.is_awaited else []))
     while True:
         try:
             outcomes.settle(email, reply, also, **handed_off)

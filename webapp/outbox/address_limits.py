@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import ColumnElement, Uuid, bindparam, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, case, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from webapp.db.base import db, table
+from webapp.db.base import db
 from webapp.db.clock import db_now, was_lately
 from webapp.db.locks import try_lock
 from webapp.outbox import attempts, claims, outcomes, outgoing_email
@@ -94,7 +93,7 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
     first = (
         select(OutgoingEmail.id)
         .join(ours, ours.id == oldest.id)
-        .where(*waiting, or_(OutgoingEmail.id == oldest.id, _serves(OutgoingEmail, ours)))
+        .where(*waiting, or_(OutgoingEmail.id == oldest.id, outgoing_email.serves(OutgoingEmail, ours)))
         .order_by(OutgoingEmail.created_at.desc())
         .limit(1)
     )
@@ -113,53 +112,6 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
         execution_options={"synchronize_session": False},
     )
     attempts.record_held(set(newly).intersection(lined_up), reason)
-
-
-def _serves(newer: Any, older: Any) -> ColumnElement[bool]:
-    """Return whether the link of one mail serves whoever waits for another.
-
-    A signup's proves its address, for whichever signup of it, and one for a forgotten password leads to its address'
-    account; all others are bound to their own accounts.
-    """
-    binds_nobody = or_(
-        *(newer.budget.startswith(f"{kind}:") for kind in (outgoing_email.SIGNUPS, outgoing_email.RESETS))
-    )
-    serves: ColumnElement[bool] = (
-        (newer.budget == older.budget)
-        & (func.lower(newer.to_address) == func.lower(older.to_address))
-        & (binds_nobody | (newer.user_id == older.user_id))
-    )
-    return serves
-
-
-def _ended() -> Any:
-    """Return what ends the mails that wait and are older than one that was sent, where its link serves them."""
-    older, sent = table(OutgoingEmail).alias("older"), table(OutgoingEmail).alias("sent_now")
-    free = (
-        select(older.c.id)
-        .join(sent, sent.c.id == bindparam("mail", type_=Uuid))
-        .where(
-            older.c.status == "queued",
-            older.c.id != sent.c.id,
-            older.c.created_at <= sent.c.created_at,
-            _serves(sent.c, older.c),
-        )
-        .with_for_update(skip_locked=True, of=older)
-    )
-    return (
-        update(table(OutgoingEmail))
-        .where(table(OutgoingEmail).c.id.in_(free))
-        .values(
-            status="canceled",
-            finished_at=db_now(),
-            last_error_class=literal(outgoing_email.SUPERSEDED),
-            last_error=literal("a newer mail to its address was sent"),
-        )
-    )
-
-
-# What a mail that was sent ends, made once.
-ENDED = _ended()
 
 
 def _reached(

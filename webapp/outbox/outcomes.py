@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Insert, Update, bindparam, update
+from sqlalchemy import Insert, Update, Uuid, bindparam, literal, select, update
 
 from webapp.db.base import db, table
 from webapp.db.clock import db_now
@@ -15,7 +15,7 @@ from webapp.outbox import attempts, leases, outgoing_email
 from webapp.outbox.attempts import Failure
 from webapp.outbox.backoff import backoff
 from webapp.outbox.claims import LeaseLost, free, still_held
-from webapp.outbox.outgoing_email import OutgoingEmail, last_failure
+from webapp.outbox.outgoing_email import SUPERSEDED, OutgoingEmail, last_failure, serves
 
 # What `settle` writes of a mail, made once: that takes longer than the database does.
 SETTLED = (
@@ -144,3 +144,33 @@ def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any
         code=failure.code,
         reply=failure.text,
     )
+
+
+def _ended() -> Any:
+    """Return what ends the mails that wait and are older than one that was sent, where its link serves them."""
+    older, sent = table(OutgoingEmail).alias("older"), table(OutgoingEmail).alias("sent_now")
+    free = (
+        select(older.c.id)
+        .join(sent, sent.c.id == bindparam("mail", type_=Uuid))
+        .where(
+            older.c.status == "queued",
+            older.c.id != sent.c.id,
+            older.c.created_at <= sent.c.created_at,
+            serves(sent.c, older.c),
+        )
+        .with_for_update(skip_locked=True, of=older)
+    )
+    return (
+        update(table(OutgoingEmail))
+        .where(table(OutgoingEmail).c.id.in_(free))
+        .values(
+            status="canceled",
+            finished_at=db_now(),
+            last_error_class=literal(SUPERSEDED),
+            last_error=literal("a newer mail to its address was sent"),
+        )
+    )
+
+
+# What a mail that was sent ends, made once.
+ENDED = _ended()

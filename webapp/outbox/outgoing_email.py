@@ -18,14 +18,13 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    or_,
     select,
     text,
-    update,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db, partial_index
-from webapp.db.clock import db_now
 from webapp.outbox import attempts
 from webapp.outbox.attempts import Failure
 
@@ -148,20 +147,25 @@ def is_signup() -> ColumnElement[bool]:
     return func.coalesce(OutgoingEmail.budget, "").startswith(f"{SIGNUPS}:")
 
 
-def cancel(reason: str, *which: ColumnElement[bool], error_class: str = "Canceled") -> None:
-    """Cancel the mails that are so and wait; what is being claimed or sent goes on. The caller commits."""
-    db.session.execute(
-        update(OutgoingEmail)
-        .where(unheld(OutgoingEmail.status == "queued", *which))
-        .values(status="canceled", finished_at=db_now(), last_error_class=error_class, last_error=reason),
-        execution_options={"synchronize_session": False},
-    )
-
-
 def unheld(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return whether a mail is so and in nobody's hands at this moment: nobody waits for another's row."""
     free = select(OutgoingEmail.id).where(*conditions).with_for_update(skip_locked=True).cte()
     return OutgoingEmail.id.in_(select(free.c.id))
+
+
+def serves(newer: Any, older: Any) -> ColumnElement[bool]:
+    """Return whether the link of one mail serves whoever waits for another.
+
+    A signup's proves its address, for whichever signup of it, and one for a forgotten password leads to its address'
+    account; all others are bound to their own accounts.
+    """
+    binds_nobody = or_(*(newer.budget.startswith(f"{kind}:") for kind in (SIGNUPS, RESETS)))
+    serves: ColumnElement[bool] = (
+        (newer.budget == older.budget)
+        & (func.lower(newer.to_address) == func.lower(older.to_address))
+        & (binds_nobody | (newer.user_id == older.user_id))
+    )
+    return serves
 
 
 def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:

@@ -71,17 +71,18 @@ def release_waiting_for_server() -> int:
     )
 
 
-def cancel(email_ids: Sequence[uuid.UUID]) -> int:
-    """End mails that wait or are dead, since an operator says so; return how many. What is being sent goes on."""
+def cancel(
+    *which: ColumnElement[bool], reason: str, error_class: str = "Canceled", statuses: Sequence[str] = ("queued",)
+) -> int:
+    """End the emails that are so and in nobody's hands; return how many. What is being sent goes on.
+
+    The caller commits.
+    """
     return count_changed(
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status.in_(["queued", "dead"]))
+        .where(unheld(OutgoingEmail.status.in_(statuses), *which))
         .values(
-            status="canceled",
-            finished_at=db_now(),
-            hinted_at=None,
-            last_error_class=CANCELED_BY_OPERATOR,
-            last_error="canceled by an operator",
+            status="canceled", finished_at=db_now(), hinted_at=None, last_error_class=error_class, last_error=reason
         )
     )
 
