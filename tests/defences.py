@@ -294,7 +294,7 @@ DEFENCES = [
     Defence(
         14,
         "a mail makes way only for one that was sent, and whose link serves it",
-        "webapp/outbox/address_limits.py",
+        "webapp/outbox/outgoing_email.py",
         "        & (binds_nobody | (newer.user_id == older.user_id))\n",
         "",
         "test_a_link_of_one_account_ends_no_mail_of_another",
