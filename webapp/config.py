@@ -232,7 +232,7 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
 
 
 def _flask(config: dict[str, Any]) -> dict[str, Any]:
-    """What Flask and its extensions call our settings, and what follows from them."""
+    """Our settings as Flask and its extensions call them, and what follows from them."""
     public = urlsplit(config["PUBLIC_URL"])
     secure = public.scheme == "https"
     return {

@@ -103,7 +103,7 @@ def accepted_seconds(*which: ColumnElement[bool]) -> Select[str, float]:
 
 
 def events(*which: ColumnElement[bool]) -> Select[str, int]:
-    """What people did, by action."""
+    """The acts of people, by action."""
     return select(AuditEvent.action, func.count()).where(*which).group_by(AuditEvent.action)
 
 

@@ -155,7 +155,7 @@ def _whole(text: str) -> str:
 
 
 class _Keep:
-    """What the server does with a mail."""
+    """The server's handler: it keeps each email in the mailbox."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox

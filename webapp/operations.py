@@ -1,4 +1,4 @@
-"""What an operator does to the mails: each act is noted in the audit, in the commit that does it."""
+"""Acts of operators on emails: each is noted in the audit, in the commit that does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is forgotten, and when: signups that nobody verified, and old rows, in batches that hold no long lock."""
+"""Forgetting: signups that nobody verified, and old rows, in batches that hold no long lock."""
 
 from __future__ import annotations
 

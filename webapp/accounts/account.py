@@ -1,4 +1,4 @@
-"""What a person does with the own account: renames it, takes its data along, and ends it."""
+"""An account in its owner's hands: renamed, exported, deleted."""
 
 from __future__ import annotations
 

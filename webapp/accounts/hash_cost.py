@@ -1,4 +1,4 @@
-"""What it costs to check a password: as much as is set now, whatever its kept hash costs."""
+"""The cost of checking a password: as much as is set now, whatever its kept hash costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a link or a code ours: a keyed hash of its row's id, so that nothing secret is stored."""
+"""Tokens of links and codes: a keyed hash of its row's id, so that nothing secret is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a browser says of itself, in two words: which browser it is, and what it runs on."""
+"""A browser's own word for itself, in two words: which browser it is, and what it runs on."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class User(UserMixin, Model):
 
     @property
     def key(self) -> str:
-        """What this user is counted by: a restored database gives the number out again, but not at the same moment."""
+        """The key of this user's counts: a restored database gives the id out again, but not at the same moment."""
         return f"{self.id}:{self.created_at.isoformat()}"
 
     @hybrid_property

@@ -1,4 +1,4 @@
-"""What the commands share: how they end without a database, how mails are named, and who acts."""
+"""Shared by the commands: how they end without a database, how mails are named, and who acts."""
 
 from __future__ import annotations
 

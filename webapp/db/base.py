@@ -13,7 +13,7 @@ from webapp.db import clock
 
 
 class Base(DeclarativeBase):
-    """What tables have in common: UTC times, and constraints with predictable names."""
+    """The base of all tables: UTC times, and constraints with predictable names."""
 
     registry = registry(type_annotation_map={datetime: clock.UTCDateTime()})
     metadata = MetaData(

@@ -1,4 +1,4 @@
-"""What each kind of database is told when it is connected to, and how long it may take to answer."""
+"""Setting up connections to each kind of database, and how long it may take to answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a mail: what it means for the mail and for all mails, and what is written down of it."""
+"""Failed emails: what each failure means for the email and for all others, and what is written down of it."""
 
 from __future__ import annotations
 

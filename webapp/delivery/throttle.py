@@ -116,7 +116,7 @@ def _lock_total() -> bool:
 
 @dataclass
 class Total:
-    """What this process knows of all mails: which limit is reached, how many are left, and when to count again."""
+    """This process's view of all emails: which limit is reached, how many are left, and when to count again."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     count_at: float = 0.0

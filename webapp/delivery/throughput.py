@@ -1,4 +1,4 @@
-"""What a process knows from mail to mail: how fast they go, how many workers are of use, and which ones it had."""
+"""A process's memory from email to email: how fast they go, how many workers are of use, and which ones it had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mail looks like: subject, text and HTML from one folder of templates, in its reader's language."""
+"""Rendering emails: subject, text and HTML from one folder of templates, in its reader's language."""
 
 from __future__ import annotations
 

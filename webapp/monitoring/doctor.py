@@ -1,4 +1,4 @@
-"""What is wrong: the promises, checked one by one, each finding with the command to type."""
+"""The promises, checked one by one, each finding with the command to type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of the mails, asked in one place: commands, pages and metrics show the same figures."""
+"""Queries for dashboards, metrics and commands, in one place: all of them show the same figures."""
 
 from __future__ import annotations
 

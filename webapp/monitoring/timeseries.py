@@ -32,7 +32,7 @@ TROUBLED = ("returned", "lease_expired")
 
 @dataclass(frozen=True)
 class Part:
-    """What happened from `start` on.
+    """A stretch of time from `start` on, until the next one's.
 
     `median`, `slowest`: seconds within which half, and 95 %, of the mails that were accepted then had been.
     """

@@ -1,4 +1,4 @@
-"""What pages are made with: stylesheets, scripts and pictures, compressed, and cached for a year by their content."""
+"""The files that pages load: stylesheets, scripts and pictures, compressed, and cached for a year by their content."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Mail(flask_mail.Mail):
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """What TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
+        """Whom TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
         return ssl.create_default_context()
 
     def connect(self) -> Connection:

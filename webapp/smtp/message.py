@@ -1,4 +1,4 @@
-"""What a mail is on its way: Flask-Mail's message, in lines that any relay passes unchanged."""
+"""An email on its way: Flask-Mail's message, in lines that any relay passes unchanged."""
 
 from __future__ import annotations
 

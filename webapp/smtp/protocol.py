@@ -21,7 +21,7 @@ CROWDED = re.compile(
 
 
 class Command(NamedTuple):
-    """What is said before a mail, and the first digit of the answer that lets it go on; a copy may be refused."""
+    """A line that goes before an email, and the first digit of an answer that lets it go on; a copy may be refused."""
 
     phase: Phase
     line: str

@@ -1,4 +1,4 @@
-"""What an answer of the mail server means."""
+"""Answers of the mail server: whose trouble each is, and whether to try again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a person, to take along."""
+"""All that is kept of a person, to download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an admin does here: each action shows first what it is about, and is done by the second page's button."""
+"""Actions of admins: each shows first what it is about, and is done by the second page's button."""
 
 from __future__ import annotations
 

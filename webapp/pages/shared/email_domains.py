@@ -1,4 +1,4 @@
-"""What is known of the domains that most mail goes to: where it is read, and how they are mistyped."""
+"""The domains that most email goes to: where it is read, and how they are mistyped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the forms share: cleaning, checking, and how a form is shown again."""
+"""Shared by the forms: cleaning, checking, and how a form is shown again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Words:
-    """What WTForms says by itself, in the languages that we speak: it speaks fewer."""
+    """WTForms' own messages, in the languages that we speak: it speaks fewer."""
 
     SAID = (
         _("Not a valid choice."),
@@ -219,7 +219,7 @@ def username_advice(error: usernames.UsernameInvalid) -> Any:
 
 
 class NameFields:
-    """What an account is called: the same fields and rules wherever they are asked."""
+    """Username and full name: the same fields and rules wherever they are asked."""
 
     username = StringField(
         _("Username"),

@@ -14,7 +14,7 @@ COOKIE_SECONDS = 3600
 
 
 class LinkForm(Form):
-    """What is sent from the page of a link."""
+    """The form on the page of a link."""
 
     # The page's own link: another may have been opened in another tab meanwhile.
     verification = HiddenField()

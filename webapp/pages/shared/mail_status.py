@@ -1,4 +1,4 @@
-"""What is told of a link's mail: where it is, and since when.
+"""The status of a link's email, as people see it: where it is, and since when.
 
 The same for every address, whoever has it, and whoever else had mail sent there: one that waits for its address's
 limit is told as it would be without a limit, which is sent. Unless its recipient refuses it later: who waits for a
