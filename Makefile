@@ -84,7 +84,7 @@ requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgra
 vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
 	@$(BIN)/python -m tools.vendor
 
-pictures: $(VENV)/installed-dev ## take the README's pictures again, of the app as it runs
+pictures: $(VENV)/installed-dev ## take the pictures of README and docs again, of the app as it runs
 	@$(BIN)/python -m tools.pictures
 
 clean: ## remove the virtual environment and caches; the data in instance/ stays

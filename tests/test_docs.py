@@ -13,6 +13,11 @@ from tests.defences import DEFENCES
 from webapp.paths import ROOT
 
 NAMED = re.compile(r"`(webapp/[\w/]+\.py): ([\w.]+)`")
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)")
 
 
@@ -33,7 +38,7 @@ def test_each_function_on_a_mails_way_is_there() -> None:
     assert [(path, name) for path, name in named if name not in names_in(path)] == []
 
 
-@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")))
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
     page = ROOT / document
     for path, anchor in LINK.findall(page.read_text("utf-8")):
@@ -42,6 +47,37 @@ def test_each_link_of_a_document_leads_somewhere(document: str) -> None:
         if anchor and target.suffix == ".md":
             headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
+
+
+def test_the_pictures_of_a_document_are_there() -> None:
+    for document in DOCUMENTS:
+        for path in re.findall(r'src(?:set)?="([^"]+)"', (ROOT / document).read_text("utf-8")):
+            assert ((ROOT / document).parent / path).is_file(), path
+
+
+def test_the_table_has_each_module_or_its_folder() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    told = set(re.findall(r"`(webapp/[\w/]*(?:\.py|/))`", page))
+    assert [path for path in told if not (ROOT / path).exists()] == []
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "webapp").rglob("*.py")}
+    untold = {path for path in modules - told if not any(path.startswith(one) for one in told if one.endswith("/"))}
+    assert sorted(path for path in untold if not path.endswith("__init__.py")) == []
+
+
+def test_each_test_that_keeps_a_promise_of_safety_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs" / "security.md").read_text("utf-8")))
+    assert sorted(named - {path.name for path in (ROOT / "tests").rglob("test_*.py")}) == []
+
+
+def test_no_docstring_begins_with_what() -> None:
+    for path in (ROOT / "webapp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                assert not (ast.get_docstring(node) or "").startswith("What"), f"{path}: {ast.get_docstring(node)}"
 
 
 def test_each_defence_that_can_be_taken_out_is_there() -> None:

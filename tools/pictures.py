@@ -1,4 +1,4 @@
-"""What `make pictures` does: the README's pictures, taken of the app as it runs."""
+"""`make pictures`: those of README and docs, taken of the app as it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 MILLISECONDS = 250
 LAST_MILLISECONDS = 3000
 LEAVES_AFTER = 4
-# Pictures are wider than the README shows them, so that they are sharp.
+# Pictures are wider than the pages show them, so that they are sharp.
 SCALE = 2
 DESK = ViewportSize(width=1080, height=600)
 PHONE = ViewportSize(width=375, height=812)
