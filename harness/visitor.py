@@ -48,7 +48,7 @@ class Visitor:
 
     def hidden(self, action: str) -> dict[str, str]:
         """Return the hidden fields of the page's form with this action."""
-        form = re.search(rf'<form[^>]*action="{action}".*?</form>', self.page.text, re.DOTALL)
+        form = re.search(rf'<form[^>]*action="{re.escape(action)}".*?</form>', self.page.text, re.DOTALL)
         assert form, f"no form for {action} on this page:\n{self.text}"
         inputs = [dict(re.findall(r'([\w-]+)="([^"]*)"', tag)) for tag in re.findall(r"<input[^>]*>", form[0])]
         return {tag["name"]: unescape(tag.get("value", "")) for tag in inputs if tag.get("type") == "hidden"}

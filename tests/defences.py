@@ -34,6 +34,22 @@ class Defence:
 
 DEFENCES = [
     Defence(
+        27,
+        "an app is known by its whole origin",
+        "webapp/pages/shared/way_on.py",
+        """        if place.startswith(origin) and place[len(origin) :][:1] in {"", "/", "?", "#"}:\n""",
+        "        if place.startswith(origin):\n",
+        "test_anything_else_is_ignored",
+    ),
+    Defence(
+        27,
+        "nothing that looks like a path leads to another host",
+        "webapp/pages/shared/way_on.py",
+        " or MISREAD.search(plain)",
+        "",
+        "test_anything_else_is_ignored",
+    ),
+    Defence(
         1,
         "signup looks no address up",
         "webapp/accounts/signup.py",

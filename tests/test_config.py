@@ -58,6 +58,13 @@ def test_every_problem_is_named_at_once() -> None:
         ("PUBLIC_URL", "ftp://signup.example"),
         ("PUBLIC_URL", "https://signup.example/?a=b"),
         ("PUBLIC_URL", "https://signup.example/app"),
+        ("APP_URL", "/app"),
+        ("APP_URL", "javascript://app.example/"),
+        ("APP_URL", "https://user@app.example/"),
+        ("APP_URL", "https://app.example//evil.example"),
+        ("APP_URL", "https://app.example/\\evil.example"),
+        ("TRUSTED_APPS", "https://app.example, *.example"),
+        ("TRUSTED_APPS", "https://app.example/path"),
         ("PUBLIC_URL", "https://exa mple.com"),
         ("PUBLIC_URL", "https://ex<am>ple.com"),
         ("PUBLIC_URL", "https://signup.example:99999"),
@@ -251,6 +258,14 @@ def test_a_worker_loads_neither_pages_nor_commands() -> None:
         check=True,
     )
     assert loaded.stdout.split() == []
+
+
+def test_apps_are_known_by_how_browsers_write_them() -> None:
+    config = load(
+        {**GOOD, "APP_URL": "HTTPS://App.Example/Start", "TRUSTED_APPS": "https://Shop.example/, http://a:81"}
+    )
+    assert config["APP_URL"] == "https://app.example/Start"
+    assert config["TRUSTED_APPS"] == ["https://shop.example", "http://a:81"]
 
 
 def test_the_example_file_is_the_manual_of_every_setting() -> None:

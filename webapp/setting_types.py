@@ -117,6 +117,18 @@ def parse_public_url(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def parse_app_url(raw: str) -> str:
+    """Return where an app is: a host, and perhaps a path; the host as browsers write it."""
+    found = re.fullmatch(r"(https?://[^/]+)(/[!-~]*)?", raw, re.IGNORECASE)
+    if not found or re.search(r"[\\?#]|//|/\.", found[2] or ""):
+        raise ValueError(f"must look like https://app.example.com or https://www.example.com/app, not {raw!r}")
+    return parse_public_url(found[1].lower()) + (found[2] or "/")
+
+
+def parse_origins(raw: str) -> list[str]:
+    return [parse_public_url(part.strip().lower()) for part in raw.split(",") if part.strip()]
+
+
 def parse_cookie_name(raw: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", raw):
         raise ValueError(f"must be letters, digits, - and _ (what https wants before it is added), not {raw!r}")

@@ -30,6 +30,9 @@ PATHS = {
     "reset": "/reset",
 }
 
+# As long as any address that people are led to may be.
+LEADS_TO_MAX = 1000
+
 # How long a changed address can be put back, from the hand-off of the mail that says so.
 REVOKE_SECONDS = 86400
 DISOWNED = "disowned by its recipient"
@@ -73,6 +76,8 @@ class VerifyEmail(Model):
     used_at: Mapped[datetime | None]
     voided_at: Mapped[datetime | None]
     void_reason: Mapped[str | None] = mapped_column(String(50))
+    # Where its person wanted to go, of which the pages make sure anew before they lead there.
+    leads_to: Mapped[str | None] = mapped_column(String(LEADS_TO_MAX))
 
     user: Mapped[User] = relationship()
 
@@ -83,6 +88,7 @@ def begin(
     *,
     becomes: email_addresses.Address | None = None,
     asked_by: str | None = None,
+    leads_to: str | None = None,
 ) -> VerifyEmail:
     """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
     verification = VerifyEmail(
@@ -94,6 +100,7 @@ def begin(
         purpose=purpose,
         key_id=tokens.newest_key(),
         created_at=db_now(),
+        leads_to=leads_to,
     )
     db.session.add(verification)
     return verification
@@ -120,14 +127,27 @@ def post_link(
 
 # What begins the verification of a user who is only just added, and promises its mail; `first` gives its parameters.
 FIRST = row_of(
-    VerifyEmail, "user_id", "email_key", "purpose", "key_id", id=bindparam("proof", type_=Uuid), created_at=db_now()
+    VerifyEmail,
+    "user_id",
+    "email_key",
+    "purpose",
+    "key_id",
+    "leads_to",
+    id=bindparam("proof", type_=Uuid),
+    created_at=db_now(),
 )
 
 BEGUN = (insert(table(VerifyEmail)).from_select(FIRST.selected_columns.keys(), FIRST), posting.POSTED)
 
 
 def first(
-    verification_id: uuid.UUID, address: email_addresses.Address, locale: str, *, priority: int, delay: float
+    verification_id: uuid.UUID,
+    address: email_addresses.Address,
+    locale: str,
+    *,
+    priority: int,
+    delay: float,
+    leads_to: str | None,
 ) -> dict[str, Any]:
     """Return the parameters of BEGUN, but for the user, whom the database adds."""
     mail = posting.entry(
@@ -139,7 +159,8 @@ def first(
         delay=delay,
         expires_in=kinds.PURGE_AFTER,
     )
-    return {**mail, "email_key": address.key, "purpose": "signup", "key_id": tokens.newest_key()}
+    proof = {"email_key": address.key, "purpose": "signup", "key_id": tokens.newest_key(), "leads_to": leads_to}
+    return {**mail, **proof}
 
 
 def _mail(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
@@ -173,6 +194,16 @@ def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
             # can do, and what we do for it, would tell that the owner verified.
             or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
         )
+        .order_by(VerifyEmail.created_at.desc())
+        .limit(1)
+    )
+
+
+def leads_to(user: User) -> str | None:
+    """Return where the user wanted to go by signing up, whatever link or address it has by now."""
+    return db.session.scalar(
+        select(VerifyEmail.leads_to)
+        .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup", VerifyEmail.leads_to.is_not(None))
         .order_by(VerifyEmail.created_at.desc())
         .limit(1)
     )

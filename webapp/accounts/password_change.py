@@ -25,8 +25,8 @@ CHANGED = "the password was changed"
 WAITS = 2 * 86400.0
 
 
-def ask(address: Address, locale: str) -> uuid.UUID:
-    """Promise a link to whoever this address belongs to, and commit.
+def ask(address: Address, locale: str, leads_to: str | None = None) -> uuid.UUID:
+    """Promise a link to whoever this address belongs to, and commit; `leads_to` is where its person wants to go then.
 
     Never looks the address up: whom the link is for, if anybody, is the worker's to find out, so that this answers
     the same, as fast, for everybody's address.
@@ -40,6 +40,7 @@ def ask(address: Address, locale: str) -> uuid.UUID:
         locale=locale,
         priority=posting.VERIFICATION_PRIORITY,
         expires_in=WAITS,
+        facts={"leads_to": leads_to} if leads_to else None,
     )
     if email_id is None:
         raise AssertionError("a new key cannot have a mail already")
@@ -58,7 +59,7 @@ def find_owner(email: OutgoingEmail) -> None:
     # Whoever is being deleted has it no more.
     if user is None or not users.stays(user):
         return
-    proof = links.begin(user, "reset")
+    proof = links.begin(user, "reset", leads_to=(email.facts or {}).get("leads_to"))
     db.session.flush()
     db.session.scalars(
         update(OutgoingEmail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from flask import current_app
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit
@@ -41,18 +41,27 @@ def sign_up(
     locale: str,
     verification_id: uuid.UUID | None = None,
     rank: int = 1,
+    leads_to: str | None = None,
 ) -> tuple[uuid.UUID, uuid.UUID | None]:
     """Commit a pending user and its mail, together or not at all; return what find() takes, and the mail's id.
 
     A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
-    `rank`: how many signups its network had within the hour, with this one. Raises UsernameTaken.
+    `rank`: how many signups its network had within the hour, with this one. `leads_to`: where the person wants to go
+    once verified. Raises UsernameTaken.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
     """
     signup_id = verification_id or uuid.uuid4()
     parameters = {
-        **links.first(signup_id, address, locale, priority=posting.signup_priority(rank), delay=delay()),
+        **links.first(
+            signup_id,
+            address,
+            locale,
+            priority=posting.signup_priority(rank),
+            delay=delay(),
+            leads_to=leads_to,
+        ),
         **audit.entry("signed_up"),
         "username": username,
         "username_key": usernames.key(username),
@@ -84,8 +93,11 @@ def find(signup_id: uuid.UUID) -> User | None:
     )
 
 
-def id_of(user: User) -> uuid.UUID:
-    """Return what find() takes, and commit: who signed up before verification existed gets it now."""
+def id_of(user: User, leads_to: str | None = None) -> uuid.UUID:
+    """Return what find() takes, and commit: who signed up before verification existed gets it now.
+
+    `leads_to`: where the person wants to go once verified, if anywhere else than before.
+    """
     first = db.session.scalar(
         select(VerifyEmail.id)
         .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup")
@@ -93,6 +105,13 @@ def id_of(user: User) -> uuid.UUID:
         .limit(1)
     )
     signup_id = first or links.begin(user, "signup").id
+    if leads_to is not None:
+        db.session.flush()
+        db.session.execute(
+            update(VerifyEmail)
+            .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup")
+            .values(leads_to=leads_to)
+        )
     db.session.commit()
     return signup_id
 

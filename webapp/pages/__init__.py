@@ -17,13 +17,13 @@ from webapp.pages.account import (
     restore_email,
     sessions,
 )
-from webapp.pages.shared import auth, errors, heads, hosts, language, password_feedback, proxies, turns
+from webapp.pages.shared import auth, errors, heads, hosts, language, password_feedback, proxies, turns, way_on
 from webapp.pages.sign_in import forgot, login, reset
 from webapp.pages.signup import form, verify, waiting
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "frame-src 'self'; form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
 )
 
 # Our pages ask for none of these.
@@ -51,6 +51,7 @@ def init_app(app: Flask) -> None:
     language_switch.init_app(app)
     app.jinja_env.globals["reasons"] = password_feedback.reasons
     auth.init_app(app)
+    way_on.init_app(app)
 
 
 def _note_where_from() -> None:
@@ -70,7 +71,9 @@ def _refuse_other_sites() -> None:
 
 def _add_headers(response: Response) -> Response:
     headers = response.headers
-    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    # A browser holds the pages that a form's answer leads to against it, too.
+    targets = " ".join(["'self'", *way_on.origins()])
+    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(targets=targets))
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
     headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)

@@ -15,7 +15,7 @@ from webapp import extensions
 from webapp.accounts import authentication, passwords, sessions, users
 from webapp.accounts.users import User
 from webapp.db.base import db
-from webapp.pages.shared import known_browser, language, rate_limits
+from webapp.pages.shared import known_browser, language, rate_limits, way_on
 
 
 def init_app(app: Flask) -> None:
@@ -25,7 +25,7 @@ def init_app(app: Flask) -> None:
 
 
 def _ask_to_sign_in() -> Response:
-    return redirect(url_for("login.show"), 303)
+    return redirect(f"{url_for('login.show')}{way_on.query(way_on.here())}", 303)
 
 
 def load(token: str) -> User | None:

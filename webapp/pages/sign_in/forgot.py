@@ -14,7 +14,7 @@ from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.links import lives
 from webapp.delivery import tasks
 from webapp.emails.render import lifetime
-from webapp.pages.shared import email_domains, rate_limits
+from webapp.pages.shared import email_domains, rate_limits, way_on
 from webapp.pages.shared.forms import Form, read_address, strip
 from webapp.pages.signup import waiting
 
@@ -47,14 +47,14 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form = ForgotForm()
     if form.validate():
-        return send_to(form.address)
+        return send_to(form.address, way_on.asked())
     return _page(form), form.status
 
 
-def send_to(address: email_addresses.Address) -> ResponseReturnValue:
+def send_to(address: email_addresses.Address, leads_to: str | None) -> ResponseReturnValue:
     """Promise a link to this address, and lead to the page that says so."""
     rate_limits.spend("RATELIMIT_RESET", rate_limits.network())
-    tasks.deliver_later(password_change.ask(address, str(get_locale())))
+    tasks.deliver_later(password_change.ask(address, str(get_locale()), leads_to))
     session["forgot"] = address.mailed
     return redirect(url_for("forgot.sent"), 303)
 

@@ -11,7 +11,7 @@ from wtforms.validators import DataRequired, Length
 
 from webapp.accounts import authentication, sessions, signup
 from webapp.accounts.identifiers import email_addresses
-from webapp.pages.shared import known_browser, rate_limits
+from webapp.pages.shared import known_browser, rate_limits, way_on
 from webapp.pages.shared.auth import current_password_field, forget, sign_in
 from webapp.pages.shared.forms import Form, strip
 from webapp.pages.signup import waiting
@@ -35,7 +35,7 @@ class LoginForm(Form):
 @blueprint.get("/login")
 def show() -> ResponseReturnValue:
     if current_user.is_authenticated:
-        return redirect(url_for("account.show"), 303)
+        return way_on.follow(way_on.asked())
     return render_template("login.html", form=LoginForm())
 
 
@@ -51,9 +51,9 @@ def submit() -> ResponseReturnValue:
             guess.ends_count = user is not None and user.is_email_verified
         if user is not None and user.is_email_verified:
             sign_in(user)
-            return redirect(url_for("account.show"), 303)
+            return way_on.follow(way_on.asked())
         if user is not None:
-            waiting.remember(signup.id_of(user))
+            waiting.remember(signup.id_of(user, way_on.asked()))
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
         form.password.errors = [_("Username, address or password is wrong. Please try again.")]

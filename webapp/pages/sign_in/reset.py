@@ -15,7 +15,7 @@ from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, Ver
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.pages.shared import link_cookie, rate_limits
+from webapp.pages.shared import link_cookie, rate_limits, way_on
 from webapp.pages.shared.auth import sign_in
 from webapp.pages.shared.forms import Form, is_strong, new_password_field, read_username, strip, username_advice
 from webapp.pages.sign_in import forgot
@@ -87,7 +87,7 @@ def submit() -> ResponseReturnValue:
     rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))
     sign_in(user)
     flash(gettext("Your new password is set. You are signed out everywhere else."))
-    response = make_response(redirect(url_for("account.show"), 303))
+    response = make_response(way_on.follow(proof.leads_to or links.leads_to(user)))
     link_cookie.drop(response, PATH)
     return response
 
@@ -102,7 +102,7 @@ def renew() -> ResponseReturnValue:
         if not form.validate():
             return _expired(form)
         user = error.verification.user
-        return forgot.send_to(Address(mailed=user.email, key=user.email_key))
+        return forgot.send_to(Address(mailed=user.email, key=user.email_key), error.verification.leads_to)
     except (AlreadyVerified, LinkInvalid):
         return _invalid()
     return redirect(url_for("reset.show"), 303)

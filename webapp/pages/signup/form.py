@@ -7,7 +7,7 @@ import json
 import secrets
 import uuid
 
-from flask import Blueprint, current_app, redirect, render_template, session, url_for
+from flask import Blueprint, current_app, g, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
@@ -18,7 +18,7 @@ from wtforms.validators import DataRequired
 from webapp.accounts import passwords, signup, users
 from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
-from webapp.pages.shared import email_domains, page_cache, rate_limits
+from webapp.pages.shared import email_domains, page_cache, rate_limits, way_on
 from webapp.pages.shared.forms import Form, NameFields, is_strong, new_password_field, read_address, strip
 from webapp.pages.signup import waiting
 
@@ -51,7 +51,11 @@ class SignupForm(NameFields, Form):
 @blueprint.get("/signup")
 def show() -> str:
     nonce = secrets.token_urlsafe(16)
-    return page_cache.fill(lambda: _page(SignupForm(nonce=nonce)), [generate_csrf(), nonce], waiting.held() is not None)
+    query, own = way_on.query(), [generate_csrf(), nonce]
+    # Too like any other text to be found in the page again.
+    g.next_query = way_on.MARK if query else ""
+    page = page_cache.fill(lambda: _page(SignupForm(nonce=nonce)), own, waiting.held() is not None, bool(query))
+    return page.replace(way_on.MARK, query)
 
 
 @blueprint.post("/signup")
@@ -70,6 +74,7 @@ def submit() -> ResponseReturnValue:
                 locale=str(get_locale()),
                 verification_id=_identify(form),
                 rank=rate_limits.spent("RATELIMIT_SIGNUP", rate_limits.network()),
+                leads_to=way_on.asked(),
             )
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]

@@ -14,7 +14,7 @@ from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, Ver
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.pages.shared import link_cookie, rate_limits
+from webapp.pages.shared import link_cookie, rate_limits, way_on
 from webapp.pages.shared.auth import sign_in
 from webapp.pages.shared.forms import Form, LongEnough, is_strong, read_username, strip, username_advice
 from webapp.pages.signup import waiting
@@ -101,7 +101,7 @@ def confirm() -> ResponseReturnValue:
     except LinkInvalid:
         return _invalid()
     sign_in(user)
-    response = make_response(redirect(url_for("account.show"), 303))
+    response = make_response(way_on.follow(links.leads_to(user)))
     link_cookie.drop(response, "/verify")
     return response
 

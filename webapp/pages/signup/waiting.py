@@ -18,7 +18,7 @@ from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.accounts.links import AlreadyVerified
 from webapp.accounts.users import User
 from webapp.delivery import tasks
-from webapp.pages.shared import email_domains, rate_limits
+from webapp.pages.shared import email_domains, rate_limits, way_on
 from webapp.pages.shared import mail_status as progress_page
 from webapp.pages.shared.auth import sign_in
 from webapp.pages.shared.forms import Form, code_field, read_username, strip, username_advice
@@ -100,7 +100,7 @@ def show() -> ResponseReturnValue:
         session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
     if user.is_email_verified:
-        return render_template("verified_elsewhere.html")
+        return render_template("verified_elsewhere.html", leads_to=links.leads_to(user))
     return _page(user)
 
 
@@ -161,7 +161,7 @@ def confirm_by_code() -> ResponseReturnValue:
             return redirect(url_for("waiting.show"), 303)
         else:
             sign_in(verified)
-            return redirect(url_for("account.show"), 303)
+            return way_on.follow(links.leads_to(verified))
     return _page(user, form), form.status
 
 
