@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, String, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
+from webapp.db import clock
 from webapp.db.base import NUMBERED_ONCE, Model, db
 from webapp.db.clock import db_now
 
@@ -75,7 +76,15 @@ def begin(user: User) -> str:
 def find_user(token: str) -> User | None:
     """Return whose session it is, if it did not end."""
     found = _find(token)
-    return found.user if found else None
+    if found is None:
+        return None
+    found.user.session_seen_at = found.seen_at
+    return found.user
+
+
+def may_be_touched(user: User) -> bool:
+    """Return whether touch() may have something to write, asking this machine's clock: most often it has not."""
+    return user.session_seen_at < clock.now() - timedelta(seconds=SEEN_SECONDS)
 
 
 def touch(token: str) -> None:

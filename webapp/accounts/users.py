@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from flask_login import UserMixin
 from sqlalchemy import (
@@ -74,6 +74,8 @@ class User(UserMixin, Model):
 
     # Not a column: what this browser's session is known by, while it is signed in.
     session_token = ""  # nosec B105
+    # And when that was used at last, as far as it was written down.
+    session_seen_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_operator(self) -> bool:

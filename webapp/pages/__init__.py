@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, abort, current_app, request
 
 from webapp import audit
-from webapp.pages import assets, health, home, language_switch, mailbox, metrics, ops, well_known
+from webapp.pages import assets, health, home, identity, language_switch, mailbox, metrics, ops, well_known
 from webapp.pages.account import (
     confirm_email,
     deletion,
@@ -32,7 +32,21 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 def init_app(app: Flask) -> None:
     of_account = (overview, password, profile, email, confirm_email, restore_email, sessions, export, deletion)
-    for page in (health, metrics, home, form, waiting, verify, login, forgot, reset, *of_account, ops, well_known):
+    for page in (
+        health,
+        metrics,
+        identity,
+        home,
+        form,
+        waiting,
+        verify,
+        login,
+        forgot,
+        reset,
+        *of_account,
+        ops,
+        well_known,
+    ):
         app.register_blueprint(page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":

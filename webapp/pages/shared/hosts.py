@@ -12,7 +12,7 @@ from flask_babel import gettext
 log = structlog.get_logger(__name__)
 
 # What is asked by programs, which follow no redirect.
-FOR_PROGRAMS = {"health", "metrics"}
+FOR_PROGRAMS = {"health", "identity", "metrics"}
 
 
 def init_app(app: Flask) -> None:

@@ -1,0 +1,189 @@
+"""Who is asking: what a reverse proxy learns of us, and what the app behind it gets."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from flask import Flask
+from sqlalchemy import event
+from werkzeug.serving import make_server
+
+from harness.processes import free_port
+from harness.smtp_server import Server
+from harness.visitor import PASSWORD, Visitor
+from tests.conftest import send_due_mails
+from tests.factories import only_user, travel
+from webapp.db.base import db
+from webapp.paths import ROOT
+
+SENDER = {"MAIL_DEFAULT_SENDER": "no-reply@signup.example"}
+
+EXAMPLE = ROOT / "examples" / "front-door"
+
+
+def rename(app: Flask, full_name: str) -> None:
+    with app.app_context():
+        db.session.merge(only_user(app)).full_name = full_name
+        db.session.commit()
+
+
+def test_it_tells_who_is_signed_in(app: Flask, member: Visitor) -> None:
+    page = member.open("/auth")
+    assert page.status_code == 204
+    assert page.headers["Remote-User"] == str(only_user(app).id)
+    assert page.headers["Remote-Name"] == "mick19"
+    assert page.headers["Remote-Email"] == "mick@example.com"
+    assert "Set-Cookie" not in page.headers
+
+
+@pytest.mark.parametrize("name", ["Zoë Müller", "สมชาย ใจดี", "100% O'Neil", "a\r\nRemote-User: 1", "🦉"])
+def test_any_name_fits_into_a_header_and_is_read_back(app: Flask, member: Visitor, name: str) -> None:
+    rename(app, name)
+    sent = member.open("/auth").headers
+    assert re.fullmatch(r"[ -~]+", sent["Remote-Name"])
+    assert unquote(sent["Remote-Name"]) == name
+    assert sent["Remote-User"] == str(only_user(app).id)
+
+
+def test_it_tells_nothing_of_who_is_not(member: Visitor, another_visitor: Visitor) -> None:
+    page = another_visitor.open("/auth")
+    assert (page.status_code, page.text) == (401, "")
+    assert not [name for name in page.headers if name.lower().startswith("remote-")]
+    # Nor of whoever waits for the email, or has signed out.
+    another_visitor.sign_up(username="ann", email="ann@example.com")
+    assert another_visitor.open("/auth").status_code == 401
+    member.open("/account")
+    member.submit("/logout")
+    assert member.open("/auth").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "leads_to"),
+    [
+        ({"X-Original-URL": "http://signup.example/a?b=1&c=2"}, "?next=http%3A//signup.example/a%3Fb%3D1%26c%3D2"),
+        (
+            {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "signup.example", "X-Forwarded-Uri": "/a?b=1"},
+            "?next=http%3A//signup.example/a%3Fb%3D1",
+        ),
+        ({"X-Original-URL": "http://evil.example/"}, ""),
+        ({"X-Original-URL": "//evil.example/"}, ""),
+        ({"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example", "X-Forwarded-Uri": "/"}, ""),
+        ({"X-Forwarded-Proto": "http", "X-Forwarded-Host": "signup.example@evil.example"}, ""),
+        ({"Host": "evil.example"}, ""),
+        ({}, ""),
+    ],
+)
+def test_asked_to_it_leads_to_where_one_signs_in(visitor: Visitor, headers: dict[str, str], leads_to: str) -> None:
+    page = visitor.http.get("/auth?redirect", headers=headers, follow_redirects=False)
+    assert page.status_code == 303
+    assert page.headers["Location"] == f"http://signup.example/login{leads_to}"
+
+
+def test_it_reads_once_and_writes_once_an_hour(app: Flask, member: Visitor) -> None:
+    assert [statement.split()[0] for statement in asked_of_database(app, member)] == ["SELECT"]
+    travel(app, 3700)
+    assert "UPDATE" in [statement.split()[0] for statement in asked_of_database(app, member)]
+    assert [statement.split()[0] for statement in asked_of_database(app, member)] == ["SELECT"]
+
+
+def asked_of_database(app: Flask, visitor: Visitor) -> list[str]:
+    statements: list[str] = []
+    with app.app_context():
+        engine = db.engine
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.split(maxsplit=1)[0] not in {"BEGIN", "SET"}:
+            statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert visitor.open("/auth").status_code == 204
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return statements
+
+
+class TestBehindNginx:
+    """The example, with the real nginx."""
+
+    @pytest.fixture
+    def port(self) -> int:
+        return free_port()
+
+    @pytest.fixture
+    def environ(self, environ: dict[str, str], port: int) -> dict[str, str]:
+        url = f"http://127.0.0.1:{port}"
+        return {**environ, "PUBLIC_URL": url, "APP_URL": f"{url}/", "TRUSTED_PROXIES": "1", **SENDER}
+
+    @pytest.fixture
+    def door(self, app: Flask, port: int, tmp_path: Path) -> Iterator[str]:
+        if not (nginx := shutil.which("nginx")):
+            pytest.skip("nginx is not installed")
+        behind = runpy.run_path(str(EXAMPLE / "app.py"))["app"]
+        with served(app) as own, served(behind) as behind_port, started(nginx, port, own, behind_port, tmp_path):
+            yield f"http://127.0.0.1:{port}"
+
+    def test_one_comes_back_to_the_page_first_asked_for(self, app: Flask, door: str, smtp: Server) -> None:
+        visitor = Visitor(door)
+        visitor.open("/reports/2026?a=1&b=2")
+        assert visitor.path == "/login"
+        signup = re.findall(r'href="(/signup[^"]*)"', visitor.page.text)[-1]
+        visitor.open(signup)
+        visitor.submit(signup, username="mick19", full_name="Mick Müller", email="mick@example.com", password=PASSWORD)
+        send_due_mails(app)
+        visitor.open(smtp.mails[0].link)
+        visitor.submit("/verify")
+        assert str(visitor.page.url) == f"{door}/reports/2026?a=1&b=2"
+        assert visitor.page.text.startswith("Hello Mick Müller, you are number ")
+        # Nobody is somebody else by saying so.
+        forged = {"Remote-User": "999", "Remote-Name": "root", "Remote_User": "999"}
+        assert visitor.http.get("/", headers=forged).text == visitor.page.text
+        assert httpx.get(f"{door}/", headers=forged).status_code == 303
+        assert visitor.http.post("/", headers=forged).status_code == 405
+        visitor.open("/account")
+        visitor.submit("/logout", follow=False)
+        visitor.open("/reports")
+        assert visitor.path == "/login"
+
+
+@contextmanager
+def served(app: Flask) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@contextmanager
+def started(nginx: str, port: int, own: int, behind: int, folder: Path) -> Iterator[None]:
+    site = (EXAMPLE / "nginx.conf").read_text("utf-8")
+    for written, used in (("8080", port), ("8000", own), ("9000", behind)):
+        site = site.replace(f"127.0.0.1:{written}", f"127.0.0.1:{used}")
+    temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    config = folder / "nginx.conf"
+    config.write_text(f"daemon off; pid nginx.pid; events {{}} http {{ access_log off; {temporary} {site} }}", "utf-8")
+    process = subprocess.Popen([nginx, "-p", str(folder), "-e", "error.log", "-c", str(config)])
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/login")
+            break
+        except httpx.TransportError:
+            time.sleep(0.05)
+    yield
+    process.terminate()
+    process.wait()

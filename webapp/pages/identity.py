@@ -1,0 +1,50 @@
+"""Who is asking: for a reverse proxy that lets people through to another app, and tells that app who they are."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from flask import Blueprint, current_app, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+
+from webapp.accounts import sessions
+from webapp.accounts.users import User
+from webapp.pages.shared import way_on
+from webapp.pages.shared.auth import me, note_seen
+
+blueprint = Blueprint("identity", __name__)
+
+# What stands in a header as it is; the rest as the bytes of UTF-8, percent-encoded.
+PLAIN = " !#$&'()*+,/:;=?@[]"
+
+
+@blueprint.get("/auth")
+def show() -> ResponseReturnValue:
+    """Answer with who is signed in, or 401; with ?redirect lead to where one signs in instead, and back."""
+    if current_user.is_authenticated:
+        user = me()
+        headers = _names(user)
+        if sessions.may_be_touched(user):
+            note_seen()
+        return "", 204, headers
+    if "redirect" in request.args:
+        # In full: it is passed on to a browser that asked another host.
+        login = f"{current_app.config['PUBLIC_URL']}{url_for('login.show')}"
+        return redirect(f"{login}{way_on.query(_asked_for())}", 303)
+    return "", 401
+
+
+def _names(user: User) -> dict[str, str]:
+    headers = {"Remote-User": str(user.id), "Remote-Name": quote(user.full_name or user.username, safe=PLAIN)}
+    if user.is_email_verified:
+        headers["Remote-Email"] = quote(user.email, safe=PLAIN)
+    return headers
+
+
+def _asked_for() -> str | None:
+    """Return the URL that the proxy was asked for, as nginx or Caddy tells it. It is not believed, only followed."""
+    if url := request.headers.get("X-Original-URL"):
+        return url
+    proto, host, uri = (request.headers.get(f"X-Forwarded-{part}", "") for part in ("Proto", "Host", "Uri"))
+    return f"{proto}://{host}{uri}" if proto and host else None
