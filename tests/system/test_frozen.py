@@ -173,7 +173,7 @@ def confirm(visitor: Visitor, path: str) -> bool:
     return visitor.page.status_code == 200
 
 
-@pytest.mark.parametrize("like", ["^UPDATE outgoing_emails", "^INSERT INTO audit_events"])
+@pytest.mark.parametrize("like", ["UPDATE outgoing_emails SET", "^INSERT INTO audit_events"])
 def test_a_command_frozen_with_a_mail_in_its_hands_keeps_it_from_nobody(
     app: Flask, environ_of_processes: Environ, smtp: Server, freezer: Freezer, like: str
 ) -> None:

@@ -64,7 +64,7 @@ def _seconds(hasher: PasswordHasher, memory: int, passes: int, lanes: int) -> fl
     # What else runs here counts for nothing, unless other threads take part.
     clock = time.thread_time if lanes == hasher.parallelism == 1 else time.perf_counter
     took = []
-    for _ in range(2):
+    for _ in range(5):
         begun = clock()
         _check(hasher, _dummy(memory, passes, lanes), "")
         took.append(clock() - begun)
