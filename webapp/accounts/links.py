@@ -199,16 +199,6 @@ def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
     )
 
 
-def leads_to(user: User) -> str | None:
-    """Return where the user wanted to go by signing up, whatever link or address it has by now."""
-    return db.session.scalar(
-        select(VerifyEmail.leads_to)
-        .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup", VerifyEmail.leads_to.is_not(None))
-        .order_by(VerifyEmail.created_at.desc())
-        .limit(1)
-    )
-
-
 def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
     """Return these verifications as they are now, by their ids."""
     query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).execution_options(populate_existing=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit
@@ -110,3 +111,13 @@ def own_again(verification_id: uuid.UUID) -> None:
 def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:
     """Withdraw all other links to an address that now belongs to somebody. The caller commits."""
     void_all(OUTRUN, VerifyEmail.email_key == email_key, *([VerifyEmail.id != but.id] if but else []))
+
+
+def leads_to(user: User) -> str | None:
+    """Return where the user wanted to go by signing up, whatever link or address it has by now."""
+    return db.session.scalar(
+        select(VerifyEmail.leads_to)
+        .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup", VerifyEmail.leads_to.is_not(None))
+        .order_by(VerifyEmail.created_at.desc())
+        .limit(1)
+    )

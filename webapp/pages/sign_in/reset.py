@@ -8,7 +8,7 @@ from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from wtforms import StringField
 
-from webapp.accounts import links, password_change, passwords, users
+from webapp.accounts import links, password_change, passwords, users, verification
 from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, VerifyEmail
@@ -87,7 +87,7 @@ def submit() -> ResponseReturnValue:
     rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))
     sign_in(user)
     flash(gettext("Your new password is set. You are signed out everywhere else."))
-    response = make_response(way_on.follow(proof.leads_to or links.leads_to(user)))
+    response = make_response(way_on.follow(proof.leads_to or verification.leads_to(user)))
     link_cookie.drop(response, PATH)
     return response
 

@@ -101,7 +101,7 @@ def confirm() -> ResponseReturnValue:
     except LinkInvalid:
         return _invalid()
     sign_in(user)
-    response = make_response(way_on.follow(links.leads_to(user)))
+    response = make_response(way_on.follow(verification.leads_to(user)))
     link_cookie.drop(response, "/verify")
     return response
 

@@ -13,7 +13,7 @@ from flask_login import current_user
 from wtforms import EmailField, StringField
 from wtforms.validators import DataRequired, ValidationError
 
-from webapp.accounts import codes, links, signup, users
+from webapp.accounts import codes, links, signup, users, verification
 from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.accounts.links import AlreadyVerified
 from webapp.accounts.users import User
@@ -100,7 +100,7 @@ def show() -> ResponseReturnValue:
         session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
     if user.is_email_verified:
-        return render_template("verified_elsewhere.html", leads_to=links.leads_to(user))
+        return render_template("verified_elsewhere.html", leads_to=verification.leads_to(user))
     return _page(user)
 
 
@@ -161,7 +161,7 @@ def confirm_by_code() -> ResponseReturnValue:
             return redirect(url_for("waiting.show"), 303)
         else:
             sign_in(verified)
-            return way_on.follow(links.leads_to(verified))
+            return way_on.follow(verification.leads_to(verified))
     return _page(user, form), form.status
 
 
