@@ -46,7 +46,17 @@ def test_a_hash_is_checked_whatever_its_parameters_are() -> None:
 
 
 def test_every_check_costs_what_is_set_now_at_least() -> None:
-    """In CPU time, the quickest of checks in turn: others on this machine make some slower, and none quicker."""
+    """In CPU time. A neighbor in the caches spoils a comparison, and what is measured for it; a fault spoils all."""
+    compared = []
+    for _ in range(8):
+        hash_cost._missing.cache_clear()
+        compared.append(quickest_checks())
+        if max(compared[-1].values()) / min(compared[-1].values()) < 1.3:
+            return
+    pytest.fail(f"some checks are quicker than others: {compared}")
+
+
+def quickest_checks() -> dict[str, float]:
     kept = {
         "none": None,
         "set now": SET_NOW.hash("another"),
@@ -56,13 +66,11 @@ def test_every_check_costs_what_is_set_now_at_least() -> None:
         "unreadable": "garbage",
     }
     took: dict[str, list[float]] = {name: [] for name in kept}
-    for number in range(32):
+    for number in range(16):
         for name, one in kept.items():
             begun = time.thread_time()
             check(one)
             # The first time it is measured how much is missing.
             if number:
                 took[name].append(time.thread_time() - begun)
-    quickest = {name: min(times) for name, times in took.items()}
-    # How much is missing was measured beside those others, too.
-    assert max(quickest.values()) / min(quickest.values()) < 1.5, quickest
+    return {name: min(times) for name, times in took.items()}
