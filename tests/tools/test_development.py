@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -51,8 +52,9 @@ def is_alive(pid: int) -> bool:
 
 def started(process: Process) -> dict[str, int]:
     """Return the pid of each process that this one says it started."""
-    words = [line.split() for line in process.log.splitlines() if " started (pid=" in line]
-    return {line[3]: int(line[5].strip("(pid=)")) for line in words}
+    # Where such a line begins: what stands behind it in a log of many processes is not ours.
+    lines = re.findall(r"^\S+ system +\| (\S+) started \(pid=(\d+)\)", process.log, re.MULTILINE)
+    return {name: int(pid) for name, pid in lines}
 
 
 def test_an_old_python_is_told_in_one_line() -> None:
