@@ -83,10 +83,10 @@ class Pool:
                     conversation.open(patience)
             except BaseException as error:
                 conversation.close()
-                self._take_back([conversation])
                 if not isinstance(error, SmtpError) or not is_crowded(error):
+                    self._take_back([conversation])
                     raise
-                if not self._make_do(error):
+                if not self._make_do(conversation, error):
                     crowded_at = crowded_at or time.monotonic()
                     is_long = time.monotonic() - crowded_at > CROWDED_SECONDS
                     if is_long or patience.share(of=1) < AGAIN_SECONDS:
@@ -96,12 +96,14 @@ class Pool:
             else:
                 return conversation
 
-    def _make_do(self, error: SmtpError) -> bool:
+    def _make_do(self, turned_away: Conversation, error: SmtpError) -> bool:
         """Return whether others of ours are open, which is as many as the server wants for now."""
         with self.changed:
-            others = self.lent + len(self.idle)
+            others = self.lent - 1 + len(self.idle)
             if others:
                 self.fewer, self.fewer_until = others, time.monotonic() + FEWER_SECONDS
+            # Not before: whoever took its place meanwhile would count as one whom the server let in.
+            self._take_back([turned_away])
         if others:
             log.warning("mail_connections_limited", connections=others, smtp_code=error.code, reply=error.reply)
         return others > 0
