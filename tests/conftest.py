@@ -16,7 +16,6 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from hypothesis import settings as hypothesis_settings
-from jinja2 import FileSystemBytecodeCache
 from playwright.sync_api import Browser
 from redis import Redis
 from sqlalchemy import select, update
@@ -26,6 +25,7 @@ from harness.processes import free_port
 from harness.servers import Database, Postgres, Valkey, name_of
 from harness.smtp_server import Server
 from harness.visitor import Visitor
+from tests import shared_work
 from webapp import create_app
 from webapp.accounts import passwords
 from webapp.db import engines
@@ -86,9 +86,8 @@ def input_and_backend(item: pytest.Item) -> tuple[str, str | None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_templates_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each test has an app of its own, which would compile them all again."""
-    Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))}
+def _share_work(tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared_work.share(tmp_path_factory.mktemp("templates"))
 
 
 @pytest.fixture
