@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,17 @@ from webapp.paths import ROOT
 BIN = Path(sys.executable).parent
 
 
+def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
 class Process:
     """A program of ours, with what it printed."""
+
+    # Tests have a quicker way: see harness/forked.py.
+    start = staticmethod(popen)
 
     def __init__(self, *command: str, environ: Mapping[str, str]) -> None:
         self.command = command
@@ -32,14 +41,7 @@ class Process:
 
     def __enter__(self) -> Self:
         self.output: IO[bytes] = tempfile.TemporaryFile()
-        self.popen = subprocess.Popen(
-            self.command,
-            cwd=ROOT,
-            env=self.environ,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.popen = self.start(self.command, self.environ, self.output)
         return self
 
     def __exit__(
@@ -60,7 +62,8 @@ class Process:
     def stop(self, seconds: float = 15) -> int:
         """Ask it to end, as an operator does; return its exit code."""
         self.popen.terminate()
-        return self.popen.wait(seconds)
+        code: int = self.popen.wait(seconds)
+        return code
 
     @property
     def log(self) -> str:

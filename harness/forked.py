@@ -1,0 +1,176 @@
+"""Programs of ours that begin as a copy of a process which has imported the app: that takes a second of each's start.
+
+They have no part in the imports of one that begins by itself, as those do that PYTHONPATH is for, `make run` starts
+or a test of starting is about.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from harness import processes
+from webapp.paths import ROOT
+
+PROGRAMS = {"flask", "gunicorn", "huey_consumer"}
+IMPORTED = (
+    "webapp.cli",
+    "webapp.pages",
+    "webapp.delivery.tasks",
+    "gunicorn.app.wsgiapp",
+    "gunicorn.workers.gthread",
+    "huey.bin.huey_consumer",
+    "psycopg_binary",
+    "sqlalchemy.dialects.postgresql.psycopg",
+)
+
+
+class Forked:
+    """What subprocess.Popen is, as far as tests use it."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> None:
+        told, tell = os.pipe()
+        self.told = os.fdopen(told)
+        try:
+            origin().start({"argv": list(command), "environ": dict(environ)}, [output.fileno(), tell])
+        finally:
+            os.close(tell)
+        self.pid = int(self.told.readline())
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self.told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = int(self.told.readline())
+            self.told.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
+    """Start one of our programs as a copy, where that is the same, and anything else as usual."""
+    own = {name for name in environ if name.startswith("PYTHON")}
+    if Path(command[0]).name in PROGRAMS and own <= {"PYTHONUNBUFFERED"}:
+        return Forked(command, environ, output)
+    return processes.popen(command, environ, output)
+
+
+class Origin:
+    """The process that the others are copies of, as the tests' side sees it. It ends when they do."""
+
+    def __init__(self) -> None:
+        self.line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "harness.forked", str(its.fileno())],
+            cwd=ROOT,
+            env={name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        its.close()
+        self.lock = threading.Lock()
+        atexit.register(self.end)
+
+    def start(self, program: dict[str, Any], files: list[int]) -> None:
+        with self.lock:
+            socket.send_fds(self.line, [json.dumps(program).encode()], files)
+
+    def end(self) -> None:
+        self.line.close()
+        self.process.wait()
+
+
+@cache
+def origin() -> Origin:
+    return Origin()
+
+
+def serve(line: int) -> None:
+    """Make copies until nobody can ask for more; return in each of them."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    tells: dict[int, int] = {}
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    asked = socket.socket(fileno=line)
+    while True:
+        ready, _, _ = select.select([line, wake], [], [])
+        if wake in ready:
+            os.read(wake, 1000)
+            report_ended(tells)
+        if line not in ready:
+            continue
+        message, files, _, _ = socket.recv_fds(asked, 1_000_000, 2)
+        if not message:
+            os._exit(0)
+        output, tell = files
+        if pid := os.fork():
+            os.close(output)
+            tells[pid] = tell
+            os.write(tell, f"{pid}\n".encode())
+        else:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asked.detach()
+            become(json.loads(message), output)
+            return
+
+
+def report_ended(tells: dict[int, int]) -> None:
+    while tells:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        tell = tells.pop(pid)
+        os.write(tell, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os.close(tell)
+
+
+def become(program: dict[str, Any], output: int) -> None:
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, 1024)
+    os.environ.clear()
+    os.environ.update(program["environ"])
+    time.tzset()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.argv = program["argv"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
