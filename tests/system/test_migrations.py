@@ -30,11 +30,13 @@ from webapp.db.clock import db_now
 from webapp.paths import ROOT
 
 USERS = 10_000
+# Of the kind that there was from the first, and quick.
+HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 MIGRATIONS = str(ROOT / "migrations")
 
 
 @pytest.fixture
-def old(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
+def old(tmp_path: Path, backend: Backend, smtp: Server, cheap_passwords: None) -> Iterator[Flask]:
     """An app whose database is at the first migration, and holds ten thousand users."""
     with backend.empty(tmp_path) as own:
         app = create_app({**settings(smtp.port), **own})
@@ -49,7 +51,7 @@ def old(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
                 }
                 for n in range(USERS - 3)
             ]
-            hashed = PasswordHasher().hash(PASSWORD)
+            hashed = HASHER.hash(PASSWORD)
             rows += [
                 {"username": "mick19", "full_name": "Mick", "email": "mick@example.com", "password_hash": hashed},
                 {"username": "Ann", "full_name": "Ann", "email": "ann@example.com", "password_hash": hashed},
@@ -287,7 +289,7 @@ def test_who_signs_up_by_old_code_after_the_migration_can_sign_in(old: Flask) ->
 
 def add_old_user(username: str, address: str, password: str) -> None:
     """Insert a row as the code of the first migration did."""
-    row = {"username": username, "email": address, "hash": PasswordHasher().hash(password)}
+    row = {"username": username, "email": address, "hash": HASHER.hash(password)}
     db.session.execute(
         text("INSERT INTO users (username, full_name, email, password_hash) VALUES (:username, '', :email, :hash)"),
         row,
