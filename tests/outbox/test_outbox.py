@@ -172,9 +172,9 @@ def test_an_overdue_mail_is_hinted_once_in_a_while(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
         assert hints.take_unhinted(10, overdue=5, again_after=30) == []
-        assert hints.take_unhinted(10, overdue=-1, again_after=30) == [(email_id, 0)]
+        assert hints.take_unhinted(10, overdue=-1, again_after=30) == [email_id]
         assert hints.take_unhinted(10, overdue=-1, again_after=30) == []
-        assert hints.take_unhinted(10, overdue=-1, again_after=-1) == [(email_id, 0)]
+        assert hints.take_unhinted(10, overdue=-1, again_after=-1) == [email_id]
 
 
 def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flask) -> None:

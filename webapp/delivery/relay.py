@@ -33,8 +33,8 @@ SHORTEST_SLEEP = 0.1
 # Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
 PRUNE_SECONDS = 3600.0
 
-# With so many in the queue the relay adds no hints to them.
-QUEUE_MAX = 500
+# With so many in the queue the relay adds no hints to them: all workers are at it, and go on while mails are due.
+QUEUE_MAX = 20
 BATCH = 100
 
 
@@ -140,16 +140,14 @@ def sweep() -> float:
         db.session.commit()
         worker.probe()
         return LONGEST_SLEEP / 2
-    are_busy = worker.lanes.are_full()
     try:
+        if huey.waiting() >= QUEUE_MAX:
+            db.session.commit()
+            return LONGEST_SLEEP / 2
         hinted = hint()
     except BrokerDown:
         # Workers get no messages then: what is due is sent from here.
-        hinted = worker.deliver_due(BATCH)
-    if are_busy:
-        # Whoever is at work takes along what is due, mostly; and to write down a hint takes as long as a claim.
-        db.session.commit()
-        return LONGEST_SLEEP / 2
+        hinted = len(worker.deliver_due(BATCH))
     if hinted:
         return SHORTEST_SLEEP
     next_due = hints.seconds_to_next()
@@ -160,20 +158,15 @@ def sweep() -> float:
 
 
 def hint() -> int:
-    """Wake workers up for overdue mails, as many as the queue has room for; return how many. Raises BrokerDown."""
-    room = min(BATCH, QUEUE_MAX - huey.waiting())
-    if room <= 0:
-        return 0
+    """Wake workers up for overdue mails; return for how many. Raises BrokerDown."""
     # Over a limit in all, signups' mails wait, and then all do.
     may_go = throttle.room()
     if not may_go.mails:
         db.session.commit()
         return 0
-    due = hints.take_unhinted(room, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
+    due = hints.take_unhinted(BATCH, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
     db.session.commit()
-    # A worker takes others with the mail of its hint, but for those that outlived a worker.
-    healthy = [email_id for email_id, lease_expiries in due if not lease_expiries]
-    alone = [email_id for email_id, lease_expiries in due if lease_expiries]
-    for email_id in [*alone, *healthy[:: worker.batch.size()]]:
+    # A worker takes others with the mail of its hint.
+    for email_id in due[:: worker.batch.size()]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(due)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 
 import structlog
-from huey.api import Task
-from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import counters
-from webapp.db.base import db
 from webapp.delivery import worker
 from webapp.extensions import huey, mail
-from webapp.outbox import hints
 from webapp.queue.broker_breaker import BrokerDown
 from webapp.queue.flask_huey import payload
 
@@ -22,30 +17,18 @@ log = structlog.get_logger(__name__)
 # Higher goes first in Huey.
 HINT_PRIORITY = 10
 
+# So many emails a worker sends before it takes the next hint.
+ON_AND_ON = 1000
+
 
 # The module, the name and the argument are what old messages hold: they never change, wherever this stands.
 @huey.task(name="deliver_email", priority=HINT_PRIORITY, __module__="webapp.tasks")
 def deliver_email(email_id: str) -> None:
-    hinted = uuid.UUID(email_id)
-    if hinted in worker.taken_here:
-        return
-    with worker.lanes.lane():
-        # Those inside may have had it meanwhile.
-        if hinted not in worker.taken_here:
-            worker.deliver_all(hinted, wake=deliver_later)
-
-
-@huey.when_due
-def still_needed(due: list[Task]) -> list[Task]:
-    """Return those of the hints whose mails are still to be sent: many go with others, or from another consumer."""
-    ids = {hint.id: uuid.UUID(hint.kwargs["email_id"]) for hint in due}
-    needed = {email_id for email_id in ids.values() if email_id not in worker.taken_here}
-    if len(needed) > 1:
-        # One question for all of them, where each would ask as much by itself.
-        with suppress(SQLAlchemyError):
-            needed = hints.are_due(needed)
-            db.session.commit()
-    return [hint for hint in due if ids[hint.id] in needed]
+    """Send what is due: the hint wakes a worker up, and its id says in the log which email it was given for."""
+    with mail.places:
+        tried = worker.deliver_due(ON_AND_ON, wake=deliver_later)
+    if failure := tried.get(uuid.UUID(email_id)):
+        raise failure
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:

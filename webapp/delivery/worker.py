@@ -17,7 +17,7 @@ from webapp.delivery import circuit_breaker, send, throttle
 from webapp.delivery.failures import DeliveryFailed
 from webapp.delivery.heartbeats import worker_name
 from webapp.delivery.send import log_fields
-from webapp.delivery.throughput import BATCH_LONGEST, Batch, Lanes, Patience, Recent
+from webapp.delivery.throughput import BATCH_LONGEST, Batch, Patience
 from webapp.extensions import huey, mail
 from webapp.outbox import address_limits, claims, due, leases
 from webapp.outbox.claims import LeaseLost
@@ -25,9 +25,6 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.message import Message
 
 log = structlog.get_logger(__name__)
-
-# So many mails a worker sends before it takes the next hint.
-ON_AND_ON = 1000
 
 # Whoever waits for a turn looks so often whether it is told to stop.
 WAIT_SECONDS = 1.0
@@ -39,13 +36,7 @@ Tried = dict[uuid.UUID, DeliveryFailed | None]
 Wake = Callable[[uuid.UUID], None]
 
 batch = Batch()
-# Who has no connection holds mails that others could send.
-lanes = Lanes(most=lambda: min(huey.workers, mail.pool.size))
 patience = Patience()
-
-# What this process sent, or has in its hands: most hints come when their mail goes with others, and need not ask the
-# database. What it gives back gets another hint.
-taken_here = Recent()
 
 
 def nobody(_email_id: uuid.UUID) -> None:
@@ -68,38 +59,24 @@ def deliver(email_id: uuid.UUID) -> None:
         raise failure
 
 
-def deliver_all(email_id: uuid.UUID, wake: Wake) -> None:
-    """Send this mail, and whatever is due then. Raises DeliveryFailed when this one was tried and not sent.
+def deliver_due(limit: int, wake: Wake = nobody) -> Tried:
+    """Send due mails, the most urgent first, while they may go; return those that were tried.
 
-    What is more urgent goes before it; `wake` is called with a mail that somebody else may take.
+    `wake` is called with a mail that somebody else may take. After one whose answer does not come, what came last goes
+    next: whoever asked for that looks at the page, and behind many that will not be answered either it would wait for
+    all of them.
     """
-    if not (room := _room()).mails:
-        db.session.commit()
-        return
-    limit = batch.size()
-    claimed = _claim(room, limit, email_id, yields=True)
-    tried = _send_all(claimed, wake)
-    if not claimed or len(claimed) == limit or _are_slow(tried):
-        deliver_due(ON_AND_ON, wake, newest=_are_slow(tried))
-    if failure := tried.get(email_id):
-        raise failure
-
-
-def deliver_due(limit: int, wake: Wake = nobody, *, newest: bool = False) -> int:
-    """Send due mails, the most urgent first, while they may go; return how many were tried.
-
-    After one whose answer does not come, what came last goes next: whoever asked for that looks at the page, and
-    behind many that will not be answered either it would wait for all of them.
-    """
-    tried = 0
-    while tried < limit and not mail.stopping and (room := _room()).mails:
-        size = min(batch.size(), limit - tried)
+    tried: Tried = {}
+    newest = False
+    while len(tried) < limit and not mail.stopping and (room := _room()).mails:
+        size = min(batch.size(), limit - len(tried))
         claimed = (_claim(room, size, order="newest") if newest else []) or _claim(room, size)
         # A failure is logged, and written down: the others go on.
-        newest = _are_slow(_send_all(claimed, wake))
+        last = _send_all(claimed, wake)
         if not claimed:
             break
-        tried += len(claimed)
+        newest = _are_slow(last)
+        tried |= last
     # Psycopg forgets its prepared statements at a rollback.
     db.session.commit()
     return tried
@@ -138,14 +115,12 @@ def _claim(
     limit: int,
     email_id: uuid.UUID | None = None,
     *,
-    yields: bool = False,
     order: due.Order = "urgent",
 ) -> Sequence[OutgoingEmail]:
     return claims.claim(
         worker_name(),
         limit=min(limit, room.mails),
         email_id=email_id,
-        yields=yields,
         order=order,
         signups=room.signups,
         fixing=send.which,
@@ -158,10 +133,6 @@ def _send_all(claimed: Sequence[OutgoingEmail], wake: Wake = nobody) -> Tried:
     if not claimed:
         db.session.commit()
         return tried
-    # What is not sent may be due again before the others are done: its hint must be heard then.
-    unsent = {email.id for email in claimed}
-    for email in claimed:
-        taken_here.add(email.id)
     hand = Hand(wake)
     begun = time.monotonic()
     try:
@@ -173,7 +144,6 @@ def _send_all(claimed: Sequence[OutgoingEmail], wake: Wake = nobody) -> Tried:
             with _noting(email, tried):
                 if message := send.prepare(email, proofs.get(email.id)):
                     hand.ready.append(Ready(email, message))
-        taken_here.discard(unsent.difference(email.id for email, _ in hand.ready))
         while hand.ready and _wait_for_turn([email for email, _ in hand.ready]):
             email, message = hand.ready.pop(0)
             email_id = email.id
@@ -182,15 +152,11 @@ def _send_all(claimed: Sequence[OutgoingEmail], wake: Wake = nobody) -> Tried:
                 send.send(email, message, following, waiting.may_go_on)
                 patience.note(time.monotonic() - waiting.begun)
                 tried[email_id] = None
-                unsent.remove(email_id)
-            if email_id in unsent:
-                taken_here.discard([email_id])
             failure = tried.get(email_id)
             # What was begun is finished: the server waits for it.
             if (failure and failure.is_everybodys) or (not following and _is_over(begun)):
                 break
     finally:
-        taken_here.discard(unsent)
         if hand.ready or hand.admitted:
             # It may have been begun on one of them.
             mail.close()
@@ -209,16 +175,14 @@ class Hand:
         self.admitted: list[OutgoingEmail] = []
         self.ready: list[Ready] = []
 
-    def let_go(self) -> bool:
-        """Give them back for whoever has time, and return whether there were any."""
+    def let_go(self) -> None:
+        """Give them back for whoever has time."""
         left = [*(email for email, _ in self.ready), *self.admitted]
         if left:
             claims.let_go(left)
             self.ready.clear()
             self.admitted.clear()
-            taken_here.discard(email.id for email in left)
             self.wake(left[0].id)
-        return bool(left)
 
 
 class Waiting:
@@ -238,13 +202,14 @@ class Waiting:
 
     def may_go_on(self, seconds: float) -> bool:
         """Return whether to wait on, after so many seconds; the rest of the batch is given back in any case."""
-        if (self.hand.let_go() and not lanes.are_all_taken()) or self.hears_out or not patience.is_over(seconds):
+        self.hand.let_go()
+        if self.hears_out or not patience.is_over(seconds):
             return True
         room = _room()
         db.session.commit()
         if not room.mails or not due.are_overdue(signups=room.signups):
             return True
-        self.hears_out = patience.hear_out(is_only=lanes.most() == 1)
+        self.hears_out = patience.hear_out(is_only=min(huey.workers, mail.pool.size) == 1)
         return self.hears_out
 
 

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, bindparam, exists, select, union_all, update
-from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from webapp.db.base import db
@@ -30,22 +29,21 @@ def claim(
     *,
     limit: int = 1,
     email_id: uuid.UUID | None = None,
-    yields: bool = False,
     order: due.Order = "urgent",
     signups: bool = True,
     fixing: Callable[[], Fixed] = dict,
 ) -> Sequence[OutgoingEmail]:
     """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
-    `email_id`: this one before all others, and none when it is not due, or `yields` to what is more urgent. One that
-    outlived a worker is taken alone: it may be what ended it. Nobody gets any while all mail is held back. `order`:
+    `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken alone: it
+    may be what ended it. Nobody gets any while all mail is held back. `order`:
     "newest" takes those that came last and were never tried; without `signups` theirs wait. `fixing` returns what is
     written of each besides, the same at every call. The caller commits.
     """
     # Before the database sets the lease's end, so that ours is never the later one.
     begun, token = ticks(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(fixing, order, is_hinted=email_id is not None, yields=yields, takes_others=limit > 1, signups=signups),
+        _claim(fixing, order, is_hinted=email_id is not None, takes_others=limit > 1, signups=signups),
         {
             "hinted": email_id,
             "others": limit - 1,
@@ -62,18 +60,11 @@ def claim(
 
 @cache
 def _claim(
-    fixing: Callable[[], Fixed], order: due.Order, *, is_hinted: bool, yields: bool, takes_others: bool, signups: bool
+    fixing: Callable[[], Fixed], order: due.Order, *, is_hinted: bool, takes_others: bool, signups: bool
 ) -> ReturningUpdate[OutgoingEmail]:
     """Return the statement of a claim, made once: that takes longer than executing it."""
     kinds = due.kinds(signups=signups)
     hinted = [OutgoingEmail.id == bindparam("hinted")] if is_hinted else []
-    if is_hinted and yields:
-        other = aliased(OutgoingEmail)
-        hinted.append(
-            ~exists().where(
-                other.status == "queued", other.priority < OutgoingEmail.priority, other.next_attempt_at <= db_now()
-            )
-        )
     first = due.choice(1, order, *kinds, *hinted).cte("first")
     chosen = [select(first.c.id)]
     if takes_others:

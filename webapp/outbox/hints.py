@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import func, or_, select, update
 
 from webapp.db.base import db
 from webapp.db.clock import db_now, seconds_between, was_lately
@@ -13,10 +13,8 @@ from webapp.outbox import due
 from webapp.outbox.outgoing_email import OutgoingEmail, unheld
 
 
-def take_unhinted(
-    limit: int, *, overdue: float, again_after: float, signups: bool = True
-) -> Sequence[Row[uuid.UUID, int]]:
-    """Return the id of due mails that had no hint lately, and how many workers each outlived; note that they get one.
+def take_unhinted(limit: int, *, overdue: float, again_after: float, signups: bool = True) -> Sequence[uuid.UUID]:
+    """Return the ids of due mails that had no hint lately, and note that they get one.
 
     What was due as soon as it was promised has a hint from there: it gets one after `overdue` seconds. Without
     `signups` theirs get none.
@@ -36,26 +34,13 @@ def take_unhinted(
         .with_for_update(skip_locked=True)
         .cte("unhinted")
     )
-    return db.session.execute(
+    return db.session.scalars(
         update(OutgoingEmail)
         .where(OutgoingEmail.id.in_(select(unhinted.c.id)))
         .values(hinted_at=db_now())
-        .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries),
+        .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     ).all()
-
-
-def are_due(email_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Return which of these mails wait to be sent now."""
-    return set(
-        db.session.scalars(
-            select(OutgoingEmail.id).where(
-                OutgoingEmail.id.in_(email_ids),
-                OutgoingEmail.status == "queued",
-                OutgoingEmail.next_attempt_at <= db_now(),
-            )
-        )
-    )
 
 
 def seconds_to_next() -> float | None:

@@ -40,7 +40,6 @@ class FlaskHuey(Huey):
     def __init__(self) -> None:
         self.companions: list[Companion] = []
         self.stop_hooks: list[Callable[[], None]] = []
-        self.choose_due: Callable[[list[Task]], list[Task]] = list
         self.workers = 1
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
@@ -49,8 +48,6 @@ class FlaskHuey(Huey):
     def init_app(self, app: Flask) -> None:
         self.app = app
         self.name = "signup"
-        # Tasks that fell due together with those that keep all workers busy by now.
-        self.held: list[Task] = []
         self.breaker = Breaker()
         self.serializer = SignedJSON([*app.config["SECRET_KEY_FALLBACKS"], app.config["SECRET_KEY"]])
         self.storage = self.create_storage()
@@ -78,11 +75,6 @@ class FlaskHuey(Huey):
             count: int = self.pending_count()
             return count
 
-    def when_due(self, choose: Callable[[list[Task]], list[Task]]) -> Callable[[list[Task]], list[Task]]:
-        """Register what tells which of the tasks that are due still have something to do, in the app's context."""
-        self.choose_due = choose
-        return choose
-
     def enqueue(self, task: Task) -> None:
         """Queue the task, or schedule it until it is due. Raises BrokerDown."""
         with self.breaker:
@@ -106,28 +98,18 @@ class FlaskHuey(Huey):
             return None
 
     def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
-        """Return tasks that are due: of many at once one for each worker, and the others at the next call.
+        """Return tasks that are due: of many at once one for each worker.
 
-        By then most of them are needless, since a worker that wakes up goes on while there is something to do.
+        The others are done with that, since a worker that wakes up goes on while there is something to do.
         """
-        held, self.held = self.held, []
         try:
             with self.breaker:
                 due: list[Task] = super().read_schedule(timestamp)
         except BrokerDown:
-            due = []
-        due, self.held = [*held, *due[: self.workers]], due[self.workers :]
-        try:
-            with self.app.app_context():
-                needed = self.choose_due(due)
-        except Exception:
-            log.exception("due_tasks_unknown", tasks=len(due))
-            return due
-        still = {task.id for task in needed}
-        for task in due:
-            if task.id not in still:
-                self._emit(SIGNAL_COMPLETE, task)
-        return needed
+            return []
+        for task in due[self.workers :]:
+            self._emit(SIGNAL_COMPLETE, task)
+        return due[: self.workers]
 
     # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
@@ -33,6 +34,8 @@ class Mail(flask_mail.Mail):
         self.answer_timeout: float = app.config["MAIL_ANSWER_TIMEOUT"]
         self.ehlo_name: str = app.config["MAIL_EHLO_NAME"]
         self.pool = Pool(app.config["MAIL_CONNECTIONS"], lambda: Conversation(self))
+        # So many workers send at once: one without a connection would hold mails that others could send.
+        self.places = threading.Semaphore(app.config["MAIL_CONNECTIONS"])
         self.__dict__.pop("tls", None)
         return state
 
