@@ -24,6 +24,7 @@ from webapp.outbox import attempts, claims, kinds, leases, outcomes, outgoing_em
 from webapp.outbox.attempts import Failure
 from webapp.outbox.kinds import ACCOUNT_EXISTS_TEMPLATE, LINK_TEMPLATES, OWNERLESS
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.smtp.connection import Connection
 from webapp.smtp.message import Message
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,7 @@ def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
 
 
 def send(
+    connection: Connection,
     email: OutgoingEmail,
     message: Message,
     following: Message | None = None,
@@ -141,8 +143,7 @@ def send(
             db.session.rollback()
 
     try:
-        with mail.connect() as connection:
-            reply = connection.send(message, may_finish=may_finish, while_waiting=while_waiting, following=following)
+        reply = connection.send(message, may_finish=may_finish, while_waiting=while_waiting, following=following)
     except Exception as error:
         raise failures.record(email, error, is_past_dot=is_past_dot) from error
     _settle(email, reply)

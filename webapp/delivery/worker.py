@@ -144,22 +144,21 @@ def _send_all(claimed: Sequence[OutgoingEmail], wake: Wake = nobody) -> Tried:
             with _noting(email, tried):
                 if message := send.prepare(email, proofs.get(email.id)):
                     hand.ready.append(Ready(email, message))
-        while hand.ready and _wait_for_turn([email for email, _ in hand.ready]):
-            email, message = hand.ready.pop(0)
-            email_id = email.id
-            following = _following(hand.ready, begun)
-            with _noting(email, tried), Waiting(hand) as waiting:
-                send.send(email, message, following, waiting.may_go_on)
-                patience.note(time.monotonic() - waiting.begun)
-                tried[email_id] = None
-            failure = tried.get(email_id)
-            # What was begun is finished: the server waits for it.
-            if (failure and failure.is_everybodys) or (not following and _is_over(begun)):
-                break
+        with mail.connect() as connection:
+            while hand.ready and _wait_for_turn([email for email, _ in hand.ready]):
+                email, message = hand.ready.pop(0)
+                email_id = email.id
+                following = _following(hand.ready, begun)
+                with _noting(email, tried), Waiting(hand) as waiting:
+                    send.send(connection, email, message, following, waiting.may_go_on)
+                    patience.note(time.monotonic() - waiting.begun)
+                    tried[email_id] = None
+                failure = tried.get(email_id)
+                # What was begun is finished: the server waits for it.
+                if (failure and failure.is_everybodys) or (not following and _is_over(begun)):
+                    break
     finally:
         if hand.ready or hand.admitted:
-            # It may have been begun on one of them.
-            mail.close()
             # What failed may have left a transaction that can do nothing more.
             db.session.rollback()
             hand.let_go()

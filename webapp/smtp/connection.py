@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from webapp.smtp.client import Patience
 from webapp.smtp.conversation import Conversation
 from webapp.smtp.message import Message
 from webapp.smtp.pool import Pool
-from webapp.smtp.protocol import envelope
+from webapp.smtp.protocol import SmtpError, envelope
 
 
 class Mail(flask_mail.Mail):
@@ -57,9 +58,10 @@ class Mail(flask_mail.Mail):
 
 
 class Connection(flask_mail.Connection):
-    """A right to send: each mail takes one of the process' connections, and gives it back."""
+    """A right to send: each mail takes one of the process' connections, and gives it back unless the next was begun."""
 
     mail: Mail
+    begun: Conversation | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class Connection(flask_mail.Connection):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._end_begun()
 
     def send(  # type: ignore[override] # the server's reply is worth keeping
         self,
@@ -84,16 +86,41 @@ class Connection(flask_mail.Connection):
         `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
         (Aborted). `while_waiting` is told about once a second how long the mail has waited, whatever for.
         Refused copies (cc, bcc) are logged; a refused recipient raises.
-        `following` is what this thread sends next, or nothing: it is begun behind the dot, to save a round trip.
+        `following` is what is sent next, or nothing: it is begun behind the dot, to save a round trip.
         """
         mail = self.mail
         content = re.sub(rb"(?m)^\.", b"..", message.content)
         content += b"" if content.endswith(b"\r\n") else b"\r\n"
         commands = envelope(message, envelope_from or message.sender)
         patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
+        if self.begun and self.begun.said_ahead != commands:
+            # The server waits for another mail, and there is no taking that back.
+            self._end_begun()
         while True:
-            with mail.pool.lend(patience) as conversation:
-                if conversation.begin(commands):
-                    ahead = following if following and mail.hears_ahead and not mail.pool.is_wanted else None
+            with self._conversation(patience) as conversation:
+                if conversation.begin(commands, patience):
+                    ahead = following if following and mail.hears_ahead and not mail.pool.waiting else None
                     reply = conversation.finish(content, may_finish, envelope(ahead, ahead.sender) if ahead else [])
                     return f"{reply.code} {reply.text}"
+
+    @contextmanager
+    def _conversation(self, patience: Patience) -> Iterator[Conversation]:
+        conversation, self.begun = self.begun or self.mail.pool.take(patience), None
+        try:
+            yield conversation
+        except BaseException as error:
+            goes_on = conversation.is_in_order or conversation.said_ahead
+            if not (isinstance(error, SmtpError) and error.is_refusal and goes_on):
+                conversation.close()
+            raise
+        finally:
+            if conversation.said_ahead:
+                self.begun = conversation
+            else:
+                self.mail.pool.give_back(conversation)
+
+    def _end_begun(self) -> None:
+        if self.begun:
+            self.begun.close()
+            self.mail.pool.give_back(self.begun)
+            self.begun = None

@@ -1,0 +1,63 @@
+"""How a connection begins: reached, greeted, encrypted and signed in, as the settings say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webapp.smtp import client, sasl
+from webapp.smtp.client import Line, Patience, Refused, Reply
+from webapp.smtp.protocol import accept, step
+
+
+def connect(account: Any, patience: Patience) -> Line:
+    """Raises SmtpError, as all here."""
+    with step("connect"):
+        return Line(client.connect(account.server, account.port, patience), patience)
+
+
+def greet(line: Line, account: Any) -> dict[str, str]:
+    """Greet each other, in TLS where the settings ask for it; return what the server offers."""
+    if account.use_ssl:
+        with step("tls"):
+            line.encrypt(account.tls, account.server)
+    with step("greeting"):
+        accept(line.read())
+    offers = _say_hello(line, account.ehlo_name)
+    if account.use_tls:
+        with step("tls"):
+            if "STARTTLS" not in offers:
+                raise OSError("the server does not offer STARTTLS, which MAIL_USE_TLS asks for")
+            ask(line, "starttls")
+            line.encrypt(account.tls, account.server)
+        offers = _say_hello(line, account.ehlo_name)
+    return offers
+
+
+def log_in(line: Line, account: Any, offers: dict[str, str]) -> None:
+    if account.username and account.password:
+        with step("login"):
+            is_encrypted = account.use_ssl or account.use_tls
+            offered = offers.get("AUTH", "").upper().split()
+            sasl.log_in(line, offered, account.username, account.password, is_encrypted=is_encrypted)
+
+
+def _say_hello(line: Line, name: str) -> dict[str, str]:
+    with step("ehlo"):
+        try:
+            reply = ask(line, f"ehlo {name}")
+        except Refused as refused:
+            # One that does not know the word.
+            if refused.reply.code // 10 != 50:
+                raise
+            reply = ask(line, f"helo {name}")
+    offers: dict[str, str] = {}
+    for offer in reply.text.split("\n")[1:]:
+        keyword, _, rest = offer.replace("=", " ").partition(" ")
+        offers[keyword.upper()] = f"{offers.get(keyword.upper(), '')} {rest}"
+    return offers
+
+
+def ask(line: Line, command: str) -> Reply:
+    """Raises Refused, OSError."""
+    line.write(f"{command}\r\n".encode("ascii"))
+    return accept(line.read())
