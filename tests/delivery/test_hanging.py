@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -14,7 +16,7 @@ from harness.processes import consumer, wait_until
 from harness.smtp_server import Action, Connection, Server, hang
 from tests.factories import attempts, get, make_signup
 from tests.system.test_journey import Environ
-from webapp.delivery import tasks, worker
+from webapp.delivery import tasks, throughput, worker
 from webapp.delivery.throughput import MANY_ASIDE, Patience
 from webapp.extensions import mail
 
@@ -99,7 +101,7 @@ def test_the_lease_of_a_mail_past_its_dot_is_renewed_and_it_is_not_put_aside(app
 
 def test_the_rest_of_a_batch_is_given_back_and_somebody_is_told(app: Flask, smtp: Server) -> None:
     mail.timeout = 4
-    worker.batch.note(1, 0.01)
+    throughput.batch_size.note(1, 0.01)
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(3)]
     told: list[uuid.UUID] = []
     smtp.actions["RCPT"] = lambda connection: hang(connection) if "mick0@" in connection.recipients[-1] else None
@@ -116,35 +118,39 @@ def test_the_rest_of_a_batch_is_given_back_and_somebody_is_told(app: Flask, smtp
     assert [get(app, email_id).status for email_id in ids] == ["queued", "sent", "sent"]
 
 
-def test_one_of_several_workers_hears_a_slow_server_out() -> None:
+def test_one_of_several_workers_hears_a_slow_server_out(monkeypatch: pytest.MonkeyPatch) -> None:
     patience = Patience()
     assert not patience.is_over(1)
-    patience.note(0.01)
+    with patience.sending():
+        pass
     assert patience.is_over(1)
-    assert patience.hear_out(is_only=False)
-    assert not patience.hear_out(is_only=False)
-    patience.heard_out()
-    # What it heard counts for all.
-    patience.note(3)
+    with patience.sending(), ThreadPoolExecutor(1) as another:
+        assert patience.may_wait_on(is_only=False)
+        assert not patience.is_over(10)
+        assert another.submit(patience.is_over, 1).result()
+        assert not another.submit(patience.may_wait_on, is_only=False).result()
+        # What it heard counts for all.
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 3)
     assert not patience.is_over(10)
     assert patience.is_over(13)
     # One that is alone does so once it has put many aside.
-    assert [patience.hear_out(is_only=True) for _ in range(MANY_ASIDE + 1)] == [False] * MANY_ASIDE + [True]
+    assert [patience.may_wait_on(is_only=True) for _ in range(MANY_ASIDE + 1)] == [False] * MANY_ASIDE + [True]
 
 
 def test_a_mail_that_was_put_aside_has_spent_no_attempt(app: Flask, smtp: Server) -> None:
-    worker.patience.note(0.01)
+    throughput.patience.usual = 0.01
     smtp.actions["RCPT"] = for_some(hang)
     hanging = make_signup(app, username="hang0", address="hang0@example.com")
     good = make_signup(app, username="good", address="good@example.com")
     # Somebody else of this process hears one out already.
-    assert worker.patience.hearing_out.acquire(blocking=False)
-    worker.batch.note(1, 10)
+    throughput.patience.waits_on = 0
+    throughput.batch_size.note(1, 10)
     try:
         with app.app_context():
             assert len(worker.deliver_due(2)) == 2
     finally:
-        worker.patience.hearing_out.release()
+        throughput.patience.waits_on = None
     row = get(app, hanging)
     assert (row.status, row.attempts, row.last_error_class) == ("queued", 0, "Slow")
     assert [attempt.outcome for attempt in attempts(app, hanging)] == ["returned"]

@@ -18,9 +18,9 @@ from harness.smtp_server import Connection, Server
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import relay, send, tasks, worker
+from webapp.delivery import batch, relay, send, tasks, throughput, worker
 from webapp.delivery.failures import DeliveryFailed
-from webapp.delivery.throughput import Batch
+from webapp.delivery.throughput import BatchSize
 from webapp.extensions import huey, mail
 from webapp.outbox import leases
 from webapp.smtp import client
@@ -33,8 +33,8 @@ def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mail server was quick lately, and a machine that is busy with other tests is not taken for a slow one."""
-    worker.batch.note(1, 0.05)
-    monkeypatch.setattr(worker, "BATCH_LONGEST", 60.0)
+    throughput.batch_size.note(1, 0.05)
+    monkeypatch.setattr(batch, "LONGEST_SECONDS", 60.0)
     monkeypatch.setattr(client, "TELL_SECONDS", 60.0)
 
 
@@ -251,7 +251,7 @@ def count_queries() -> list[str]:
 def test_a_batch_that_turns_out_to_be_slow_leaves_the_rest_to_others(
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "BATCH_LONGEST", 0.0)
+    monkeypatch.setattr(batch, "LONGEST_SECONDS", 0.0)
     ids = make_signups(app, 3)
     left: list[tuple[uuid.UUID, list[str]]] = []
     with app.app_context():
@@ -272,20 +272,20 @@ def test_the_failure_of_another_is_not_the_hinted_mails(app: Flask, smtp: Server
 
 
 def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
-    batch = Batch()
-    assert batch.size() == 1
-    batch.note(1, 0.01)
-    assert batch.size() == 50
-    batch.note(10, 1.0)
-    assert batch.size() == 5
-    batch.note(1, 20.0)
-    assert batch.size() == 1
+    size = BatchSize()
+    assert size.now() == 1
+    size.note(1, 0.01)
+    assert size.now() == 50
+    size.note(10, 1.0)
+    assert size.now() == 5
+    size.note(1, 20.0)
+    assert size.now() == 1
 
 
 def test_no_more_workers_send_than_there_are_connections(app: Flask, smtp: Server) -> None:
     """Whoever waits for a connection claims nothing that another consumer could send."""
     ids = make_signups(app, 5)
-    worker.batch.note(1, 10)
+    throughput.batch_size.note(1, 10)
     is_over = threading.Event()
 
     def wait(_connection: Connection) -> None:

@@ -22,7 +22,7 @@ from webapp import counters, create_app
 from webapp.config import SETTINGS
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import worker
+from webapp.delivery.batch import Batch
 from webapp.monitoring import timeseries
 from webapp.outbox import outcomes
 from webapp.outbox.claims import LeaseLost
@@ -99,7 +99,7 @@ def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None
         outcomes.settle(email, "250 ok")
     assert read(app)["signup_fenced_writes_total"] == 0
     with app.app_context():
-        worker._send_all([email])
+        Batch([email]).send()
     assert read(app)["signup_fenced_writes_total"] == 1
     backend.break_queue(app)
     Visitor("http://signup.example", app).sign_up()

@@ -24,7 +24,7 @@ from webapp.accounts.users import User
 from webapp.db import clock
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import circuit_breaker, relay, tasks, throttle, worker
+from webapp.delivery import circuit_breaker, relay, tasks, throttle, throughput, worker
 from webapp.extensions import huey, mail
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -102,7 +102,7 @@ def test_of_a_hundred_signups_for_an_address_two_mails_go_and_all_links_serve(
 
 
 def test_many_that_wait_for_a_mailbox_cost_others_nothing(app: Flask, smtp: Server) -> None:
-    worker.batch.note(1, 0.01)
+    throughput.batch_size.note(1, 0.01)
     for number in range(200):
         make_signup(app, username=f"mick{number}", address=ADDRESS)
     with app.app_context():
@@ -344,7 +344,7 @@ def test_a_fifth_of_each_limit_in_all_is_no_signups(limit: str, signups: int) ->
 def test_nobodys_thirtieth_mail_goes_before_another_networks_first(app: Flask, smtp: Server) -> None:
     many = [sign_up(app, number, f"many{number}@example.com", rank=number + 1) for number in range(30)]
     first = sign_up(app, 30, "first@example.com")
-    worker.batch.note(1, 10)
+    throughput.batch_size.note(1, 10)
     with app.app_context():
         # Whichever of them is hinted.
         tasks.deliver_email.call_local(str(many[29]))

@@ -24,7 +24,7 @@ from webapp.accounts.users import User
 from webapp.db import clock
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import circuit_breaker, tasks, throttle, worker
+from webapp.delivery import circuit_breaker, tasks, throttle, throughput, worker
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import mail
@@ -300,7 +300,7 @@ def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, m
         notices.post(user, kinds.USERNAME_CHANGED)
         db.session.commit()
         reset = password_change.ask(email_addresses.parse_address(user.email), "en")
-    worker.batch.note(1, 0.01)
+    throughput.batch_size.note(1, 0.01)
     claimed, held = threading.Event(), threading.Event()
     errors: list[Exception] = []
     find_owner, hold = password_change.find_owner, users.hold

@@ -17,7 +17,7 @@ from harness.smtp_server import Server
 from tests.conftest import Backend
 from tests.factories import change, get, make_signup
 from webapp.db.clock import db_now
-from webapp.delivery import relay, tasks, worker
+from webapp.delivery import relay, tasks, throughput
 from webapp.extensions import huey
 from webapp.queue.signed_json import SignedJSON
 from webapp.queue.storage import DUE_MAX
@@ -102,7 +102,7 @@ def test_a_failing_task_is_logged_with_task_payload_and_error(
 def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    worker.batch.note(1, 0.05)
+    throughput.batch_size.note(1, 0.05)
     ids = [make_signup(app, username=f"mick{n}", address=f"mick{n}@example.com") for n in range(5)]
     with app.app_context():
         for email_id in ids:

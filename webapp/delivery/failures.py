@@ -50,6 +50,11 @@ class DeliveryFailed(Exception):
         """Whether the server answered to this very mail: then it is alive."""
         return self.meaning in {"later", "never"}
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it did not answer to this mail in time."""
+        return self.meaning in {"slow", "silence", "doubt"}
+
 
 def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> DeliveryFailed:
     """Write down what went wrong, and what that means for the mail and for all; return it."""

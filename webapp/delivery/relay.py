@@ -17,6 +17,7 @@ from webapp.db.base import db
 from webapp.db.outages import DatabaseAway
 from webapp.delivery import circuit_breaker, heartbeats, throttle, worker
 from webapp.delivery.tasks import deliver_email
+from webapp.delivery.throughput import batch_size
 from webapp.extensions import huey, mail
 from webapp.outbox import hints, pause, reaper
 from webapp.queue.broker_breaker import BrokerDown
@@ -167,6 +168,6 @@ def hint() -> int:
     due = hints.take_unhinted(BATCH, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
     db.session.commit()
     # A worker takes others with the mail of its hint.
-    for email_id in due[:: worker.batch.size()]:
+    for email_id in due[:: batch_size.now()]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(due)
