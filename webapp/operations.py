@@ -11,7 +11,7 @@ import structlog
 from webapp import audit
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.db.base import db
-from webapp.outbox import hints, pause, posting, transitions
+from webapp.outbox import pause, posting, transitions
 from webapp.outbox.kinds import TEST_TEMPLATE
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -66,13 +66,9 @@ def pause_mail(reason: str) -> bool:
 
 
 def resume_mail() -> bool:
-    """Let mail go again, and commit; return whether it was held back.
-
-    What is due is hinted by the relay, some at a time.
-    """
+    """Let mail go again, and commit; return whether it was held back. The relay wakes workers up for what is due."""
     ended = pause.end()
     if ended:
-        hints.hint_anew()
         audit.record("resumed")
         log.warning("mail_resumed")
     db.session.commit()

@@ -32,7 +32,7 @@ from webapp.outbox import (
     address_limits,
     backoff,
     claims,
-    hints,
+    due,
     kinds,
     leases,
     outcomes,
@@ -168,13 +168,15 @@ def test_a_mail_nobody_waits_for_any_more_is_not_sent(app: Flask) -> None:
     assert get(app, email_id).status == "dead"
 
 
-def test_an_overdue_mail_is_hinted_once_in_a_while(app: Flask) -> None:
+def test_a_mail_is_to_be_hinted_while_it_is_due_and_nobody_has_it(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
-        assert hints.take_unhinted(10, overdue=5, again_after=30) == []
-        assert hints.take_unhinted(10, overdue=-1, again_after=30) == [email_id]
-        assert hints.take_unhinted(10, overdue=-1, again_after=30) == []
-        assert hints.take_unhinted(10, overdue=-1, again_after=-1) == [email_id]
+        assert due.to_hint(10, overdue=5, signups=True) == []
+        assert due.to_hint(10, overdue=-1, signups=True) == [email_id]
+        assert due.to_hint(10, overdue=-1, signups=False) == []
+    claim(app)
+    with app.app_context():
+        assert due.to_hint(10, overdue=-1, signups=True) == []
 
 
 def test_the_database_itself_refuses_a_lease_on_what_is_not_being_sent(app: Flask) -> None:
@@ -360,7 +362,6 @@ def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_en
             circuit_breaker.trip("down")
             assert not circuit_breaker.take_probe()
             circuit_breaker.reset()
-            hints.hint_anew()
             transitions.cancel(outgoing_email.OutgoingEmail.id == frozen, reason="no reason")
             assert throttle.room().mails == 0
             app.config["MAIL_LIMIT_TOTAL"] = []

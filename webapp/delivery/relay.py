@@ -19,7 +19,7 @@ from webapp.delivery import circuit_breaker, heartbeats, throttle, worker
 from webapp.delivery.tasks import deliver_email
 from webapp.delivery.throughput import batch_size
 from webapp.extensions import huey, mail
-from webapp.outbox import hints, pause, reaper
+from webapp.outbox import due, pause, reaper
 from webapp.queue.broker_breaker import BrokerDown
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 # A mail that is due at once was hinted by whoever promised it: the relay does so when it waits for OVERDUE seconds.
 # All others it hints when they are due, since Huey looks at what it scheduled once a second.
 OVERDUE = 1.0
-HINT_AGAIN = 30.0
 LONGEST_SLEEP = 2.0
 SHORTEST_SLEEP = 0.1
 
@@ -151,7 +150,7 @@ def sweep() -> float:
         hinted = len(worker.deliver_due(BATCH))
     if hinted:
         return SHORTEST_SLEEP
-    next_due = hints.seconds_to_next()
+    next_due = due.seconds_to_next()
     db.session.commit()
     if throttle.spent():
         return LONGEST_SLEEP / 2
@@ -165,9 +164,9 @@ def hint() -> int:
     if not may_go.mails:
         db.session.commit()
         return 0
-    due = hints.take_unhinted(BATCH, overdue=OVERDUE, again_after=HINT_AGAIN, signups=may_go.signups)
+    email_ids = due.to_hint(BATCH, overdue=OVERDUE, signups=may_go.signups)
     db.session.commit()
     # A worker takes others with the mail of its hint.
-    for email_id in due[:: batch_size.now()]:
+    for email_id in email_ids[:: batch_size.now()]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
-    return len(due)
+    return len(email_ids)

@@ -39,7 +39,7 @@ def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
     # Two workers with a mail each to one mailbox would both find that it may go.
     locked = try_lock(f"budget:{budget}" for budget in budgets)
     busy = {budget for budget in budgets if f"budget:{budget}" not in locked}
-    claims.let_wait([email for email in claimed if email.budget in busy], MEANWHILE)
+    claims.free([email for email in claimed if email.budget in busy], next_attempt_at=db_now(MEANWHILE))
     admitted = [email for email in claimed if email.budget not in busy]
     for budget in _shared(budgets - busy, limits):
         rivals = [email for email in admitted if email.budget == budget]
@@ -107,7 +107,7 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
     lined_up = db.session.scalars(
         update(OutgoingEmail)
         .where(outgoing_email.unheld(*waiting, in_line | OutgoingEmail.id.in_(newly)))
-        .values(next_attempt_at=turn, hinted_at=None, dedupe_key=outgoing_email.HELD_KEY)
+        .values(next_attempt_at=turn, dedupe_key=outgoing_email.HELD_KEY)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     )

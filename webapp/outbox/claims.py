@@ -119,7 +119,7 @@ def free(claimed: Sequence[OutgoingEmail], **values: Any) -> None:
         db.session.execute(
             update(OutgoingEmail)
             .where(*still_held(claimed))
-            .values(status="queued", lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values),
+            .values(status="queued", lease_token=None, lease_until=None, locked_by=None, **values),
             execution_options={"synchronize_session": False},
         )
 
@@ -131,8 +131,3 @@ def still_held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
         OutgoingEmail.status == "sending",
         OutgoingEmail.lease_token == claimed[0].claim_token,
     ]
-
-
-def let_wait(held: Sequence[OutgoingEmail], seconds: float) -> None:
-    """Give claimed mails back for a moment."""
-    free(held, next_attempt_at=db_now(seconds))

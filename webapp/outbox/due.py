@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, exists, func, or_, select
 
 from webapp.db.base import db
-from webapp.db.clock import db_now
+from webapp.db.clock import db_now, seconds_between
 from webapp.outbox import outgoing_email, pause
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -49,6 +50,27 @@ def are_overdue(*, signups: bool) -> bool:
     found = db.session.scalar(select(exists().where(is_due(OVERDUE), ~pause.condition(), *kinds(signups=signups))))
     db.session.commit()
     return bool(found)
+
+
+def to_hint(limit: int, *, overdue: float, signups: bool) -> Sequence[uuid.UUID]:
+    """Return due mails for which workers are to be woken up, the most urgent first.
+
+    What was due as soon as it was promised has a hint from there: it is left alone for `overdue` seconds.
+    """
+    was_delayed = seconds_between(OutgoingEmail.created_at, OutgoingEmail.next_attempt_at) > overdue
+    return db.session.scalars(
+        select(OutgoingEmail.id)
+        .where(is_due(), or_(was_delayed, OutgoingEmail.next_attempt_at <= db_now(-overdue)), *kinds(signups=signups))
+        .order_by(*URGENT)
+        .limit(limit)
+    ).all()
+
+
+def seconds_to_next() -> float | None:
+    """Return in how many seconds the next mail is due, below 0 for an overdue one; nothing when none waits."""
+    due_at = select(func.min(OutgoingEmail.next_attempt_at)).where(OutgoingEmail.status == "queued").scalar_subquery()
+    row = db.session.execute(select(due_at.label("due_at"), db_now().label("now"))).one()
+    return (row.due_at - row.now).total_seconds() if row.due_at else None
 
 
 def kinds(*, signups: bool) -> list[ColumnElement[bool]]:

@@ -12,7 +12,6 @@ from sqlalchemy.orm import aliased
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.outbox import kinds
-from webapp.outbox.hints import hint_anew
 from webapp.outbox.outgoing_email import POLICY, SERVER_FAILURE, SLOW, OutgoingEmail, unheld
 
 log = structlog.get_logger(__name__)
@@ -35,7 +34,6 @@ def revive(email_ids: Sequence[uuid.UUID]) -> int:
             lease_expiries=0,
             next_attempt_at=db_now(),
             finished_at=None,
-            hinted_at=None,
             expires_at=case((OutgoingEmail.expires_at.is_not(None), db_now(kinds.PURGE_AFTER))),
         )
     )
@@ -48,16 +46,12 @@ def hurry(email_ids: Sequence[uuid.UUID]) -> int:
     return count_changed(
         update(OutgoingEmail)
         .where(OutgoingEmail.id.in_(email_ids), OutgoingEmail.status == "queued")
-        .values(next_attempt_at=soon, hinted_at=None)
+        .values(next_attempt_at=soon)
     )
 
 
 def release_waiting_for_server() -> int:
-    """Make due what waits for the mail server's sake, and hint all that is due; return how many mails.
-
-    Hints that workers got meanwhile led to nothing: without this their mails would wait for the next ones.
-    """
-    hint_anew()
+    """Make due what waits for the mail server's sake; return how many mails."""
     return count_changed(
         update(OutgoingEmail)
         .where(
@@ -81,9 +75,7 @@ def cancel(
     return count_changed(
         update(OutgoingEmail)
         .where(unheld(OutgoingEmail.status.in_(statuses), *which))
-        .values(
-            status="canceled", finished_at=db_now(), hinted_at=None, last_error_class=error_class, last_error=reason
-        )
+        .values(status="canceled", finished_at=db_now(), last_error_class=error_class, last_error=reason)
     )
 
 
