@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit
+from webapp import audit, signals
 from webapp.accounts import notices, users
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.links import VerifyEmail
@@ -23,7 +23,7 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
     """Commit another username or full name; return the mail that says so, if it is one to sign in with.
 
-    Raises UsernameTaken.
+    Raises UsernameTaken or ReceiverFailed.
     """
     users.lock(user.email_key, username)
     users.hold(user)
@@ -38,12 +38,15 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
         )
         if former != new
     ]
+    former = user.username
     users.name(user, username)
     user.full_name = full_name
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
     email_id = notices.post(user, kinds.USERNAME_CHANGED) if "username" in changed else None
     try:
+        if "username" in changed:
+            signals.send(signals.user_renamed, user, former=former, username=username)
         db.session.commit()
     except IntegrityError as error:
         db.session.rollback()
@@ -54,7 +57,8 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
 def end(user: User) -> uuid.UUID | None:
     """Delete the account and all that is its own, and commit; return the mail that says so to its address.
 
-    Its mails that wait are canceled, its links and sessions go with it, its events stay without it.
+    Its mails that wait are canceled, its links and sessions go with it, its events stay without it. Raises
+    ReceiverFailed.
     """
     # First its mails, then the user, as a worker does that writes down an outcome: else the two could wait for each
     # other.
@@ -63,6 +67,8 @@ def end(user: User) -> uuid.UUID | None:
     transitions.cancel(OutgoingEmail.user_id == user.id, reason="its user is gone")
     audit.record("account_deleted", detail=f"user {user.id}")
     email_id = notices.post(user, kinds.ACCOUNT_DELETED)
+    # While there is somebody to delete: others' rows may refer to its own.
+    signals.send(signals.user_deleted, user)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
     db.session.commit()
     return email_id

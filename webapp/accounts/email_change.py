@@ -6,7 +6,7 @@ import uuid
 
 from sqlalchemy import ColumnElement, or_, select
 
-from webapp import audit
+from webapp import audit, signals
 from webapp.accounts import codes, links, notices, sessions, users, verification
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.accounts.links import AlreadyVerified, LinkInvalid, VerifyEmail
@@ -97,7 +97,7 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     """Give the account the address that the link proves, and commit; of rivals for one address the first wins.
 
     Returns the mail that tells the former address, with a link that undoes it. Raises AlreadyVerified,
-    LinkInvalid, LinkExpired or AddressTaken.
+    LinkInvalid, LinkExpired, AddressTaken or ReceiverFailed.
     """
     proof, user = _locked(verification_id)
     former = Address(mailed=user.email, key=user.email_key)
@@ -107,6 +107,7 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     email_id = notices.post(user, kinds.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
     links.cancel_mail(proof, "verified meanwhile")
+    signals.send(signals.email_changed, user, former=former.mailed, email=user.email)
     db.session.commit()
     return email_id
 
@@ -118,11 +119,13 @@ def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
     Raises as confirm() does.
     """
     proof, user = _locked(verification_id)
+    changed = user.email
     # Not the ways back to the addresses before this one: whoever holds those has the older right.
     _give(user, proof, PUT_BACK, or_(VerifyEmail.purpose != "revoke", VerifyEmail.created_at > proof.created_at))
     user.password_hash = password_hash
     audit.record("address_put_back", user.id)
     sessions.revoke_all(user)
+    signals.send(signals.email_changed, user, former=changed, email=user.email)
     db.session.commit()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit
+from webapp import audit, signals
 from webapp.accounts import users, verification
 from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.accounts.identifiers.email_addresses import Address
@@ -23,7 +23,8 @@ class AccountExists(Exception):
 def create(address: Address, *, username: str, password_hash: str, role: str) -> User:
     """Make an account that needs no mail, and commit: the operator vouches for the address.
 
-    As when somebody proves it, other signups of the address are void. Raises AccountExists or UsernameTaken.
+    As when somebody proves it, other signups of the address are void. Raises AccountExists, UsernameTaken or
+    ReceiverFailed.
     """
     users.lock(address.key, username)
     if users.find_verified(email_key=address.key):
@@ -52,6 +53,7 @@ def create(address: Address, *, username: str, password_hash: str, role: str) ->
         db.session.rollback()
         raise AccountExists from error
     audit.record("user_created", user.id, detail=role)
+    signals.send(signals.user_verified, user)
     db.session.commit()
     return user
 

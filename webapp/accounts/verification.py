@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit
+from webapp import audit, signals
 from webapp.accounts import users
 from webapp.accounts.links import (
     DISOWNED,
@@ -51,7 +51,7 @@ def prove(
     `holder` is the pending user of the browser that has the link: a link proves its address, whichever
     signup of that address it was sent for.
     `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
-    Raises AlreadyVerified, LinkInvalid, LinkExpired or UsernameTaken.
+    Raises AlreadyVerified, LinkInvalid, LinkExpired, UsernameTaken or ReceiverFailed.
     """
     user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
@@ -69,6 +69,7 @@ def prove(
     user.purge_at = None
     if password_hash is not None:
         user.password_hash = password_hash
+    former = user.username
     users.name(user, name)
     if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
@@ -76,6 +77,9 @@ def prove(
     audit.record("verified", user.id)
     void_rivals(verification.email_key, but=verification)
     cancel_mail(verification, "verified meanwhile")
+    signals.send(signals.user_verified, user)
+    if name != former:
+        signals.send(signals.user_renamed, user, former=former, username=name)
     return user
 
 

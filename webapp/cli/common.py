@@ -11,14 +11,14 @@ from flask.cli import AppGroup
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
-from webapp import audit
+from webapp import audit, signals
 from webapp.db import outages
 from webapp.db.base import db
 from webapp.delivery import heartbeats
 from webapp.monitoring import queries
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-FOUND, NO_DATABASE = 1, 3
+FOUND, NO_DATABASE, UNDONE = 1, 3, 4
 EXIT_CODES = """\b
 Exit codes:
   0  done, and nothing is wrong
@@ -30,7 +30,7 @@ Exit codes:
 
 
 class Commands(AppGroup):
-    """Commands that end in one line, not in a traceback, when the database is away."""
+    """Commands that end in one line, not in a traceback, when the database is away or a receiver of a signal fails."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,6 +41,9 @@ class Commands(AppGroup):
             advice = "; are its tables there? flask db upgrade" if is_about_tables(error) else ""
             click.echo(f"the database does not answer: {reason}{advice}", err=True)
             ctx.exit(NO_DATABASE)
+        except signals.ReceiverFailed as error:
+            click.echo(f"nothing was changed: {error}", err=True)
+            ctx.exit(UNDONE)
 
 
 def is_about_tables(error: Exception) -> bool:

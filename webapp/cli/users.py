@@ -23,6 +23,7 @@ Exit codes:
   1  a question was answered with no
   2  the command was mistyped, or names a user that is not there or is there already
   3  the database does not answer
+  4  a receiver of a signal failed, and nothing was changed
 """
 IN_LISTS = ("id", "username", "email", "role", "email_verified_at", "created_at")
 

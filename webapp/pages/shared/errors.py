@@ -12,6 +12,7 @@ from flask_babel import lazy_gettext as _
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
 
+from webapp import signals
 from webapp.db.outages import is_outage
 from webapp.extensions import login
 from webapp.pages.shared.rate_limits import TooManyGuesses
@@ -44,6 +45,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _show)
     for error in DATABASE_DOWN:
         app.register_error_handler(error, _show_database_down)
+    app.register_error_handler(signals.ReceiverFailed, _show_undone)
 
 
 def _show_database_down(error: Exception) -> ResponseReturnValue:
@@ -53,6 +55,11 @@ def _show_database_down(error: Exception) -> ResponseReturnValue:
     # Who is signed in is in the database too.
     g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
     return _show(ServiceUnavailable(retry_after=RETRY_AFTER))
+
+
+def _show_undone(_error: Exception) -> ResponseReturnValue:
+    title, advice = _("We couldn't finish that"), _("Nothing was changed. Please go back and try again in a minute.")
+    return render_template("error.html", code=500, title=title, advice=advice, forgets=False), 500
 
 
 def _show(error: HTTPException) -> ResponseReturnValue:
