@@ -641,8 +641,9 @@ DEFENCES = [
         24,
         "a link changes no language but that of a browser's pages",
         "webapp/pages/account/overview.py",
-        "    note_seen()\n",
-        "    from webapp.pages import language, signed_in\n\n    language.keep(signed_in.me())\n    note_seen()\n",
+        "def show() -> str:\n",
+        "def show() -> str:\n    from webapp.db.base import db\n    from webapp.pages.shared import auth, language\n\n"
+        "    language.keep(auth.me())\n    db.session.commit()\n",
         "test_a_link_changes_the_language_of_this_browsers_pages_alone",
     ),
     Defence(
@@ -657,8 +658,8 @@ DEFENCES = [
         24,
         "no other site keeps a session alive",
         "webapp/pages/shared/auth.py",
-        '    if request.headers.get("Sec-Fetch-Site") == "cross-site":\n',
-        '    if request.headers.get("Sec-Fetch-Site") == "nowhere":\n',
+        ' and request.headers.get("Sec-Fetch-Site") != "cross-site":\n',
+        ":\n",
         "test_a_link_from_elsewhere_keeps_no_session_alive",
     ),
 ]

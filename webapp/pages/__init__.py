@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, abort, current_app, request
+from flask import Blueprint, Flask, Response, abort, current_app, request
 
 from webapp import audit
 from webapp.pages import assets, health, home, identity, language_switch, mailbox, metrics, ops, well_known
@@ -18,6 +18,7 @@ from webapp.pages.account import (
     sessions,
 )
 from webapp.pages.shared import auth, errors, heads, hosts, language, password_feedback, proxies, turns, way_on
+from webapp.pages.shared.forms import csrf
 from webapp.pages.sign_in import forgot, login, reset
 from webapp.pages.signup import form, verify, waiting
 
@@ -47,10 +48,10 @@ def init_app(app: Flask) -> None:
         ops,
         well_known,
     ):
-        app.register_blueprint(page.blueprint)
+        _register(app, page.blueprint)
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
-        app.register_blueprint(mailbox.blueprint)
+        _register(app, mailbox.blueprint)
     proxies.init_app(app)
     # Around all that reads headers.
     heads.init_app(app)
@@ -60,12 +61,18 @@ def init_app(app: Flask) -> None:
     app.before_request(_refuse_other_sites)
     hosts.init_app(app)
     turns.init_app(app)
+    csrf.init_app(app)
     app.after_request(_add_headers)
     language.init_app(app)
     language_switch.init_app(app)
     app.jinja_env.globals["reasons"] = password_feedback.reasons
     auth.init_app(app)
     way_on.init_app(app)
+
+
+def _register(app: Flask, blueprint: Blueprint) -> None:
+    """Let our own pages judge the token by their forms, which are shown again; all others' posts need a good one."""
+    app.register_blueprint(csrf.exempt(blueprint))
 
 
 def _note_where_from() -> None:

@@ -8,10 +8,9 @@ from flask import Blueprint, current_app, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from webapp.accounts import sessions
 from webapp.accounts.users import User
 from webapp.pages.shared import way_on
-from webapp.pages.shared.auth import me, note_seen
+from webapp.pages.shared.auth import me
 
 blueprint = Blueprint("identity", __name__)
 
@@ -23,11 +22,7 @@ PLAIN = " !#$&'()*+,/:;=?@[]"
 def show() -> ResponseReturnValue:
     """Answer with who is signed in, or 401; with ?redirect lead to where one signs in instead, and back."""
     if current_user.is_authenticated:
-        user = me()
-        headers = _names(user)
-        if sessions.may_be_touched(user):
-            note_seen()
-        return "", 204, headers
+        return "", 204, _names(me())
     if "redirect" in request.args:
         # In full: it is passed on to a browser that asked another host.
         login = f"{current_app.config['PUBLIC_URL']}{url_for('login.show')}"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
-from flask import Flask, abort, make_response, redirect, request, url_for
+from flask import Flask, abort, current_app, make_response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
-from flask_wtf.csrf import generate_csrf
+from werkzeug.routing import BuildError
 
 from webapp.accounts import users
 from webapp.pages.shared import language
 from webapp.pages.shared.auth import me
-from webapp.pages.shared.forms import Form
+from webapp.pages.shared.forms import Form, csrf
 from webapp.pages.signup import waiting
 
 # A path of ours, and nothing that a browser reads as another site.
@@ -21,9 +22,10 @@ PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 
 def init_app(app: Flask) -> None:
     app.add_url_rule("/language", "language", change, methods=["POST"])
-    app.context_processor(lambda: {"csrf_token": generate_csrf, "writes_to_us": _is_written_to})
+    app.context_processor(lambda: {"page_path": _page_path, "writes_to_us": _is_written_to})
 
 
+@csrf.exempt
 def change() -> ResponseReturnValue:
     form = Form()
     chosen = request.form.get("language", "")
@@ -41,6 +43,16 @@ def change() -> ResponseReturnValue:
 def _is_written_to() -> bool:
     """Return whether this browser's person gets mails: then the choice is about them too."""
     return current_user.is_authenticated or waiting.held() is not None
+
+
+def _page_path() -> str:
+    """Return the path of this page. What a form brought has none to come back to: then its blueprint's page does."""
+    adapter = current_app.create_url_adapter(request)
+    if request.method != "POST" or (adapter and adapter.test(method="GET")):
+        return request.path
+    with suppress(BuildError):
+        return url_for(".show")
+    return url_for("home.show")
 
 
 def _back() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Blueprint, render_template
 from flask_login import login_required
 
-from webapp.pages.shared.auth import note_seen
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("account", __name__)
@@ -14,5 +13,4 @@ blueprint = Blueprint("account", __name__)
 @blueprint.get("/account")
 @login_required
 def show() -> str:
-    note_seen()
     return render_template("account/hub.html", form=Form())

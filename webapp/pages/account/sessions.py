@@ -13,7 +13,7 @@ from webapp.accounts import sessions
 from webapp.accounts.sessions import UserSession
 from webapp.db import clock
 from webapp.i18n import ago
-from webapp.pages.shared.auth import forget, me, note_seen
+from webapp.pages.shared.auth import forget, me
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("sessions", __name__)
@@ -33,7 +33,6 @@ class Seen:
 @blueprint.get("/account/sessions")
 @login_required
 def show() -> str:
-    note_seen()
     return _page(Form())
 
 

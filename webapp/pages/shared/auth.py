@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 
-from flask import Flask, abort, redirect, request, session, url_for
+from flask import Flask, abort, g, redirect, request, session, url_for
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
 from werkzeug import Response
@@ -16,11 +17,13 @@ from webapp.accounts import authentication, passwords, sessions, users
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.pages.shared import known_browser, language, rate_limits, way_on
+from webapp.pages.shared.errors import DATABASE_DOWN
 
 
 def init_app(app: Flask) -> None:
     extensions.login.unauthorized_handler(_ask_to_sign_in)
     extensions.login.user_loader(load)
+    app.teardown_request(_note_seen)
     app.register_error_handler(users.UserGone, lambda _error: _ask_to_sign_in())
 
 
@@ -32,7 +35,24 @@ def load(token: str) -> User | None:
     user = sessions.find_user(token)
     if user is not None:
         user.session_token = token
+        # Not at the word of another site, whose links would keep a session alive that nobody uses.
+        if sessions.may_be_touched(user) and request.headers.get("Sec-Fetch-Site") != "cross-site":
+            g.seen = token
     return user
+
+
+def _note_seen(_error: BaseException | None) -> None:
+    """Write down that the session is used, once in a while, by whatever page asked who is signed in.
+
+    The one thing that a look at a page writes.
+    """
+    if token := g.pop("seen", None):
+        # Neither with what the page left undone, nor in its transaction: on SQLite one that began by reading may not
+        # write.
+        db.session.remove()
+        with suppress(*DATABASE_DOWN):
+            sessions.touch(token)
+            db.session.commit()
 
 
 def sign_in(user: User) -> None:
@@ -58,20 +78,6 @@ def me() -> User:
     """Return who is signed in, on a page that asks for it."""
     user: User = current_user._get_current_object()  # noqa: SLF001 - Werkzeug's own way to what a proxy stands for
     return user
-
-
-def note_seen() -> None:
-    """Write down that the session is used, once in a while; for pages that are merely shown.
-
-    The one thing that a look at a page writes. Not at the word of another site, whose links would keep a session
-    alive that nobody uses.
-    """
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":
-        return
-    # A transaction of its own: on SQLite one that began by reading may not write.
-    db.session.commit()
-    sessions.touch(current_user.session_token)
-    db.session.commit()
 
 
 def current_password_field(label: str = _("Password")) -> PasswordField:

@@ -9,6 +9,7 @@ from flask import Flask, g, render_template
 from flask.typing import ResponseReturnValue
 from flask_babel import format_timedelta
 from flask_babel import lazy_gettext as _
+from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable, TooManyRequests
 
@@ -70,6 +71,8 @@ def _show(error: HTTPException) -> ResponseReturnValue:
     if isinstance(error, TooManyRequests) and isinstance(error.retry_after, int):
         wait = format_timedelta(timedelta(seconds=error.retry_after), threshold=1.2)
         advice = _("Please try again in %(wait)s. Nothing was changed.", wait=wait)
+    if isinstance(error, CSRFError):
+        title, advice = _("This page expired"), _("Nothing was changed. Please go back, reload the page and try again.")
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
     forgets = isinstance(error, TooManyGuesses)
     return render_template("error.html", code=code, title=title, advice=advice, forgets=forgets), code, headers

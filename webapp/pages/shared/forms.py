@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from flask import current_app, request
 from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
-from flask_wtf import FlaskForm
+from flask_wtf import CSRFProtect, FlaskForm
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import Field, PasswordField, StringField
@@ -26,6 +26,9 @@ LONGEST = 512
 CODE_MAX = 200
 
 HEARD_BYTES = 2**20
+
+# For pages that have no form of ours: it refuses what comes without a token before they are asked.
+csrf = CSRFProtect()
 
 URLENCODED = "application/x-www-form-urlencoded"
 
