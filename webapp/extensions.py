@@ -28,7 +28,7 @@ def init_app(app: Flask) -> None:
     babel.init_app(app)
     mail.init_app(app)
     huey.init_app(app)
-    app.config.update(limits_storage(app.config["REDIS_URL"]))
+    app.config.update(limits_storage(app.config))
     limiter.init_app(app)
     with app.app_context():
         app.extensions["outage"] = engines.tune(db.engine, app.config["DATABASE_TIMEOUT"])

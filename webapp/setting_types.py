@@ -135,6 +135,12 @@ def parse_cookie_name(raw: str) -> str:
     return raw
 
 
+def parse_key_prefix(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}", raw):
+        raise ValueError(f"must be letters, digits, and _ . : - between them, not {raw!r}")
+    return raw
+
+
 def parse_contact(raw: str) -> str:
     """Return where to write, as an address that security.txt takes."""
     if re.fullmatch(r"(https://|mailto:|tel:)[!-~]+", raw):

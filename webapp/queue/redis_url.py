@@ -28,6 +28,10 @@ class RedisURL:
     service: str = ""
     uses_tls: bool = False
 
+    @property
+    def is_cluster(self) -> bool:
+        return bool(self.nodes and not self.service)
+
 
 def parse(raw: str) -> RedisURL:
     """Raises ValueError, which says what would be right."""

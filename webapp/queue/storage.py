@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,6 @@ from webapp.queue import redis_url
 WEB_TIMEOUT = 0.5
 WORKER_TIMEOUT = 3.0
 
-# A cluster hashes what is in braces: so all our keys are on one node, and one connection serves them.
-TAG = "{signup}"
-
 # After an outage of hours there may be any number of messages that are due: a consumer takes so many at a look, since
 # it holds them in memory.
 DUE_MAX = 500
@@ -47,10 +45,13 @@ DELETE FROM schedule WHERE id IN (
 
 
 class RedisQueue(PriorityRedisStorage):
-    """Huey's queue in Redis, whose schedule is read in parts."""
+    """Huey's queue in Redis, whose keys begin with its name, and whose schedule is read in parts."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, name: str, **options: Any) -> None:
+        # A cleaned name would have no braces.
+        super().__init__(name, clean_name=False, **options)
+        self.queue_key, self.schedule_key = f"{name}:queue", f"{name}:schedule"
+        self.result_key, self.counter_key, self.notify_prefix = f"{name}:results", f"{name}:counters", f"{name}:notify:"
         self._pop = self.conn.register_script(POP_DUE)
 
     def convert_ts(self, ts: datetime) -> float:
@@ -78,15 +79,17 @@ def create(name: str, config: Config, timeout: float) -> BaseStorage:
     """`timeout`: seconds that connecting, and each answer, may take."""
     if not config["REDIS_URL"]:
         return sqlite_storage(name, config, timeout)
-    url = redis_url.parse(config["REDIS_URL"])
-    in_cluster = bool(url.nodes and not url.service)
-    # Plain RedisStorage refuses priorities; a cleaned name has no braces.
-    return RedisQueue(
-        TAG if in_cluster else name,
-        connection_pool=redis_pool(config["REDIS_URL"], timeout),
-        read_timeout=1,
-        clean_name=False,
-    )
+    # Plain RedisStorage refuses priorities.
+    return RedisQueue(key_prefix(config), connection_pool=redis_pool(config, timeout), read_timeout=1)
+
+
+def key_prefix(config: Mapping[str, Any]) -> str:
+    """Return what all our keys in Redis begin with.
+
+    A cluster hashes what is in braces alone: so all of them are on one node, and one connection serves them.
+    """
+    prefix = str(config["REDIS_PREFIX"])
+    return f"{{{prefix}}}" if redis_url.parse(config["REDIS_URL"]).is_cluster else prefix
 
 
 def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
@@ -100,14 +103,14 @@ def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
     return SqliteQueue(name, filename=str(file), timeout=timeout)
 
 
-def redis_pool(raw: str, timeout: float) -> ConnectionPool:
+def redis_pool(config: Mapping[str, Any], timeout: float) -> ConnectionPool:
     """Return a pool whose connections go to the server, or to whichever is the primary when they are made.
 
     It connects only when it is used. `timeout`: seconds that finding the primary, connecting and each answer may take.
     """
-    url = redis_url.parse(raw)
+    url = redis_url.parse(config["REDIS_URL"])
     if not url.nodes:
-        return ConnectionPool.from_url(raw, **_within(timeout))
+        return ConnectionPool.from_url(config["REDIS_URL"], **_within(timeout))
     # One that does not answer must leave time for the others.
     each = _within(timeout / len(url.nodes)) | {"ssl": url.uses_tls}
     login = {name: value for name, value in url.options.items() if name != "db"}
@@ -115,19 +118,19 @@ def redis_pool(raw: str, timeout: float) -> ConnectionPool:
     if url.service:
         sentinel = Sentinel(url.nodes, sentinel_kwargs=login | each)
         return SentinelConnectionPool(url.service, sentinel, ssl=url.uses_tls, **options)
-    nodes = ClusterNodes([Redis(host, port, **login, **each) for host, port in url.nodes])
+    nodes = ClusterNodes([Redis(host, port, **login, **each) for host, port in url.nodes], key_prefix(config))
     kind = ClusterSSLConnection if url.uses_tls else ClusterConnection
     return SentinelConnectionPool("cluster", nodes, connection_class=kind, **options)
 
 
-def limits_storage(url: str | None) -> dict[str, Any]:
+def limits_storage(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return where Flask-Limiter counts: in the same Redis, or in this process's memory.
 
     It reads some URLs differently, and its own client of a cluster connects when it is made: so it is given our pool.
     """
-    if url is None:
+    if not config["REDIS_URL"]:
         return {"RATELIMIT_STORAGE_URI": "memory://"}
-    options = {"connection_pool": redis_pool(url, WEB_TIMEOUT), "key_prefix": TAG}
+    options = {"connection_pool": redis_pool(config, WEB_TIMEOUT), "key_prefix": key_prefix(config)}
     return {"RATELIMIT_STORAGE_URI": "redis://", "RATELIMIT_STORAGE_OPTIONS": options}
 
 
@@ -142,8 +145,9 @@ class ClusterNodes:
     redis-py's own cluster client connects when it is made, and lets threads wait in line while it looks for nodes.
     """
 
-    def __init__(self, nodes: list[Redis]) -> None:
+    def __init__(self, nodes: list[Redis], tag: str) -> None:
         self.nodes = nodes
+        self.slot = key_slot(tag.encode())
 
     def discover_master(self, _service: str) -> tuple[str, int]:
         """Raises MasterNotFoundError."""
@@ -156,7 +160,7 @@ class ClusterNodes:
                 errors.append(f"{type(error).__name__}: {error}")
                 continue
             for first, last, primary, *_replicas in ranges:
-                if first <= key_slot(TAG.encode()) <= last:
+                if first <= self.slot <= last:
                     # Without a name it is the one that was asked.
                     host = primary[0].decode() if primary[0] else node.connection_pool.connection_kwargs["host"]
                     return host, primary[1]
