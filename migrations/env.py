@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from alembic import context
 from flask import current_app
+from sqlalchemy import TypeDecorator
 
 from webapp.db.outages import DatabaseAway, reason
 
 db = current_app.extensions["migrate"].db
+
+
+def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
+    """Write a type of ours as the one that it is stored as: a migration must not change with our code."""
+    return f"sa.{item.impl_instance!r}" if kind == "type" and isinstance(item, TypeDecorator) else False
 
 
 def run() -> None:
@@ -22,6 +30,7 @@ def run() -> None:
             connection=connection,
             target_metadata=db.metadata,
             compare_type=True,
+            render_item=render_item,
             # SQLite too: extensions.py begins its transactions.
             transactional_ddl=True,
             # One transaction each, so that an interrupted upgrade goes on where it stopped.

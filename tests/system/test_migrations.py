@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 
 from harness.processes import Load
 from harness.smtp_server import Server
@@ -220,6 +223,81 @@ def test_numbers_go_on_behind_all_that_is_known_to_have_been_given_out(lived_in:
     upgrade(lived_in)
     Visitor("http://signup.example", lived_in).sign_up(username="new", email="new@example.org")
     assert rows(lived_in, "SELECT max(id) FROM users") == [(58,)]
+
+
+def test_links_outlive_the_column_that_says_where_they_lead(
+    app: Flask, visitor: Visitor, send_due: Callable[[], None], smtp: Server
+) -> None:
+    visitor.open("/signup?next=/account/sessions")
+    typed = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
+    visitor.submit("/signup?next=/account/sessions", **typed)
+    leads_to = "SELECT purpose, leads_to FROM verify_emails"
+    assert rows(app, leads_to) == [("signup", "/account/sessions")]
+    downgrade(app, "0020")
+    assert rows(app, "SELECT purpose, used_at FROM verify_emails") == [("signup", None)]
+    with app.app_context(), pytest.raises(DBAPIError):
+        db.session.execute(text(leads_to))
+    upgrade(app)
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    assert visitor.path == "/account"
+
+
+OWN_COLUMNS = """
+    company: Mapped[str | None] = mapped_column(String(100), index=True)
+    trial_ends_at: Mapped[datetime | None]
+"""
+OWN_TABLE = """
+
+class Project(Model):
+    __tablename__ = "projects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(50), unique=True)
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
+    ended_at: Mapped[datetime | None]
+"""
+MIGRATE = """
+import warnings
+from webapp import create_app
+
+# SQLAlchemy cannot read an index of lower() from SQLite.
+warnings.filterwarnings("ignore", ".*expression-based index")
+commands = create_app().test_cli_runner()
+for command in (["migrate", "-m", "add projects"], ["upgrade"], ["check"], ["downgrade"], ["upgrade"]):
+    done = commands.invoke(args=["db", *command])
+    assert done.exit_code == 0, (command, done.output, done.exception)
+"""
+
+
+def test_what_flask_db_migrate_writes_runs_up_and_down(
+    app: Flask, visitor: Visitor, process_environ: dict[str, str], tmp_path: Path
+) -> None:
+    visitor.sign_up()
+    tree = tmp_path / "tree"
+    for folder in ("webapp", "migrations"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    users = tree / "webapp" / "accounts" / "users.py"
+    code = users.read_text("utf-8").replace("    role: Mapped[str]", f"{OWN_COLUMNS}    role: Mapped[str]")
+    code = code.replace("\n\ndef speak(", f"{OWN_TABLE}\n\ndef speak(").replace(
+        "    Index,", "    ForeignKey,\n    Index,"
+    )
+    users.write_text(code, "utf-8")
+    run = partial(subprocess.run, cwd=tree, env=process_environ, capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", MIGRATE])
+    assert done.returncode == 0, done.stderr
+    assert rows(app, "SELECT username, company, trial_ends_at FROM users") == [("mick19", None, None)]
+    assert rows(app, "SELECT count(*) FROM projects") == [(0,)]
+    (migration,) = (tree / "migrations" / "versions").glob("*_add_projects.py")
+    assert "webapp" not in migration.read_text("utf-8")
+    # As `make format` and `make check` leave and want it.
+    ruff = Path(sys.executable).with_name("ruff")
+    for command in (["check", "--fix"], ["format"], ["check"]):
+        checked = run([ruff, *command, migration])
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Server) -> None:
