@@ -229,7 +229,7 @@ def test_links_outlive_the_column_that_says_where_they_lead(
     app: Flask, visitor: Visitor, send_due: Callable[[], None], smtp: Server
 ) -> None:
     visitor.open("/signup?next=/account/sessions")
-    typed = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
+    typed: dict[str, Any] = {"username": "mick19", "full_name": "", "email": "mick@example.com", "password": PASSWORD}
     visitor.submit("/signup?next=/account/sessions", **typed)
     leads_to = "SELECT purpose, leads_to FROM verify_emails"
     assert rows(app, leads_to) == [("signup", "/account/sessions")]
