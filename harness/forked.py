@@ -1,7 +1,7 @@
-"""Programs of ours that begin as a copy of a process which has imported the app: that takes a second of each's start.
+"""Starting programs of ours as copies of a process that has imported the app: imports are most of a start's cost.
 
-They have no part in the imports of one that begins by itself, as those do that PYTHONPATH is for, `make run` starts
-or a test of starting is about.
+What a copy cannot show are a start's own imports. Those of who is started by subprocess or by `make run`, or has a
+PYTHONPATH, happen as ever.
 """
 
 from __future__ import annotations
