@@ -9,19 +9,26 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from benchmarks.measure import median
 from benchmarks.report import Report
+from benchmarks.rows import NO_PASSWORD
 from benchmarks.stage import Stage, app_of, forget
+from webapp.accounts import roles, sessions
+from webapp.accounts.identifiers import email_addresses
 
 WORST = 3.0
 REPEATS = 3
 # The few that look worst are measured again, for as long as it takes to be sure.
 SUSPECTS = 5
 SURE = 9
+# Of GET /auth, which proxies ask all the time, and of a page that does nothing at all, with the same cookie.
+ASKED = 300
+OF_PLAIN = 2.0
 FUZZED = 6
 
 ACCENTS = "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}"
@@ -72,7 +79,7 @@ class Route(NamedTuple):
 # Each page and form that strangers reach. Another one is a line.
 ROUTES = (
     *map(Route, ("/livez", "/", "/signup", "/login", "/forgot", "/verify", "/verify/AAAA", "/reset/AAAA", "/nowhere")),
-    *map(Route, ("/signup/sent", "/signup/sent/progress", "/account", "/theme.css")),
+    *map(Route, ("/signup/sent", "/signup/sent/progress", "/account", "/auth", "/theme.css")),
     Route("/signup", ("username", "full_name", "email", "password")),
     Route("/login", ("identifier", "password")),
     Route("/forgot", ("email",)),
@@ -103,6 +110,7 @@ class Cost:
 def run(stage: Stage, report: Report) -> None:
     with stage.servers(RATELIMIT_RESET="1000000/hour") as settings:
         app = app_of(settings)
+        asked = identities(app)
         found = [(measure(app, route), "POST" if route.fields else "GET", route.path) for route in ROUTES]
         forget(app)
     report.say(
@@ -115,6 +123,12 @@ def run(stage: Stage, report: Report) -> None:
         [[f"{method} {path}", *worst[:3], worst[3]] for worst, method, path in found],
     )
     (_, _, ratio, name), method, path = max(found, key=lambda one: one[0][2])
+    report.table(
+        ["GET /auth", "CPU ms", "of a plain page"],
+        [[name, cost, cost / plain] for name, (cost, plain) in asked.items()],
+    )
+    cost, plain = asked["a session"]
+    report.target("GET /auth with a session, of a plain page", cost / plain, "at most", OF_PLAIN)
     report.target(f"worst request, of ordinary ones ({method} {path}: {name})", ratio, "at most", WORST)
 
 
@@ -139,6 +153,27 @@ def measure(app: Flask, route: Route) -> tuple[float, float, float, str]:
     ratio = ratio_of(worst, usual)
     spent = median(worst.milliseconds)
     return spent / ratio, spent, ratio, worst.sent.name
+
+
+def identities(app: Flask) -> dict[str, tuple[float, float]]:
+    """Return what GET /auth costs without a session, with one, and with one that ended; and a plain page with each."""
+    app.add_url_rule("/plain", "plain", lambda: ("", 204))
+    with app.app_context():
+        address = email_addresses.parse_address("asked@example.com")
+        user = roles.create(address, username="asked", password_hash=NO_PASSWORD, role="user")
+        tokens = {"a session": sessions.begin(user), "one that ended": "ended"}
+    sign = SecureCookieSessionInterface().get_signing_serializer(app)
+    cookies = {name: f"session={sign.dumps({'_user_id': token})}" for name, token in tokens.items() if sign}
+    asked = {
+        (name, path): Cost(Sent(name, headers={"Cookie": cookie}))
+        for name, cookie in {"no session": "", **cookies}.items()
+        for path in ("/auth", "/plain")
+    }
+    for _ in range(ASKED):
+        for (_name, path), cost in asked.items():
+            act(app, Route(path), cost, "")
+    spent = {key: median(cost.milliseconds) for key, cost in asked.items()}
+    return {name: (spent[name, "/auth"], spent[name, "/plain"]) for name, path in asked if path == "/auth"}
 
 
 def ratio_of(cost: Cost, usual: list[Cost]) -> float:

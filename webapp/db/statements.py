@@ -1,4 +1,4 @@
-"""Statements that are made once and executed in one round trip."""
+"""Statements that are made once and executed in one round trip, without the ORM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, cast
 
 from flask import current_app
+from psycopg.rows import namedtuple_row
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
@@ -30,6 +31,16 @@ def row_of(model: type[Base], *named: str, **values: ColumnElement[Any]) -> Sele
     columns = table(model).columns
     parameters = {name: bindparam(name, type_=columns[name].type) for name in named}
     return select(*(value.label(name) for name, value in (parameters | values).items()))
+
+
+def read_at_once(statement: Any, parameters: dict[str, Any]) -> Any:
+    """Return the first row that a statement finds, read in a transaction of its own: for what is asked all the time."""
+    if db.engine.dialect.name == "postgresql":
+        sql, constants = _compiled(statement)
+        with engines.autocommit(db.engine, outages.of(current_app)) as driver:
+            return driver.cursor(row_factory=namedtuple_row).execute(sql, constants | parameters).fetchone()
+    with db.engine.connect() as connection:
+        return connection.execute(statement, parameters).first()
 
 
 def execute_at_once(statements: tuple[Update | Insert, ...], parameters: dict[str, Any]) -> Sequence[Any] | None:
@@ -62,7 +73,13 @@ def _at_once(statements: tuple[Update | Insert, ...]) -> tuple[str, dict[str, An
     first, *others = statements
     found = first.cte("found")
     whole = select(found).add_cte(*(_only_if(found, other).cte(f"other_{n}") for n, other in enumerate(others)))
-    compiled = whole.compile(dialect=db.engine.dialect)
+    return _compiled(whole)
+
+
+@cache
+def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:
+    """Return it as the driver takes it, and the values in it that are no parameters."""
+    compiled = statement.compile(dialect=db.engine.dialect)
     # What is not given is missed by the driver, as it should be: it is no constant, though it stands there as None.
     constants = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}
     return str(compiled), constants

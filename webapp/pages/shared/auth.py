@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from datetime import datetime
 
 from flask import Flask, abort, g, redirect, request, session, url_for
 from flask_babel import lazy_gettext as _
@@ -23,7 +24,7 @@ from webapp.pages.shared.errors import DATABASE_DOWN
 def init_app(app: Flask) -> None:
     extensions.login.unauthorized_handler(_ask_to_sign_in)
     extensions.login.user_loader(load)
-    app.teardown_request(_note_seen)
+    app.teardown_request(_write_seen)
     app.register_error_handler(users.UserGone, lambda _error: _ask_to_sign_in())
 
 
@@ -35,17 +36,21 @@ def load(token: str) -> User | None:
     user = sessions.find_user(token)
     if user is not None:
         user.session_token = token
-        # Not at the word of another site, whose links would keep a session alive that nobody uses.
-        if sessions.may_be_touched(user) and request.headers.get("Sec-Fetch-Site") != "cross-site":
-            g.seen = token
+        note_seen(token, user.session_seen_at)
     return user
 
 
-def _note_seen(_error: BaseException | None) -> None:
-    """Write down that the session is used, once in a while, by whatever page asked who is signed in.
+def note_seen(token: str, seen_at: datetime) -> None:
+    """Have it written down, once the page is done, that the session is used; not at the word of another site.
 
-    The one thing that a look at a page writes.
+    Its links would keep a session alive that nobody uses.
     """
+    if sessions.may_be_touched(seen_at) and request.headers.get("Sec-Fetch-Site") != "cross-site":
+        g.seen = token
+
+
+def _write_seen(_error: BaseException | None) -> None:
+    """Write down that the session is used, once in a while: the one thing that a look at a page writes."""
     if token := g.pop("seen", None):
         # Neither with what the page left undone, nor in its transaction: on SQLite one that began by reading may not
         # write.
