@@ -13,6 +13,7 @@ from typing import Any
 from flask import Flask
 from gunicorn import glogging
 from gunicorn.config import Config
+from gunicorn.http import message
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +22,7 @@ from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers
 from webapp.config import load
 from webapp.db import engines
 from webapp.db.base import db
-from webapp.pages.shared import turns
+from webapp.pages.shared import heads, turns
 from webapp.setting_types import ConfigError
 
 try:
@@ -91,6 +92,9 @@ accesslog = None
 workers = settings["WEB_CONCURRENCY"]
 # Requests mostly wait for the database or for a password's hash, which frees the interpreter.
 worker_class = Worker
+# As long as the rest of a head may be, so that our pages judge what somebody appends to a link; gunicorn's own most is
+# half of it.
+limit_request_line = message.MAX_REQUEST_LINE = heads.LONGEST
 # Some more than forms ever take, for pages and health checks.
 threads = turns.PLACES + 4
 graceful_timeout = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -258,6 +259,69 @@ def test_a_new_password_leads_on(member: Visitor, another_visitor: Visitor, send
     send_due()
     another_visitor.open(smtp.mails[0].link)
     assert led_to(another_visitor, "/reset", password="quite another horse") == CART
+
+
+def test_who_has_an_account_already_is_led_on_by_the_email_that_says_so(
+    app: Flask, member: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
+) -> None:
+    signs_up(another_visitor, username="mick20")
+    send_due()
+    (mail,) = smtp.mails
+    assert "already have an account" in mail.message["Subject"]
+    # Whoever typed the address chose the place too: the email does not repeat it.
+    assert b"cart" not in mail.content
+    (link,) = re.findall(r"http://signup.example/login\S*", mail.text)
+    assert f'href="{link}"' in mail.html
+    phone = Visitor("http://signup.example", app)
+    phone.open(link)
+    assert "you get to the page you wanted" in phone.text
+    assert led_to(phone, form_of(phone, "/login"), identifier="mick19", password=PASSWORD) == CART
+    # A signup that wanted nothing, and one that is forgotten.
+    another_visitor.sign_up(username="mick21")
+    send_due()
+    assert "http://signup.example/login\r\n" in smtp.mails[-1].text
+    stranger = Visitor("http://signup.example", app)
+    stranger.open(f"/login/{uuid.uuid4()}")
+    assert form_of(stranger, "/login") == "/login"
+
+
+@pytest.mark.parametrize("way", ["link", "code", "asked again"])
+def test_another_address_leads_on_once_it_is_confirmed(
+    app: Flask, member: Visitor, send_due: Send, smtp: Server, way: str
+) -> None:
+    member.open(f"/account/email?next={quote(CART, safe='')}")
+    action = form_of(member, "/account/email")
+    member.submit(action, email="new@example.com", password="wrong")
+    member.submit(form_of(member, "/account/email"), email="new@example.com", password=PASSWORD)
+    if way == "asked again":
+        member.submit("/account/email", email="newer@example.com", password=PASSWORD)
+    send_due()
+    if way == "code":
+        assert led_to(member, "/account/email/code", code=code_in(smtp.mails[-1])) == CART
+    else:
+        phone = Visitor("http://signup.example", app)
+        phone.open(smtp.mails[-1].link)
+        assert led_to(phone, "/account/email/confirm", password=PASSWORD) == CART
+    # And who wanted nothing sees the account, as ever.
+    member.open("/account/email")
+    member.submit("/account/email", email="third@example.com", password=PASSWORD)
+    send_due()
+    member.open(smtp.to("third@example.com")[-1].link)
+    assert led_to(member, "/account/email/confirm") == "/account"
+
+
+def test_the_start_page_and_a_link_that_was_used_lead_on(visitor: Visitor, send_due: Send, smtp: Server) -> None:
+    visitor.open(f"/?next={quote(CART, safe='')}")
+    assert visitor.page.text.count(f'"/signup?next={quote(CART)}"') == 2
+    assert visitor.page.text.count(f'"/login?next={quote(CART)}"') == 2
+    signs_up(visitor)
+    send_due()
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify", follow=False)
+    visitor.http.cookies.clear()
+    visitor.open(smtp.mails[0].link)
+    assert "Already verified" in visitor.text
+    assert link_to(visitor, "/login") == f"/login?next={quote(CART)}"
 
 
 def test_an_app_that_is_trusted_no_more_is_not_led_to(

@@ -39,6 +39,9 @@ def test_a_person_signs_up_reads_the_mail_confirms_and_is_signed_in(process_envi
     process_environ["VERIFY_EMAIL_DELAY"] = "1"
     with website(process_environ) as url, consumer(process_environ):
         visitor = Visitor(url)
+        # What is too long to be led to is left out, and keeps nobody out.
+        assert visitor.open(f"/signup?next=/{'x' * 10_000}").status_code == 200
+        assert "xxxx" not in visitor.page.text
         visitor.sign_up()
         assert visitor.path == "/signup/sent"
         assert "mick@example.com" in visitor.text

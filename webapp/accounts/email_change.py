@@ -29,15 +29,17 @@ class AddressTaken(Exception):
     """The address belongs to another account by now."""
 
 
-def ask(user: User, address: Address, session_token: str) -> uuid.UUID | None:
+def ask(user: User, address: Address, session_token: str, leads_to: str | None = None) -> uuid.UUID | None:
     """Promise the new address a link and a code; those of an earlier wish are void. Commits.
 
+    `leads_to`: where the person wants to go once it is confirmed, if anywhere else than before.
     Never looks the address up: what a known one means is the worker's to decide, as at signup.
     """
     users.hold(user)
     if former := awaited(user):
         links.void(former, ASKED_AGAIN)
-    proof = links.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token))
+        leads_to = leads_to or former.leads_to
+    proof = links.begin(user, "change", becomes=address, asked_by=sessions.hashed(session_token), leads_to=leads_to)
     email_id = links.post_link(proof, to_address=address.mailed, expires_in=WAITS)
     audit.record("address_asked", user.id)
     db.session.commit()

@@ -25,7 +25,7 @@ from webapp.smtp.message import Message
 SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
 
 # What each mail has of its own, and where it goes; no text of ours has these characters, which are for private use.
-OWN = ("address", "code", "link", "when", "where")
+OWN = ("address", "code", "link", "sign_in", "when", "where")
 MARK_BEGIN, MARK_END = "\ue000", "\ue001"
 MARK = re.compile(f"{MARK_BEGIN}(\\w+){MARK_END}")
 
@@ -36,9 +36,11 @@ def init_app(app: Flask) -> None:
 
 def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
     """Build the mail, with what it is a proof for: the same at every call."""
-    secrets: dict[str, Any] = {}
+    sign_in = f"{current_app.config['PUBLIC_URL']}/login"
+    # By its name: whoever signed up with an address that has an account may be anybody.
+    secrets: dict[str, Any] = {"sign_in": f"{sign_in}/{proof.id}" if proof and proof.leads_to else sign_in}
     if proof is not None and link_purpose(email):
-        secrets = {"code": spaced(links.code(proof)), "link": links.link(proof)}
+        secrets |= {"code": spaced(links.code(proof)), "link": links.link(proof)}
     message = render(
         email.template or VERIFY_TEMPLATE,
         email.locale or "en",
@@ -60,7 +62,8 @@ def sample(template: str, locale: str = "en") -> Message:
     """Build a mail that was never sent to anybody, to show what such a mail looks like."""
     purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
     link = f"{current_app.config['PUBLIC_URL']}{links.PATHS[purpose]}/{'sample' * 7}"
-    secrets: dict[str, Any] = {"code": spaced("123456"), "link": link}
+    sign_in = f"{current_app.config['PUBLIC_URL']}/login"
+    secrets: dict[str, Any] = {"code": spaced("123456"), "link": link, "sign_in": sign_in}
     return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
 
 

@@ -64,7 +64,7 @@ def confirm() -> ResponseReturnValue:
             return render_template("account/disowned.html")
         if isinstance(form, PasswordForm) and not knows_password(proof.user, form.password, link=proof.id):
             return _page(proof, form), form.status
-        return email.changed(email_change.confirm(proof.id))
+        return email.changed(email_change.confirm(proof.id), proof.leads_to)
     except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         return _dead(error)
 

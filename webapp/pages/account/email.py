@@ -16,7 +16,7 @@ from webapp.accounts import codes, email_change
 from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
 from webapp.outbox import outgoing_email
-from webapp.pages.shared import mail_status, rate_limits
+from webapp.pages.shared import mail_status, rate_limits, way_on
 from webapp.pages.shared.auth import current_password_field, knows_password, me
 from webapp.pages.shared.forms import Form, code_field, read_address, strip
 
@@ -62,7 +62,7 @@ def ask() -> ResponseReturnValue:
         if knows_password(user, form.password):
             # Each address that one can have mailed counts, however it is asked for.
             rate_limits.spend("RATELIMIT_SIGNUP", rate_limits.network())
-            _hint(email_change.ask(user, form.address, user.session_token))
+            _hint(email_change.ask(user, form.address, user.session_token, way_on.asked()))
             return redirect(url_for("address.show"), 303)
     return _page(form), form.status
 
@@ -72,6 +72,7 @@ def ask() -> ResponseReturnValue:
 def confirm_by_code() -> ResponseReturnValue:
     form, user = CodeForm(), me()
     if form.validate():
+        wish = email_change.awaited(user)
         try:
             email = email_change.confirm_by_code(user, form.code.data, user.session_token)
         except codes.CodeWrong:
@@ -82,7 +83,7 @@ def confirm_by_code() -> ResponseReturnValue:
         except codes.TooManyTries:
             form.code.errors = [_("That were too many wrong codes. Please follow the link in the mail instead.")]
         else:
-            return changed(email)
+            return changed(email, wish.leads_to if wish else None)
     return _page(form), form.status
 
 
@@ -107,11 +108,11 @@ def call_off() -> ResponseReturnValue:
     return redirect(url_for("account.show"), 303)
 
 
-def changed(email_id: uuid.UUID | None) -> ResponseReturnValue:
+def changed(email_id: uuid.UUID | None, leads_to: str | None) -> ResponseReturnValue:
     """Lead on whoever confirmed, and have the former address told."""
     _hint(email_id)
     flash(gettext("Your address is changed. We told your former address, too."))
-    return redirect(url_for("account.show"), 303)
+    return way_on.follow(leads_to or url_for("account.show"))
 
 
 def _hint(email_id: uuid.UUID | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from flask import Blueprint, abort, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
@@ -9,7 +11,7 @@ from flask_login import current_user
 from wtforms import StringField
 from wtforms.validators import DataRequired, Length
 
-from webapp.accounts import authentication, sessions, signup
+from webapp.accounts import authentication, sessions, signup, verification
 from webapp.accounts.identifiers import email_addresses
 from webapp.pages.shared import known_browser, rate_limits, way_on
 from webapp.pages.shared.auth import current_password_field, forget, sign_in
@@ -37,6 +39,16 @@ def show() -> ResponseReturnValue:
     if current_user.is_authenticated:
         return way_on.follow(way_on.asked())
     return render_template("login.html", form=LoginForm())
+
+
+@blueprint.get("/login/<uuid:signup_id>")
+def lead_to(signup_id: uuid.UUID) -> ResponseReturnValue:
+    """Lead on whoever signed up though they had an account, by the email that says so.
+
+    The place itself is in no email: anybody may have typed it.
+    """
+    user = signup.find(signup_id)
+    return redirect(f"{url_for('login.show')}{way_on.query(verification.leads_to(user) if user else None)}", 303)
 
 
 @blueprint.post("/login")

@@ -189,7 +189,7 @@ def _page(proof: VerifyEmail, form: ConfirmForm, *, needs_username: bool = False
 
 
 def _already() -> ResponseReturnValue:
-    return render_template("verify/already.html")
+    return render_template("verify/already.html", leads_to=verification.leads_to(_opened().user))
 
 
 def _expired(form: Form | None = None) -> ResponseReturnValue:
