@@ -1,16 +1,12 @@
-"""The development mailbox: an SMTP server on this machine that keeps what it is sent, for reading in a browser."""
+"""The development mailbox: what its server (tools/mailbox_server.py) was sent, for reading in a browser."""
 
 from __future__ import annotations
 
-import asyncio
 import email
 import itertools
-import os
 import re
-import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +15,6 @@ from email.header import decode_header, make_header
 from email.message import Message
 from functools import lru_cache
 from pathlib import Path
-
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from webapp.paths import INSTANCE
 
@@ -152,45 +146,3 @@ def _text(content: bytes, charset: str) -> str:
 def _whole(text: str) -> str:
     # Half characters (lone surrogates) would break the page that shows them.
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-class _Keep:
-    """The server's handler: it keeps each email in the mailbox."""
-
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
-        content = envelope.content if isinstance(envelope.content, bytes) else b""
-        try:
-            self.mailbox.save(b"".join(_trace(envelope)) + content)
-        except OSError as error:
-            return f"451 4.3.0 The mailbox could not keep it: {error.strerror}"
-        return "250 2.0.0 Kept"
-
-
-def _trace(envelope: Envelope) -> Iterator[bytes]:
-    """Yield the headers that the last server on a mail's way adds: whom it was really from and for."""
-    yield f"Return-Path: <{envelope.mail_from or ''}>\r\n".encode("utf-8", "replace")
-    for recipient in envelope.rcpt_tos:
-        yield f"Delivered-To: {recipient}\r\n".encode("utf-8", "replace")
-
-
-async def serve(port: int, folder: Path) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError when the port is taken."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(ending, told.set)
-    keep = _Keep(Mailbox(folder))
-    await loop.create_server(lambda: SMTP(keep, enable_SMTPUTF8=True), "127.0.0.1", port)
-    # Connections that are still open end with the loop: what was answered is kept, the rest is sent again.
-    await told.wait()
-
-
-def main(arguments: list[str]) -> None:
-    """`arguments`: the port and, if it is not ours, the folder."""
-    port, folder = int(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else FOLDER
-    try:
-        asyncio.run(serve(port, folder))
-    except OSError as error:
-        sys.exit(f"The mailbox cannot listen on port {port}: {os.strerror(error.errno or 0)}")
