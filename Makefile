@@ -16,13 +16,16 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test accessibility chaos model bench check defences audit alerts format translations secrets requirements vendor pictures clean
+.PHONY: help run admin demo test accessibility chaos model bench check defences audit alerts format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed ## start web, worker and mailbox on this machine (PORT=5000)
 	@$(BIN)/python -m tools.development
+
+admin: $(VENV)/installed ## make an admin of what `make run` runs, and print name and password
+	@$(BIN)/python -m tools.admin
 
 demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside "commit, then schedule"
 	@$(BIN)/python -m chaos.demo
@@ -75,11 +78,12 @@ translations: $(VENV)/installed-dev ## bring webapp/translations up to date with
 secrets: ## make the secrets that docker-compose.yml needs, those that are missing
 	@docker/secrets.sh
 
-requirements: $(VENV)/pyvenv.cfg ## pin what requirements*.in name (ARGS=--upgrade for newer releases)
+requirements: $(VENV)/pyvenv.cfg ## pin what requirements/*.in name (ARGS=--upgrade for newer releases)
 	@$(PIP) uv
-	@$(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
-	@$(COMPILE) $(ARGS) requirements-dev.in --output-file requirements-dev.txt
-	@$(COMPILE) $(ARGS) requirements-bench.in --output-file requirements-bench.txt
+	@$(COMPILE) $(ARGS) requirements/app.in --output-file requirements.txt
+	@$(COMPILE) $(ARGS) requirements/trial.in --output-file requirements/trial.txt
+	@$(COMPILE) $(ARGS) requirements/dev.in --output-file requirements/dev.txt
+	@$(COMPILE) $(ARGS) requirements/bench.in --output-file requirements/bench.txt
 
 vendor: $(VENV)/pyvenv.cfg ## fetch the stylesheets and scripts of others again, and check their hashes (NPM_REGISTRY=…)
 	@$(BIN)/python -m tools.vendor
@@ -100,19 +104,21 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv --clear $(VENV)
 
 # Stamps: what is installed stays until its requirements change, or the environment is made anew.
-$(VENV)/installed: requirements.txt $(VENV)/pyvenv.cfg
-	@echo "installing requirements.txt"
-	@$(PIP) --require-hashes --requirement requirements.txt
+$(VENV)/installed: requirements.txt requirements/trial.txt $(VENV)/pyvenv.cfg
+	@echo "installing requirements.txt and requirements/trial.txt (a minute or two)"
+	@$(PIP) --require-hashes --requirement requirements.txt --requirement requirements/trial.txt \
+		|| { echo "pip could not install them: is a package index reachable? Then type the same again." >&2; exit 1; }
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	@echo "installing requirements-dev.txt"
-	@$(PIP) --require-hashes --requirement requirements-dev.txt
+$(VENV)/installed-dev: requirements/dev.txt $(VENV)/installed
+	@echo "installing requirements/dev.txt (some minutes)"
+	@$(PIP) --require-hashes --requirement requirements/dev.txt \
+		|| { echo "pip could not install them: is a package index reachable? Then type the same again." >&2; exit 1; }
 	@touch $@
 
-$(RIVALS)/installed: requirements-bench.txt $(VENV)/pyvenv.cfg
-	@echo "installing requirements-bench.txt"
+$(RIVALS)/installed: requirements/bench.txt $(VENV)/pyvenv.cfg
+	@echo "installing requirements/bench.txt"
 	@$(PYTHON) -m venv --clear $(RIVALS)
 	@$(RIVALS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements-bench.txt
+		--require-hashes --requirement requirements/bench.txt
 	@touch $@

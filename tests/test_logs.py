@@ -19,7 +19,7 @@ from harness.visitor import Visitor
 from tests.factories import get, only_user
 from tests.system.test_journey import Environ, website_and_log
 from webapp.accounts import links
-from webapp.logs import ADDRESSES, TOKENS, leave_out
+from webapp.logs import ADDRESSES, TOKENS, for_people, leave_out, wants_colors
 
 CONFIRM, PUT_BACK = (f"{links.PATHS[purpose]}/" for purpose in ("change", "revoke"))
 TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
@@ -60,6 +60,57 @@ def test_a_link_that_ends_in_an_error_leaves_no_token_in_the_log(process_environ
         if log_format == "json":
             for line in web.log.splitlines():
                 assert json.loads(line)["timestamp"]
+
+
+REQUEST = {
+    "event": "request",
+    "logger": "webapp.logs",
+    "level": "info",
+    "timestamp": "2026-11-29T11:00:00Z",
+    "method": "GET",
+    "rule": "/verify/<token>",
+    "status": 303,
+    "duration": 0.0124,
+    "request_id": "4711",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "303 GET /verify/<token> 12 ms"),
+        ({"status": 404, "rule": None, "duration": None}, "404 GET (no such page)"),
+    ],
+)
+def test_a_trial_tells_a_request_in_a_few_words(fields: dict[str, Any], line: str) -> None:
+    write = for_people(has_colors=False, is_trial=True)
+    assert write(None, "info", {**REQUEST, **fields}) == line
+
+
+def test_all_but_a_trial_tells_all_of_a_request() -> None:
+    line = str(for_people(has_colors=False, is_trial=False)(None, "info", {**REQUEST}))
+    assert line.startswith("2026-11-29T11:00:00Z [info")
+    assert "request_id=4711" in line
+
+
+@pytest.mark.parametrize(("status", "color"), [(200, "32"), (303, "34"), (404, "33"), (503, "31")])
+def test_the_status_of_a_request_has_its_color(status: int, color: str) -> None:
+    write = for_people(has_colors=True, is_trial=True)
+    assert str(write(None, "info", {**REQUEST, "status": status})).startswith(f"\033[{color}m{status}\033[0m GET")
+
+
+@pytest.mark.parametrize(
+    ("environ", "has_colors"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_what_is_piped_has_no_colors_unless_somebody_passes_it_on(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, has_colors: bool
+) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert wants_colors() == has_colors
 
 
 def test_a_mail_can_be_followed_from_its_request_to_its_answer(

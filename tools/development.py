@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -14,14 +15,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import FrameType
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from honcho.manager import Manager
-from honcho.printer import Message, Printer
+
+from tools.programs import Console, Programs, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
+# As it was called: the link that a virtual environment's python is leads elsewhere.
 BIN = Path(sys.executable).parent
+# What the programs read when they start.
+WATCHED = [ROOT / "webapp", ROOT / "instance" / "templates"]
 
 
 def main() -> int:
@@ -37,14 +41,15 @@ def main() -> int:
         migrate(environ)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    processes = Processes(Console(sys.stdout))
-    for name, command in commands(port, mail_port).items():
-        # exec, so that signals reach the program instead of the shell that starts it.
-        processes.add_process(name, f"exec {shlex.join(command)}", env=environ, cwd=str(ROOT))
-    threading.Thread(target=announce, args=[port, mail_port], daemon=True).start()
-    processes.loop()
-    if processes.first_to_end:
-        print(f"\nThe {processes.first_to_end} ended by itself, so everything was ended: see above.", flush=True)
+    console = Console()
+    if console.has_colors:
+        # The programs write to us, and could not tell.
+        environ["FORCE_COLOR"] = "1"
+    banner = [*places(settings, port, mail_port), "", *for_another_terminal(environ)]
+    threading.Thread(target=announce, args=[console, port, banner], daemon=True).start()
+    ended = Programs(commands(port, mail_port), environ, ROOT, console).run(Watch(*WATCHED))
+    if ended:
+        console.say("", f"The {ended} ended by itself, so everything was ended: see above.")
         return 1
     return 0
 
@@ -119,14 +124,13 @@ def migrate(environ: Mapping[str, str]) -> None:
     output = f"{done.stdout}{done.stderr}".strip()
     if done.returncode:
         sys.exit(f"{output}\nNothing was started: see above.")
-    for line in output.splitlines():
-        if "Running upgrade" in line:
-            print(line, flush=True)
+    if steps := output.count("Running upgrade "):
+        print(f"database: {steps} migration{'s' if steps > 1 else ''} applied", flush=True)
 
 
 def commands(port: int, mail_port: int | None) -> dict[str, list[str]]:
     programs = {
-        "web": [f"{BIN}/gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}"],
+        "web": [f"{BIN}/gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}", "--log-level", "warning"],
         "worker": [f"{BIN}/huey_consumer", "huey_worker.huey", "-w", "4", "-g", "TERM"],
     }
     if mail_port:
@@ -137,68 +141,54 @@ def commands(port: int, mail_port: int | None) -> dict[str, list[str]]:
 # While everything runs.
 
 
-def announce(port: int, mail_port: int | None) -> None:
+def places(settings: Mapping[str, str | None], port: int, mail_port: int | None) -> list[str]:
+    """Tell where to go."""
+    url = f"http://localhost:{port}"
+    lines = [f"Sign up:     {url}/signup"]
+    if mail_port:
+        lines.append(f"Mailbox:     {url}/dev/mailbox")
+    lines.append(f"Operations:  {url}/ops (make admin: a name and a password for it)")
+    public = settings.get("PUBLIC_URL") or url
+    if urlsplit(public).hostname not in {"localhost", "127.0.0.1", "::1"}:
+        lines.append(f"Links in emails lead to {public}, as PUBLIC_URL says, and not here.")
+    return lines
+
+
+def for_another_terminal(environ: Mapping[str, str]) -> list[str]:
+    """Tell what to paste so that a command acts on what runs here, and not on what other settings mean."""
+    return ["Paste this in another terminal to ask about this trial:", f"  {command_line(environ)} mail stats"]
+
+
+def command_line(environ: Mapping[str, str]) -> str:
+    """Return how a shell calls `flask` with the settings that are not in `.env`."""
+    ours = ("APP_ENV", "PUBLIC_URL", "MAIL_SERVER", "MAIL_PORT")
+    names = re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
+    # Secrets belong on no screen, and without them commands do all but sign.
+    told = [name for name in names if environ.get(name) and not re.search("SECRET|PASSWORD|TOKEN", name)]
+    settings = [f"{name}={shlex.quote(environ[name])}" for name in dict.fromkeys([*ours, *told]) if name in environ]
+    flask = BIN / "flask"
+    program = flask.relative_to(ROOT) if flask.is_relative_to(ROOT) else flask
+    return f"cd {shlex.quote(str(ROOT))} && {' '.join(settings)} {shlex.quote(str(program))}"
+
+
+def announce(console: Console, port: int, banner: list[str]) -> None:
     """Tell where to go, once there is somebody at home."""
     while not answers(port):
         time.sleep(0.1)
-    lines = [f"Sign up: http://localhost:{port}/signup"]
-    if mail_port:
-        lines.append(f"Mailbox: http://localhost:{port}/dev/mailbox")
-    lines.append("Ctrl-C ends it all.")
-    with suppress(OSError):
-        print("", *lines, "", sep="\n", flush=True)
+    console.say("", *banner, "", "Changed code is loaded by itself. Ctrl-C ends it all.", "")
 
 
 def answers(port: int) -> bool:
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("HEAD", "/signup")
+        # It is in no log.
+        connection.request("HEAD", "/theme.css")
         connection.getresponse()
     except (OSError, HTTPException):
         return False
     finally:
         connection.close()
     return True
-
-
-class Processes(Manager):
-    """Honcho's processes: when one ends, or when we are told to, all of them end."""
-
-    def __init__(self, printer: Printer) -> None:
-        super().__init__(printer)
-        self.told_to_end = False
-        self.first_to_end: str | None = None
-
-    def _start(self) -> None:
-        # Honcho's own handlers end processes that may not have begun yet, and know nothing of a closed terminal.
-        signal.signal(signal.SIGINT, self._end)
-        signal.signal(signal.SIGTERM, self._end)
-        # A closed terminal tells Honcho's helpers too, and they must live to tell us what became of their process.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        super()._start()
-        signal.signal(signal.SIGHUP, self._end)
-
-    def _end(self, _signal: int, _frame: FrameType | None) -> None:
-        self.told_to_end = True
-
-    def _any_stopped(self) -> bool:
-        # Honcho's loop asks this to see whether it is time to end the rest.
-        return self.told_to_end or super()._any_stopped()
-
-    def terminate(self) -> None:
-        self.first_to_end = next((name for name, state in self._processes.items() if "returncode" in state), None)
-        super().terminate()
-
-
-class Console(Printer):
-    """The terminal, for as long as it is there."""
-
-    def write(self, message: Message) -> None:
-        try:
-            super().write(message)
-        except OSError:
-            # A closed terminal must not keep us from ending the processes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.output.fileno())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
@@ -27,6 +28,9 @@ SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
+# Green, blue, yellow, red.
+STATUS_COLORS = {"2": "32", "3": "34", "4": "33", "5": "31"}
+
 # What every page asks for besides, and what an open page asks for again and again.
 UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/signup/sent/progress", "/dev/mailbox"}
 
@@ -44,9 +48,7 @@ def configure(settings: Mapping[str, Any]) -> None:
     if settings["LOG_FORMAT"] == "json":
         renderer = [structlog.processors.JSONRenderer()]
     else:
-        # The pretty tracebacks show local variables, and those hold passwords.
-        plain = structlog.dev.plain_traceback
-        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        renderer = [for_people(has_colors=wants_colors(), is_trial=settings["APP_ENV"] == "development")]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -77,6 +79,38 @@ def configure(settings: Mapping[str, Any]) -> None:
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     # Huey tells every scheduled task at info; our own events say it with the mail's id.
     logging.getLogger("huey").setLevel(logging.WARNING)
+
+
+def wants_colors() -> bool:
+    """Return whether a person looks on: at us, or at whoever passes our lines on and says so."""
+    return not os.environ.get("NO_COLOR") and (sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR")))
+
+
+def for_people(*, has_colors: bool, is_trial: bool) -> Processor:
+    """Return what writes a line for the console.
+
+    On a trial, whose terminal tells the time, what is told of a request is what was asked for and what came of it.
+    """
+    # The pretty tracebacks show local variables, and those hold passwords.
+    plain = structlog.dev.plain_traceback
+    render = structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=plain)
+
+    def process(logger: object, method: str, fields: MutableMapping[str, Any]) -> str:
+        if is_trial:
+            fields.pop("timestamp", None)
+            if fields["event"] == "request" and fields.get("logger") == __name__:
+                return _asked_and_answered(fields, has_colors=has_colors)
+        return render(logger, method, fields)
+
+    return process
+
+
+def _asked_and_answered(fields: Mapping[str, Any], *, has_colors: bool) -> str:
+    status = str(fields["status"])
+    if has_colors:
+        status = f"\033[{STATUS_COLORS.get(status[0], '0')}m{status}\033[0m"
+    took = "" if fields["duration"] is None else f" {fields['duration'] * 1000:.0f} ms"
+    return f"{status} {fields['method']} {fields['rule'] or '(no such page)'}{took}"
 
 
 def leave_out(*secrets: tuple[str, re.Pattern[str], str]) -> Processor:

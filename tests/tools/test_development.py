@@ -7,16 +7,22 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
+from dotenv import dotenv_values
 
 from harness.processes import Process, free_port, wait_until
+from harness.visitor import PASSWORD, Visitor
+from tests.system.test_journey import Environ
 from tools import development
+from webapp import config
+from webapp.paths import ROOT
 
 
 @pytest.fixture
@@ -29,14 +35,14 @@ def taken_port() -> Iterator[int]:
 @pytest.fixture
 def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """All of it, on a database of its own, once it says where to go."""
-    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "PORT": str(free_port()), "LOG_FORMAT": "json"}
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "PORT": str(free_port()), "VERIFY_EMAIL_DELAY": "0"}
     command = (sys.executable, "-m", "tools.development")
     with (tmp_path_factory.getbasetemp().parent / "development.lock").open("w") as lock:
         # Two that begin in one moment, in parallel tests, find the same mailbox port free.
         fcntl.flock(lock, fcntl.LOCK_EX)
         with Process(*command, environ={**os.environ, **settings}) as process:
             try:
-                wait_until(lambda: "Mailbox: " in process.log or process.popen.poll() is not None, "no start", 40)
+                wait_until(lambda: "Ctrl-C" in process.log or process.popen.poll() is not None, "no start", 40)
                 yield process
             finally:
                 # Not by SIGKILL, after which it could not end what it started.
@@ -53,8 +59,13 @@ def is_alive(pid: int) -> bool:
 def started(process: Process) -> dict[str, int]:
     """Return the pid of each process that this one says it started."""
     # Where such a line begins: what stands behind it in a log of many processes is not ours.
-    lines = re.findall(r"^\S+ system +\| (\S+) started \(pid=(\d+)\)", process.log, re.MULTILINE)
-    return {name: int(pid) for name, pid in lines}
+    (line,) = re.findall(r"^started (.+)$", process.log, re.MULTILINE)
+    return {name: int(pid) for name, pid in re.findall(r"(\w+) \((\d+)\)", line)}
+
+
+def told(process: Process, what: str) -> str:
+    """Return what the banner says of this."""
+    return next(line.split()[-1] for line in process.log.splitlines() if line.startswith(f"{what}:"))
 
 
 def test_an_old_python_is_told_in_one_line() -> None:
@@ -96,13 +107,87 @@ def test_a_mail_server_of_ones_own_is_respected() -> None:
 def test_links_lead_to_the_chosen_port_unless_a_url_is_set() -> None:
     assert development.overrides({}, 5001, 1025)["PUBLIC_URL"] == "http://localhost:5001"
     assert "PUBLIC_URL" not in development.overrides({"PUBLIC_URL": "https://signup.example"}, 5001, 1025)
+    assert not [line for line in development.places({}, 5001, 1025) if "PUBLIC_URL" in line]
+    (line,) = [
+        line
+        for line in development.places({"PUBLIC_URL": "https://signup.example"}, 5001, 1025)
+        if "PUBLIC_URL" in line
+    ]
+    assert line == "Links in emails lead to https://signup.example, as PUBLIC_URL says, and not here."
+
+
+def test_the_example_of_settings_changes_nothing() -> None:
+    example = dotenv_values(ROOT / ".env.example")
+    ours = development.overrides({}, 5001, 1025)
+    assert development.overrides(example, 5001, 1025) == ours
+    assert not example.get("PORT")
+    assert not example.get("MAIL_SERVER")
+    copied = {name: value for name, value in example.items() if value is not None}
+    assert config.load({**copied, **ours}) == config.load(ours)
+
+
+def test_the_line_to_paste_has_what_was_set_for_the_run_and_no_secret() -> None:
+    environ = {
+        "PATH": "/usr/bin",
+        "SECRET_KEY": "4711-4712-4713-4714",
+        "MAIL_PASSWORD": "4715",
+        "APP_NAME": "Ann's & Co",
+        **development.overrides({}, 5001, 1025),
+    }
+    line = development.command_line(environ)
+    assert "APP_ENV=development PUBLIC_URL=http://localhost:5001 MAIL_SERVER=127.0.0.1 MAIL_PORT=1025" in line
+    assert """APP_NAME='Ann'"'"'s & Co'""" in line
+    assert "PATH=" not in line
+    assert "471" not in line
+
+
+def test_one_walks_from_the_banner_to_an_account_and_to_operations(run: Process, system_environ: Environ) -> None:
+    mick = Visitor(told(run, "Sign up").removesuffix("/signup"))
+    # The mailbox is one for all that ever ran here.
+    address = f"{uuid.uuid4().hex}@example.com"
+    mick.sign_up(email=address)
+    box = told(run, "Mailbox")
+
+    def found() -> list[str]:
+        return re.findall(r'href="(/dev/mailbox/\d+-\d+)', mick.open(f"{box}?q={address}").text)
+
+    wait_until(found, "no email in the mailbox")
+    mick.open(f"{found()[0]}/html")
+    mick.open(re.findall(r'href="(http://localhost:\d+/verify/[^"]+)"', mick.page.text)[0])
+    mick.submit("/verify")
+    assert mick.path == "/account"
+    # What one pastes acts on this very trial, from wherever it is pasted.
+    (line,) = [line for line in run.log.splitlines() if "flask mail stats" in line]
+    pasted = subprocess.run(
+        ["sh", "-c", line.replace("stats", "list --json")],
+        cwd="/",
+        env=system_environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert address in pasted.stdout
+    settings = {"DATABASE_URL": run.environ["DATABASE_URL"]}
+    with Process(sys.executable, "-m", "tools.admin", environ={**system_environ, **settings}) as made:
+        assert made.popen.wait(60) == 0
+        given = dict(re.findall(r"^(name|password): +(\S+)$", made.log, re.MULTILINE))
+    admin = Visitor(str(mick.http.base_url))
+    admin.open("/login")
+    admin.submit("/login", identifier=given["name"], password=given["password"])
+    assert admin.open("/ops").status_code == 200
+    # Each request is a line, but for those that an open page asks again and again.
+    admin.open("/signup/sent/progress", follow=False)
+    assert re.search(r"^\d\d:\d\d:\d\d web     \| 303 POST /signup \d+ ms$", run.log, re.MULTILINE)
+    assert "| 303 GET /verify/<token> " in run.log
+    assert "/signup/sent/progress" not in run.log
+    assert run.log.startswith("database: ")
+    assert len(re.findall("migrations? applied", run.log)) == 1
+    assert "\033" not in run.log
+    assert PASSWORD not in run.log
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_command_runs_it_all_and_one_signal_ends_it_all(run: Process, ending: signal.Signals) -> None:
-    url = next(line.removeprefix("Sign up: ") for line in run.log.splitlines() if line.startswith("Sign up: "))
-    assert httpx.get(url).status_code == 200
-    assert httpx.get(url.replace("/signup", "/dev/mailbox")).status_code == 200
     pids = started(run)
     assert set(pids) == {"web", "worker", "mailbox"}
     run.popen.send_signal(ending)
