@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shutil
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,7 +21,7 @@ from flask import Flask
 from sqlalchemy import event
 from werkzeug.serving import make_server
 
-from harness.processes import free_port
+from harness.processes import Process, free_port, wait_until
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.conftest import send_due_mails
@@ -128,8 +127,8 @@ def asked_of_database(app: Flask, visitor: Visitor) -> list[str]:
     return statements
 
 
-class TestBehindNginx:
-    """The example, with the real nginx."""
+class TestBehindAProxy:
+    """The example, with the real programs."""
 
     @pytest.fixture
     def port(self) -> int:
@@ -140,13 +139,16 @@ class TestBehindNginx:
         url = f"http://127.0.0.1:{port}"
         return {**environ, "PUBLIC_URL": url, "APP_URL": f"{url}/", "TRUSTED_PROXIES": "1", **SENDER}
 
-    @pytest.fixture
-    def door(self, app: Flask, port: int, tmp_path: Path) -> Iterator[str]:
-        if not (nginx := shutil.which("nginx")):
-            pytest.skip("nginx is not installed")
+    @pytest.fixture(params=["nginx", "caddy"])
+    def door(self, request: pytest.FixtureRequest, app: Flask, port: int, tmp_path: Path) -> Iterator[str]:
+        if not shutil.which(request.param):
+            pytest.skip(f"{request.param} is not installed")
+        command = {"nginx": nginx, "caddy": caddy}[request.param]
         behind = runpy.run_path(str(EXAMPLE / "app.py"))["app"]
-        with served(app) as own, served(behind) as behind_port, started(nginx, port, own, behind_port, tmp_path):
-            yield f"http://127.0.0.1:{port}"
+        with served(app) as own, served(behind) as behind_port:
+            ports = {"8080": port, "8000": own, "9000": behind_port}
+            with running(command(tmp_path, ports), tmp_path, f"http://127.0.0.1:{port}/login"):
+                yield f"http://127.0.0.1:{port}"
 
     def test_one_comes_back_to_the_page_first_asked_for(self, app: Flask, door: str, smtp: Server) -> None:
         visitor = Visitor(door)
@@ -176,28 +178,47 @@ def served(app: Flask) -> Iterator[int]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server.port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server.port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def nginx(folder: Path, ports: dict[str, int]) -> list[str]:
+    temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    config = folder / "nginx.conf"
+    site = on_ports("nginx.conf", ports)
+    config.write_text(f"daemon off; pid nginx.pid; events {{}} http {{ access_log off; {temporary} {site} }}", "utf-8")
+    return ["nginx", "-p", str(folder), "-e", "error.log", "-c", str(config)]
+
+
+def caddy(folder: Path, ports: dict[str, int]) -> list[str]:
+    config = folder / "Caddyfile"
+    # Its port for administrators is one for the whole machine.
+    config.write_text(f"{{\n\tadmin off\n}}\n{on_ports('Caddyfile', ports)}", "utf-8")
+    return ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
+
+
+def on_ports(example: str, ports: dict[str, int]) -> str:
+    site = (EXAMPLE / example).read_text("utf-8")
+    for written, used in ports.items():
+        site = site.replace(f"127.0.0.1:{written}", f"127.0.0.1:{used}")
+    return site
 
 
 @contextmanager
-def started(nginx: str, port: int, own: int, behind: int, folder: Path) -> Iterator[None]:
-    site = (EXAMPLE / "nginx.conf").read_text("utf-8")
-    for written, used in (("8080", port), ("8000", own), ("9000", behind)):
-        site = site.replace(f"127.0.0.1:{written}", f"127.0.0.1:{used}")
-    temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    config = folder / "nginx.conf"
-    config.write_text(f"daemon off; pid nginx.pid; events {{}} http {{ access_log off; {temporary} {site} }}", "utf-8")
-    process = subprocess.Popen([nginx, "-p", str(folder), "-e", "error.log", "-c", str(config)])
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/login")
-            break
-        except httpx.TransportError:
-            time.sleep(0.05)
-    yield
-    process.terminate()
-    process.wait()
+def running(command: list[str], folder: Path, url: str) -> Iterator[None]:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    with Process(*command, environ=environ) as process:
+
+        def answers() -> bool:
+            try:
+                return httpx.get(url).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(lambda: answers() or process.popen.poll() is not None, f"{command[0]} does not answer")
+        assert process.popen.poll() is None, process.log
+        yield
