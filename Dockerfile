@@ -39,7 +39,9 @@ ENV APP_VERSION=$VERSION
 # A user without a name, who may write nowhere but here: with SQLite, a volume belongs here.
 RUN install --directory --owner=10001 --group=10001 instance
 USER 10001:10001
+# Platforms set another one. Gunicorn listens there by itself.
+ENV PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
-CMD ["gunicorn", "wsgi:app", "--bind", "0.0.0.0:8000"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/readyz', timeout=4)"]
+CMD ["gunicorn", "wsgi:app"]

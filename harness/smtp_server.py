@@ -63,6 +63,12 @@ class Mail:
         (link,) = re.findall(r"https?://\S+", self.text)
         return str(link)
 
+    @property
+    def code(self) -> str:
+        """The digits to type instead of following the link."""
+        (code,) = re.findall(r"\b\d{3} \d{3}\b", self.text)
+        return str(code).replace(" ", "")
+
 
 class Dropped(Exception):
     """The connection is to be closed without a word."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 import httpx
 import psycopg
 import pytest
+import yaml  # type: ignore[import-untyped]
 from flask import Flask
 from sqlalchemy import event
 from werkzeug.serving import make_server
@@ -26,6 +28,7 @@ from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.conftest import send_due_mails
 from tests.factories import only_user, travel
+from webapp import config
 from webapp.db.base import db
 from webapp.paths import ROOT
 
@@ -171,6 +174,26 @@ class TestBehindAProxy:
         visitor.submit("/logout", follow=False)
         visitor.open("/reports")
         assert visitor.path == "/login"
+
+
+def test_docker_compose_starts_the_same() -> None:
+    services = yaml.safe_load((EXAMPLE / "docker-compose.yml").read_text("utf-8"))["services"]
+    caddyfile = (EXAMPLE / "Caddyfile").read_text("utf-8")
+    # Nobody gets around the proxy: the rest listens in its network alone, where it looks for them.
+    assert services["proxy"]["ports"] == ["127.0.0.1:8080:8080"]
+    inside = {name for name, service in services.items() if service.get("network_mode") == "service:proxy"}
+    assert inside == {"migrate", "web", "worker", "app"}
+    for name, address in (("web", "127.0.0.1:8000"), ("app", "127.0.0.1:9000")):
+        assert services[name]["command"].endswith(f"--bind {address}")
+        assert f"reverse_proxy {address}" in caddyfile
+    config.load({**services["web"]["environment"], "SECRET_KEY": secrets.token_urlsafe(32)})
+    assert f"{services['web']['environment']['PUBLIC_URL']} {{" in caddyfile
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert not source.startswith(".") or (EXAMPLE / source).is_file(), name
+        assert (EXAMPLE / service.get("build", ".")).is_dir()
+    assert (EXAMPLE / services["web"]["build"] / "Dockerfile").is_file()
 
 
 @contextmanager
