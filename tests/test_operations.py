@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
 from flask import Flask
 from sqlalchemy import select
@@ -14,11 +15,12 @@ from harness.smtp_server import Server
 from harness.visitor import Visitor
 from tests.cli.test_cli import findings, flask_mail, refused
 from tests.factories import change, get, make_signup, work
+from webapp import create_app
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import heartbeats
+from webapp.delivery import circuit_breaker, heartbeats
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 STRONG = "violet tractor by moonlight"
@@ -97,43 +99,80 @@ def test_dead_mails_are_canceled_and_retried_by_their_answer_and_audited(app: Fl
     assert flask_mail(app, "cancel", "--yes").exit_code == 2
 
 
-def test_a_test_mail_goes_the_usual_way_and_tells_the_answer(app: Flask, smtp: Server) -> None:
+def test_a_test_mail_is_sent_at_once_and_each_answer_is_told(app: Flask, smtp: Server) -> None:
     result = flask_mail(app, "test", "ops@example.com")
     assert result.exit_code == 0, result.output
-    assert "no worker is alive" in result.stderr
-    assert "answer\t250 " in result.stdout
+    steps = [line.split()[:2] for line in result.stdout.splitlines() if not line.startswith(" ")]
+    codes = [["greeting", "220"], ["ehlo", "250"], ["sender", "250"], ["recipient", "250"], ["data", "354"]]
+    assert steps == [["server", f"127.0.0.1:{smtp.port}"], *codes, ["dot", "250"]]
     (mail,) = smtp.mails
     assert mail.message["Subject"] == "Test mail from Acme"
     assert "/verify/" not in mail.text
+    assert mail.message_id in result.stderr
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
     result = flask_mail(app, "test", "nobody@example.com")
     assert result.exit_code == 1
-    assert "no such user" in result.stdout
+    assert result.stdout.splitlines()[-1].split(maxsplit=1) == ["recipient", "550 5.1.1 no such user"]
     assert flask_mail(app, "test", "not an address").exit_code == 2
     smtp.actions.clear()
     smtp.stop()
     result = flask_mail(app, "test", "ops@example.com")
     assert result.exit_code == 1
-    assert "the mail server is down" in result.stderr
-    # Nobody wants it hours later.
-    assert "canceled" in result.stderr
-    assert [action for action, _ in audited(app)][:2] == ["mail_tested", "mail_tested"]
+    assert "Connection refused" in result.stdout
+    details = [mail.message_id, "not accepted: recipient", "not accepted: connect"]
+    assert audited(app) == [("mail_tested", detail) for detail in details]
 
 
-def test_with_a_worker_alive_the_test_mail_waits_for_it(app: Flask, smtp: Server) -> None:
+def test_a_test_mail_that_is_accepted_lets_those_go_that_wait_for_the_mail_server(app: Flask, smtp: Server) -> None:
+    smtp.actions["greeting"] = "554 5.3.2 go away"
+    waiting = make_signup(app)
+    assert flask_mail(app, "relay", "--once").exit_code == 1
     with app.app_context():
+        assert circuit_breaker.is_open()
         heartbeats.beat(heartbeats.NAME)
         db.session.commit()
-    result: list[Result] = []
-    asking = threading.Thread(target=lambda: result.append(flask_mail(app, "test", "ops@example.com")))
-    asking.start()
-    while asking.is_alive():
-        work(app)
-        asking.join(0.1)
-    assert result[0].exit_code == 0, result[0].output
-    assert len(smtp.mails) == 1
+    result = flask_mail(app, "test", "ops@example.com")
+    assert (result.exit_code, smtp.mails) == (1, [])
+    assert result.stdout.splitlines()[-1].split(maxsplit=1) == ["greeting", "554 5.3.2 go away"]
+    smtp.actions.clear()
     assert flask_mail(app, "pause", "moving").exit_code == 0
-    assert flask_mail(app, "test", "ops@example.com").exit_code == 1
+    result = flask_mail(app, "test", "ops@example.com")
+    assert result.exit_code == 0, result.output
+    assert "works again" in result.stderr
+    assert "flask mail resume" in result.stderr
+    with app.app_context():
+        assert not circuit_breaker.is_open()
+    assert flask_mail(app, "resume").exit_code == 0
+    assert flask_mail(app, "relay", "--once").exit_code == 0
+    assert get(app, waiting).status == "sent"
+
+
+@pytest.mark.parametrize("way", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_a_test_mail_tells_the_login_and_never_the_password(environ: dict[str, str], way: str) -> None:
+    with Server(password="right horse", ways=[way]) as smtp:
+        for password, code in (("right horse", 0), ("wrong horse", 1)):
+            login = {"MAIL_PORT": str(smtp.port), "MAIL_USERNAME": "signup", "MAIL_PASSWORD": password}
+            app = create_app(environ | login)
+            result = flask_mail(app, "test", "ops@example.com")
+            assert result.exit_code == code, result.output
+            answer = {0: "235", 1: "535"}[code]
+            assert f"\nlogin     {answer} " in result.stdout
+            assert "horse" not in result.output
+            with app.app_context():
+                db.engine.dispose()
+
+
+def test_without_a_database_a_test_mail_is_sent_all_the_same(
+    environ: dict[str, str], smtp: Server, tmp_path: Path
+) -> None:
+    app = create_app(environ | {"DATABASE_URL": f"sqlite:///{tmp_path}"})
+    result = flask_mail(app, "test", "ops@example.com")
+    assert (result.exit_code, len(smtp.mails)) == (3, 1)
+    assert "the database does not answer" in result.stderr
+    smtp.actions["MAIL"] = "553 5.1.8 not your sender"
+    result = flask_mail(app, "test", "ops@example.com")
+    assert (result.exit_code, len(smtp.mails)) == (1, 1)
+    assert "553 5.1.8 not your sender" in result.stdout
 
 
 def test_a_health_check_asks_for_a_worker_of_this_machine(app: Flask) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import audit, operations, retention
 from webapp.accounts.identifiers import email_addresses
@@ -19,15 +19,14 @@ from webapp.accounts.identifiers.email_addresses import Address
 from webapp.cli.common import FOUND, Mail, ask, yes_option
 from webapp.cli.output import print_fields, progress
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker, heartbeats, relay, tasks, worker
-from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery import circuit_breaker, heartbeats, relay, tasks, trial, worker
 from webapp.extensions import mail
 from webapp.monitoring import queries
 from webapp.operations import Retried
 from webapp.outbox import pause, reaper
 from webapp.outbox.outgoing_email import OutgoingEmail
-
-POLL_SECONDS = 0.2
+from webapp.smtp.client import Reply
+from webapp.smtp.protocol import SmtpError
 
 
 class AddressType(click.ParamType[Address]):
@@ -109,46 +108,32 @@ def resume() -> None:
 
 @click.command()
 @click.argument("address", type=AddressType())
-@click.option("--timeout", type=click.IntRange(1, 600), default=60, show_default=True, help="Seconds to wait.")
-def test(*, address: Address, timeout: int) -> None:
-    """Send a test mail the way that every mail goes, and say what the mail server answered."""
-    if pause.is_paused():
-        click.echo("all mail is held back; this lets it go: flask mail resume", err=True)
+@click.option("--timeout", type=click.IntRange(1, 600), help="Seconds to wait; without it MAIL_TIMEOUT.")
+def test(*, address: Address, timeout: int | None) -> None:
+    """Send a test email from here, at once, and print what the mail server says at each step.
+
+    Whether or not emails are paused, or wait for the mail server. When it takes this one, those that wait for it go.
+    """
+    tell_step("server", f"{mail.server}:{mail.port}")
+    try:
+        message_id = trial.send(address, timeout or mail.timeout, tell_step)
+    except SmtpError as error:
+        tell_step(error.phase, f"{error.code or ''} {error.reply}".strip())
+        click.echo(f"not accepted: the mail server stopped it at this step: {error.phase}", err=True)
+        # What it answered is told, with or without a database.
+        with suppress(SQLAlchemyError):
+            trial.note(f"not accepted: {error.phase}", accepted=False)
         sys.exit(FOUND)
-    email_id = operations.post_test(address)
-    if queries.stats().workers:
-        tasks.deliver_later(email_id)
-    else:
-        click.echo("no worker is alive: sending it from here", err=True)
-        with stopping_softly(), suppress(DeliveryFailed):
-            worker.deliver(email_id)
-    outcome = wait_for_outcome(email_id, timeout)
-    for attempt in queries.attempts_at(email_id):
-        print_fields({"outcome": attempt.outcome, "phase": attempt.phase, "answer": attempt.reply})
-    if outcome.status == "sent":
-        click.echo(f"accepted as {outcome.message_id}", err=True)
-        return
+    click.echo(f"accepted as {message_id}", err=True)
+    if trial.note(message_id, accepted=True):
+        click.echo("the mail server works again: what waited for it goes now", err=True)
     say_what_holds_mail_up()
-    # Nobody wants it hours later.
-    if operations.cancel([email_id]):
-        click.echo("not accepted, and canceled", err=True)
-    else:
-        click.echo(f"not accepted so far: flask mail show {email_id}", err=True)
-    sys.exit(FOUND)
 
 
-def wait_for_outcome(email_id: uuid.UUID, seconds: float) -> OutgoingEmail:
-    """Return the mail once it was tried, or nobody will try it soon."""
-    deadline = time.monotonic() + seconds
-    while True:
-        email = db.session.get_one(OutgoingEmail, email_id, populate_existing=True)
-        is_tried = email.status not in queries.ACTIVE or (email.status == "queued" and email.last_error is not None)
-        is_over = is_tried or circuit_breaker.is_open() or time.monotonic() > deadline
-        # Not while we wait: SQLite has one writer at a time.
-        db.session.commit()
-        if is_over:
-            return email
-        time.sleep(POLL_SECONDS)
+def tell_step(phase: str, reply: Reply | str) -> None:
+    said = reply if isinstance(reply, str) else f"{reply.code} {reply.text}"
+    # An answer of several lines, as to EHLO, stays together.
+    click.echo(f"{phase:<10}{said}".replace("\n", f"\n{'':<10}"))
 
 
 @click.command()

@@ -19,7 +19,7 @@ from webapp.smtp.client import Patience
 from webapp.smtp.conversation import Conversation
 from webapp.smtp.message import Message
 from webapp.smtp.pool import Pool
-from webapp.smtp.protocol import SmtpError, envelope
+from webapp.smtp.protocol import SmtpError, Tell, envelope, nobody
 
 
 class Mail(flask_mail.Mail):
@@ -47,6 +47,23 @@ class Mail(flask_mail.Mail):
 
     def connect(self) -> Connection:
         return Connection(self)
+
+    @contextmanager
+    def call(self, patience: Patience, tell: Tell = nobody) -> Iterator[Conversation]:
+        """Open a connection of its own, signed in, for who wants to hear what the server says. Raises SmtpError."""
+        conversation = Conversation(self, tell)
+        try:
+            conversation.open(patience)
+            yield conversation
+        finally:
+            conversation.close()
+
+    def try_out(self, message: Message, seconds: float, tell: Tell) -> None:
+        """Send a message whatever is known of the server, and tell each of its answers. Raises SmtpError."""
+        patience = Patience(seconds, lambda: self.stopping)
+        with self.call(patience, tell) as conversation:
+            conversation.begin(envelope(message, message.sender), patience)
+            tell("dot", conversation.finish(stuffed(message), lambda: True, []))
 
     def close(self) -> None:
         """Close the connections that nobody uses, as when the mail server is down, or a worker ends."""
@@ -89,8 +106,7 @@ class Connection(flask_mail.Connection):
         `following` is what is sent next, or nothing: it is begun behind the dot, to save a round trip.
         """
         mail = self.mail
-        content = re.sub(rb"(?m)^\.", b"..", message.content)
-        content += b"" if content.endswith(b"\r\n") else b"\r\n"
+        content = stuffed(message)
         commands = envelope(message, envelope_from or message.sender)
         patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
         if self.begun and self.begun.said_ahead != commands:
@@ -124,3 +140,9 @@ class Connection(flask_mail.Connection):
             self.begun.close()
             self.mail.pool.give_back(self.begun)
             self.begun = None
+
+
+def stuffed(message: Message) -> bytes:
+    """Return a message as it goes before its final dot, with none among its lines (RFC 5321, 4.5.2)."""
+    content = re.sub(rb"(?m)^\.", b"..", message.content)
+    return content if content.endswith(b"\r\n") else content + b"\r\n"

@@ -15,7 +15,7 @@ import structlog
 
 from webapp.smtp import opening
 from webapp.smtp.client import Line, Patience, Refused, Reply
-from webapp.smtp.protocol import RESET, Aborted, Command, SmtpError, accept, lines, step
+from webapp.smtp.protocol import RESET, Aborted, Command, SmtpError, Tell, accept, lines, nobody, step
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +38,9 @@ class Conversation:
 
     line: Line
 
-    def __init__(self, account: Any) -> None:
+    def __init__(self, account: Any, tell: Tell = nobody) -> None:
         self.account = account
+        self.tell = tell
         self.is_open = False
         # Whether the server would take what we say next for a command.
         self.is_in_order = False
@@ -55,9 +56,9 @@ class Conversation:
         """Be greeted, encrypted and signed in, as the settings say. Raises SmtpError."""
         self.line = opening.connect(self.account, patience)
         self.is_open = True
-        offers = opening.greet(self.line, self.account)
+        offers = opening.greet(self.line, self.account, self.tell)
         self.is_in_order = True
-        opening.log_in(self.line, self.account, offers)
+        opening.log_in(self.line, self.account, offers, self.tell)
         self.is_pipelining = "PIPELINING" in offers
 
     def is_kept(self) -> bool:
@@ -147,7 +148,7 @@ class Conversation:
         for command in commands:
             try:
                 with step(command.phase), self.line.patience.at_most(within):
-                    accept(self.line.read(), command.expected)
+                    self.tell(command.phase, accept(self.line.read(), command.expected))
                 waits_for_mail = command.expected == 3
             except SmtpError as error:
                 if command.is_copy and error.is_refusal:

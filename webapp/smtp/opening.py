@@ -6,7 +6,7 @@ from typing import Any
 
 from webapp.smtp import client, sasl
 from webapp.smtp.client import Line, Patience, Refused, Reply
-from webapp.smtp.protocol import accept, step
+from webapp.smtp.protocol import Tell, accept, step
 
 
 def connect(account: Any, patience: Patience) -> Line:
@@ -15,33 +15,34 @@ def connect(account: Any, patience: Patience) -> Line:
         return Line(client.connect(account.server, account.port, patience), patience)
 
 
-def greet(line: Line, account: Any) -> dict[str, str]:
+def greet(line: Line, account: Any, tell: Tell) -> dict[str, str]:
     """Greet each other, in TLS where the settings ask for it; return what the server offers."""
     if account.use_ssl:
         with step("tls"):
             line.encrypt(account.tls, account.server)
     with step("greeting"):
-        accept(line.read())
-    offers = _say_hello(line, account.ehlo_name)
+        tell("greeting", accept(line.read()))
+    offers = _say_hello(line, account.ehlo_name, tell)
     if account.use_tls:
         with step("tls"):
             if "STARTTLS" not in offers:
                 raise OSError("the server does not offer STARTTLS, which MAIL_USE_TLS asks for")
-            ask(line, "starttls")
+            tell("tls", ask(line, "starttls"))
             line.encrypt(account.tls, account.server)
-        offers = _say_hello(line, account.ehlo_name)
+        offers = _say_hello(line, account.ehlo_name, tell)
     return offers
 
 
-def log_in(line: Line, account: Any, offers: dict[str, str]) -> None:
+def log_in(line: Line, account: Any, offers: dict[str, str], tell: Tell) -> None:
     if account.username and account.password:
         with step("login"):
             is_encrypted = account.use_ssl or account.use_tls
             offered = offers.get("AUTH", "").upper().split()
-            sasl.log_in(line, offered, account.username, account.password, is_encrypted=is_encrypted)
+            said = sasl.log_in(line, offered, account.username, account.password, is_encrypted=is_encrypted)
+            tell("login", said)
 
 
-def _say_hello(line: Line, name: str) -> dict[str, str]:
+def _say_hello(line: Line, name: str, tell: Tell) -> dict[str, str]:
     with step("ehlo"):
         try:
             reply = ask(line, f"ehlo {name}")
@@ -50,6 +51,7 @@ def _say_hello(line: Line, name: str) -> dict[str, str]:
             if refused.reply.code // 10 != 50:
                 raise
             reply = ask(line, f"helo {name}")
+        tell("ehlo", reply)
     offers: dict[str, str] = {}
     for offer in reply.text.split("\n")[1:]:
         keyword, _, rest = offer.replace("=", " ").partition(" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,14 @@ Phase = Literal["connect", "greeting", "ehlo", "tls", "login", "sender", "recipi
 CROWDED = re.compile(
     r"\b4\.3\.2\b|(too many|concurrent|maximum|limit).*\b(connection|session)s?", re.IGNORECASE | re.DOTALL
 )
+
+
+# Who is told of each answer that lets the conversation go on.
+Tell = Callable[[Phase, Reply], None]
+
+
+def nobody(_phase: Phase, _reply: Reply) -> None:
+    """Tell nobody."""
 
 
 class Command(NamedTuple):

@@ -10,21 +10,19 @@ from webapp.smtp.client import Line, Refused, Reply
 from webapp.smtp.protocol import accept
 
 
-def log_in(line: Line, offered: Iterable[str], username: str, password: str, *, is_encrypted: bool) -> None:
-    """Sign in by what the server offers. Raises Refused, OSError; neither holds the password."""
+def log_in(line: Line, offered: Iterable[str], username: str, password: str, *, is_encrypted: bool) -> Reply:
+    """Sign in by what the server offers; return its last word. Raises Refused, OSError; none has the password in it."""
     # What no wire-tapper can use goes first where there could be one; else what most servers do best.
     ways = ["PLAIN", "LOGIN", "CRAM-MD5"] if is_encrypted else ["CRAM-MD5", "PLAIN", "LOGIN"]
     name, secret = username.encode(), password.encode()
     refusals: list[Refused] = []
     for way in [way for way in ways if way in offered]:
         try:
-            WAYS[way](Exchange(line, name, secret))
+            return WAYS[way](Exchange(line, name, secret))
         except Refused as refused:
             refusals.append(refused)
             if refused.reply.code < 500:
                 break
-        else:
-            return
     if not refusals:
         raise OSError(f"the server offers no way to sign in that we know: {' '.join(offered) or 'none at all'}")
     # "Unknown mechanism" hides that the password was wrong.
@@ -53,30 +51,29 @@ class Exchange:
         return Reply(code, text)
 
 
-def plain(exchange: Exchange) -> None:
+def plain(exchange: Exchange) -> Reply:
     proof = base64.b64encode(b"\0%b\0%b" % (exchange.name, exchange.secret))
     reply = exchange.ask("PLAIN", proof)
     if reply.code == 334:
         # Not every server listens before it has asked.
-        exchange.answer(proof)
-    else:
-        accept(reply)
+        return exchange.answer(proof)
+    return accept(reply)
 
 
-def login(exchange: Exchange) -> None:
+def login(exchange: Exchange) -> Reply:
     # Nor does every server take a name that it has not asked for.
     accept(exchange.ask("LOGIN"), 3)
     exchange.answer(base64.b64encode(exchange.name), 3)
-    exchange.answer(base64.b64encode(exchange.secret))
+    return exchange.answer(base64.b64encode(exchange.secret))
 
 
-def cram_md5(exchange: Exchange) -> None:
+def cram_md5(exchange: Exchange) -> Reply:
     challenge = accept(exchange.ask("CRAM-MD5"), 3).text
     try:
         proof = hmac.new(exchange.secret, base64.b64decode(challenge), "md5").hexdigest()
     except ValueError as error:
         raise OSError(f"CRAM-MD5: {error}") from error
-    exchange.answer(base64.b64encode(exchange.name + b" " + proof.encode()))
+    return exchange.answer(base64.b64encode(exchange.name + b" " + proof.encode()))
 
 
-WAYS: dict[str, Callable[[Exchange], None]] = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
+WAYS: dict[str, Callable[[Exchange], Reply]] = {"PLAIN": plain, "LOGIN": login, "CRAM-MD5": cram_md5}
