@@ -8,6 +8,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import TypeDecorator
 
+from webapp.db.locks import one_at_a_time
 from webapp.db.outages import DatabaseAway, reason
 
 db = current_app.extensions["migrate"].db
@@ -36,12 +37,13 @@ def run() -> None:
             # One transaction each, so that an interrupted upgrade goes on where it stopped.
             transaction_per_migration=True,
         )
-        with context.begin_transaction():
+        # What is to do is looked up inside: whoever waited finds it done.
+        with one_at_a_time(connection, "migrations"), context.begin_transaction():
             context.run_migrations()
 
 
 try:
     run()
-except DatabaseAway as error:
+except (DatabaseAway, OSError) as error:
     # Nothing that a traceback would explain.
-    raise SystemExit(f"the database does not answer: {reason(error.orig or error)}") from None
+    raise SystemExit(f"the database does not answer: {reason(error)}") from None

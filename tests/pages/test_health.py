@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from alembic.script import ScriptDirectory
 from flask import Flask, request
@@ -10,7 +12,9 @@ from sqlalchemy import text
 from harness.visitor import Visitor
 from tests.conftest import Backend
 from webapp import create_app
+from webapp.db import schema
 from webapp.db.base import db
+from webapp.paths import ROOT
 
 
 def test_a_web_server_is_ready_with_its_database_and_its_queue(visitor: Visitor) -> None:
@@ -30,22 +34,29 @@ def test_behind_its_migration_it_is_not_ready_and_past_it_it_is(visitor: Visitor
             db.session.execute(text("UPDATE alembic_version SET version_num = :new"), {"new": revision})
             db.session.commit()
         assert visitor.open("/readyz").status_code == status
+        if status == 503:
+            told = visitor.page.json()["database"]
+            assert told.startswith("it is at migration 0003")
+            assert told.endswith(": flask db upgrade")
     with app.app_context():
         db.session.execute(text("DROP TABLE alembic_version"))
         db.session.commit()
     assert visitor.open("/readyz").status_code == 503
+    assert visitor.page.json()["database"].endswith(": flask db upgrade")
 
 
 def test_whoever_asks_again_and_again_lets_the_migrations_be_read_once(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     visitor.open("/readyz")
-
-    def read(_self: ScriptDirectory) -> None:
-        pytest.fail("read again")
-
-    monkeypatch.setattr(ScriptDirectory, "walk_revisions", read)
+    monkeypatch.setattr(schema, "VERSIONS", tmp_path / "nowhere")
     assert visitor.open("/readyz").status_code == 200
+
+
+def test_the_migrations_are_those_that_alembic_knows() -> None:
+    script = ScriptDirectory(str(ROOT / "migrations"))
+    known = frozenset(revision.revision for revision in script.walk_revisions())
+    assert schema.migrations() == schema.Migrations(known, str(script.get_current_head()))
 
 
 def test_forwarded_addresses_count_only_from_trusted_proxies(environ: dict[str, str]) -> None:

@@ -9,25 +9,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask_migrate
+import httpx
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from harness.processes import Load
+from harness.processes import Load, consumer, flask, wait_until
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.accounts.test_email_change import another_member, ask
 from tests.conftest import Backend, send_due_mails, settings
 from tests.factories import work
 from tests.pages.test_verify import everything
+from tests.system.test_journey import website_and_log
 from webapp import audit, create_app
+from webapp.db import schema
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.paths import ROOT
@@ -468,3 +472,45 @@ def test_no_statement_is_one_that_squawk_warns_of(old: Flask, tmp_path: Path) ->
         check=False,
     )
     assert checked.returncode == 0, checked.stdout
+
+
+def test_of_two_upgrades_at_once_one_waits_for_the_other(
+    backend: Backend, tmp_path: Path, system_environ: dict[str, str]
+) -> None:
+    with backend.empty(tmp_path) as own, ExitStack() as running:
+        environ = {**system_environ, **settings(mail_port=1), **own}
+        upgrades = [running.enter_context(flask(environ, "db", "upgrade")) for _ in range(3)]
+        assert [upgrade.popen.wait(100) for upgrade in upgrades] == [0, 0, 0], [one.log for one in upgrades]
+        # Each migration was done once, by whoever it was.
+        done = re.findall(r"Running upgrade \w* ?-> (\w+)", "".join(upgrade.log for upgrade in upgrades))
+        assert sorted(done) == sorted(schema.migrations().known)
+
+
+def test_web_and_worker_wait_in_front_of_a_database_that_is_not_migrated(
+    backend: Backend, tmp_path: Path, system_environ: dict[str, str], smtp: Server
+) -> None:
+    with backend.empty(tmp_path) as own:
+        environ = {**system_environ, **settings(smtp.port), **own, "LOG_FORMAT": "json", "WEB_CONCURRENCY": "1"}
+        environ |= {"VERIFY_EMAIL_DELAY": "0"}
+        with website_and_log(environ) as (url, web), consumer(environ) as worker:
+            for process in (web, worker):
+                assert process.wait_for_event("database_down")["command"] == "flask db upgrade"
+            assert httpx.get(f"{url}/readyz").status_code == 503
+            assert httpx.get(f"{url}/readyz").json()["database"].endswith(": flask db upgrade")
+            assert httpx.get(f"{url}/metrics").status_code == 503
+            # One that is behind is told of, and waited for, as well.
+            for revision in ("0018", "head"):
+                with flask(environ, "db", "upgrade", revision) as upgrade:
+                    assert upgrade.popen.wait(60) == 0, upgrade.log
+                if revision != "head":
+                    wait_until(lambda: "at migration 0018" in httpx.get(f"{url}/readyz").text, "it is not told")
+                    assert not worker.events("database_up")
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "the web is not ready", 30)
+            visitor = Visitor(url)
+            visitor.sign_up()
+            assert visitor.path == "/signup/sent"
+            smtp.wait_for("mick@example.com", seconds=30)
+            for process in (web, worker):
+                process.wait_for_event("database_up")
+                assert len(process.events("database_down")) == 1
+                assert "Traceback" not in process.log

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from webapp import audit, signals
@@ -23,9 +23,9 @@ EXIT_CODES = """\b
 Exit codes:
   0  done, and nothing is wrong
   1  doctor found something, retry or cancel found nothing, relay could not send all,
-     the test mail was not accepted, the question was answered with no
+     the mail server did not accept the test email, the question was answered with no
   2  the command was mistyped, or names a mail or a user that is not there
-  3  the database does not answer
+  3  the database does not answer (a test email may have been accepted all the same)
 """
 
 
@@ -36,18 +36,14 @@ class Commands(AppGroup):
         try:
             with outages.untold():
                 return super().invoke(ctx)
-        except (OperationalError, ProgrammingError, PoolExhausted) as error:
-            reason = outages.reason(getattr(error, "orig", None) or error)
-            advice = "; are its tables there? flask db upgrade" if is_about_tables(error) else ""
-            click.echo(f"the database does not answer: {reason}{advice}", err=True)
+        except (OperationalError, PoolExhausted) as error:
+            original = getattr(error, "orig", None) or error
+            advice = f"; this gives it its tables: {outages.MIGRATE}" if outages.is_unmigrated(original) else ""
+            click.echo(f"the database does not answer: {outages.reason(original)}{advice}", err=True)
             ctx.exit(NO_DATABASE)
         except signals.ReceiverFailed as error:
             click.echo(f"nothing was changed: {error}", err=True)
             ctx.exit(UNDONE)
-
-
-def is_about_tables(error: Exception) -> bool:
-    return isinstance(error, ProgrammingError) or "no such" in str(error)
 
 
 class Mail(click.ParamType[OutgoingEmail]):

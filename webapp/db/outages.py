@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -22,6 +23,13 @@ log = structlog.get_logger(__name__)
 AWAY = ("08", "57P", "25006", "25P03", "25P04", "53", "58")
 AWAY_SQLITE = ("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
 FULL = ("53100", "SQLITE_FULL")
+READ_ONLY = ("25006", "SQLITE_READONLY")
+# Our statements name what the newest migration has: a table or a column that is not there is one to come.
+UNMIGRATED = ("42P01", "42703")
+UNMIGRATED_SQLITE = re.compile(r"no such (table|column)|has no column")
+
+# What to type then, and whatever else is wrong.
+MIGRATE, DOCTOR = "flask db upgrade", "flask mail doctor"
 
 # It is back when it answers and nothing failed for so long. A full one answers whoever only reads.
 QUIET_SECONDS = 5.0
@@ -38,8 +46,21 @@ class DatabaseAway(OperationalError):
         super().__init__(None, None, error, hide_parameters=True, connection_invalidated=True)
 
 
+class Unmigrated(Exception):
+    """The database answers, and is behind what this build needs."""
+
+
+def is_unmigrated(error: BaseException | None) -> bool:
+    """Return whether what is missing is a migration."""
+    if isinstance(error, sqlite3.OperationalError):
+        return bool(UNMIGRATED_SQLITE.search(str(error)))
+    return isinstance(error, Unmigrated) or _code(error) in UNMIGRATED
+
+
 def is_away(error: BaseException | None) -> bool:
     """Return whether this error of a driver says that the database is away, rather than that it was asked wrongly."""
+    if is_unmigrated(error):
+        return True
     if isinstance(error, psycopg.Error):
         # Without a code it is the driver's own: it got no connection, or no answer.
         return error.sqlstate.startswith(AWAY) if error.sqlstate else isinstance(error, psycopg.OperationalError)
@@ -47,15 +68,30 @@ def is_away(error: BaseException | None) -> bool:
 
 
 def keeps_connection(error: BaseException) -> bool:
-    """Return whether the connection is as good as another one would be: it is locked or full, and nothing else."""
-    return _code(error).startswith(("SQLITE_BUSY", *FULL))
+    """Return whether the connection is as good as another one would be: it is locked, full or unmigrated, no more."""
+    return is_unmigrated(error) or _code(error).startswith(("SQLITE_BUSY", *FULL))
+
+
+def is_full(error: BaseException | None) -> bool:
+    return _code(error) in FULL
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Return whether it can be read; the driver finds that out when it connects, and has no code for it."""
+    return _code(error).startswith(READ_ONLY) or "session is read-only" in str(error)
 
 
 def reason(error: BaseException) -> str:
     """Return what a driver's error says, in one line."""
+    error = getattr(error, "orig", None) or error
     # A statement's error goes on with the statement.
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((said or str(error)).split())[:REASON_MAX]
+
+
+def command(error: BaseException | None) -> str:
+    """Return what to type when the database is away for this reason."""
+    return MIGRATE if is_unmigrated(error) else DOCTOR
 
 
 def _code(error: BaseException | None) -> str:
@@ -72,6 +108,7 @@ class Outage:
         self.full_at: float | None = None
         self.failures = 0
         self.answers = True
+        self.is_unmigrated = False
         self.next_try = 0.0
 
     def note(self, error: BaseException) -> DatabaseAway:
@@ -82,17 +119,17 @@ class Outage:
             self.failed_at = time.monotonic()
             if begins:
                 self.began_at, self.failures = self.failed_at, 0
-            if _code(error) in FULL:
+            if is_full(error):
                 self.full_at = self.failed_at
             self.failures += 1
-            self.answers = False
+            self.answers, self.is_unmigrated = False, is_unmigrated(error)
         if begins:
-            log.error("database_down", error=reason(error))
+            log.error("database_down", error=reason(error), command=command(error))
         return away
 
-    def note_answer(self) -> None:
-        """Note that it answers: it is back, unless somebody failed just now."""
-        if self.began_at is None:
+    def note_answer(self, *, is_migrated: bool = False) -> None:
+        """Note that it answers: it is back, unless somebody failed just now. One that lacks tables answers as ever."""
+        if self.began_at is None or (self.is_unmigrated and not is_migrated):
             return
         with self.lock:
             self.answers = True
@@ -101,6 +138,11 @@ class Outage:
             seconds = round(time.monotonic() - self.began_at, 1)
             self.began_at = None
         log.info("database_up", seconds=seconds, failures=self.failures)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is none, as far as this process has seen."""
+        return self.began_at is None
 
     def is_full(self) -> bool:
         """Return whether there was no room for a row just now: only whoever writes one can tell."""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import counters, retention
 from webapp.accounts import users
+from webapp.db import schema
 from webapp.db.base import db
 from webapp.db.outages import DatabaseAway
 from webapp.delivery import circuit_breaker, heartbeats, throttle, worker
@@ -60,7 +61,7 @@ class Relay:
         first_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
         # Mails go first.
         mails = [Job(reap), Job(sweep), Job(mend_times)]
-        self.jobs = [*mails, Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
+        self.jobs = [Job(find_tables), *mails, Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
 
     def run(self, stopped: threading.Event) -> None:
         seconds = 0.0
@@ -96,6 +97,12 @@ class Relay:
             db.session.commit()
         except SQLAlchemyError:
             log.warning("heartbeat_left")
+
+
+def find_tables() -> float:
+    """Let nothing else begin before the database has all that this build needs."""
+    schema.check()
+    return heartbeats.BEAT_SECONDS
 
 
 def reap() -> float:
