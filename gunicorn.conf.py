@@ -1,10 +1,14 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
 import gc
+import os
 import select
+import shutil
 import socket
 import sys
+import tempfile
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -18,10 +22,12 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
+# Before anything counts in it: each process has a file there, and whichever is asked adds them up.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="signup-metrics-")
+
 from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import load
-from webapp.db import engines
-from webapp.db.base import db
+from webapp.db import engines, outages, schema
 from webapp.pages.shared import heads, turns
 from webapp.setting_types import ConfigError
 
@@ -32,6 +38,9 @@ except ConfigError as error:
     # Here rather than in every worker, so that it is said once.
     sys.exit(str(error))
 logs.configure(settings)
+
+# So often a process looks for a database that was away when it started.
+LOOK_SECONDS = 2
 
 
 class Logger(glogging.Logger):
@@ -103,6 +112,10 @@ graceful_timeout = 10
 control_socket_disable = True
 
 
+def on_exit(_server: Any) -> None:
+    shutil.rmtree(counts, ignore_errors=True)
+
+
 def post_worker_init(worker: ThreadWorker) -> None:
     """Connect before anybody waits for that, and spare the collector what was loaded, which stays.
 
@@ -115,7 +128,14 @@ def post_worker_init(worker: ThreadWorker) -> None:
 
 
 def connect(app: Flask) -> None:
-    """Read the driver's code from the disk, and leave a connection in the pool."""
-    # As a request, since these wait for no database without end.
-    with app.test_request_context(), suppress(SQLAlchemyError):
-        db.engine.connect().close()
+    """Read the driver's code from the disk, and leave a connection in the pool; wait for a database that is away.
+
+    The log is told of one that is, and of its return, whether or not anybody asks for a page.
+    """
+    while True:
+        # As a request, since these wait for no database without end.
+        with app.test_request_context(), suppress(SQLAlchemyError):
+            schema.check()
+            if outages.of(app).is_over:
+                return
+        time.sleep(LOOK_SECONDS)

@@ -227,10 +227,11 @@ def environ(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[dict[str
 
 
 @pytest.fixture
-def system_environ() -> dict[str, str]:
+def system_environ(tmp_path: Path) -> dict[str, str]:
     """What a process needs of ours, and no settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return {**kept, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
+    # What gunicorn leaves there when it is killed goes with the test.
+    return {**kept, "TMPDIR": str(tmp_path), "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture

@@ -190,6 +190,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "LOG_FORMAT": (parse_choice("console", "json"), "console"),
     "LOG_LEVEL": (parse_choice("debug", "info", "warning", "error"), "info"),
     "LOG_ADDRESSES": (parse_boolean, False),
+    "COMPOSE_COMMAND": (parse_text, None),
 }
 
 LIMITS = [name for name, (parse, _default) in SETTINGS.items() if parse is parse_limits]

@@ -99,8 +99,11 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
             assert visitor.open("/readyz").status_code == 503
             assert visitor.page.json() == {"status": "not ready", "database": "down"}
             worker.wait_for_event("database_down")
-            for command in (["mail", "doctor"], ["mail", "pause", "trouble"], ["users", "list"]):
+            for command in (["mail", "pause", "trouble"], ["users", "list"]):
                 assert_one_line(run(environ, *command), 3, "the database does not answer: ")
+            doctor = run(environ, "mail", "doctor")
+            assert doctor.returncode == 1
+            assert doctor.stdout.startswith(f"the database {'does not answer' if trouble == 'stopped' else 'can only'}")
             # Long enough for workers to fail again and again.
             time.sleep(4)
         wait_until(lambda: Visitor(url).open("/readyz").status_code == 200, "the web is not ready", BACK_WITHIN)
@@ -279,9 +282,9 @@ def test_a_full_database_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch)
         assert visitor.open("/readyz").status_code == 503
         assert visitor.page.json()["database"] == "full"
         doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
-        assert doctor.exit_code == 3
-        assert doctor.stderr.startswith("the database does not answer: ")
-        assert len(doctor.stderr.splitlines()) == 1
+        assert doctor.exit_code == 1
+        (line,) = [line for line in doctor.stdout.splitlines() if line.startswith("the database is full: ")]
+        assert ": df -h" in line
     monkeypatch.setattr(outages, "QUIET_SECONDS", 0.0)
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
@@ -299,6 +302,9 @@ def test_an_sqlite_file_that_may_only_be_read_is_a_database_that_is_away(app: Fl
         paused = app.test_cli_runner().invoke(args=["mail", "pause", "trouble"])
         assert paused.exit_code == 3
         assert paused.stderr == "the database does not answer: attempt to write a readonly database\n"
+        doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
+        assert doctor.exit_code == 1
+        assert "the database can only be read: attempt to write a readonly database: ls -ld " in doctor.stdout
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
     assert visitor.path == "/signup/sent"

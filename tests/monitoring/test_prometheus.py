@@ -7,8 +7,10 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flask import Flask
 from sqlalchemy import delete, select
@@ -18,6 +20,7 @@ from harness.visitor import Visitor
 from tests.cli.test_cli import flask_mail, refused
 from tests.conftest import Backend
 from tests.factories import change, claim, make_signup, travel, work
+from tests.system.test_journey import website_and_log
 from webapp import counters, create_app
 from webapp.config import SETTINGS
 from webapp.db.base import db
@@ -28,6 +31,7 @@ from webapp.outbox import outcomes
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.paths import ROOT
+from webapp.version import RELEASE
 
 
 def read(app: Flask) -> dict[str, float]:
@@ -64,7 +68,7 @@ def test_metrics_tell_what_rows_tell(app: Flask, visitor: Visitor, smtp: Server)
     assert after["signup_broker_up"] == 1
     assert after["signup_time_to_accept_seconds_count"] == 1
     assert 0 < after["signup_time_to_accept_seconds_sum"] < 60
-    buckets = [value for name, value in after.items() if "_bucket" in name]
+    buckets = [value for name, value in after.items() if name.startswith("signup_time_to_accept_seconds_bucket")]
     assert buckets == sorted(buckets)
     assert buckets[-1] == 1
 
@@ -229,3 +233,31 @@ def test_a_row_is_counted_once_whenever_it_is_counted(
             parts = timeseries.series(span)
             assert (sum(part.accepted for part in parts), sum(part.refused for part in parts)) == (2, 1)
             assert any(part.median is not None for part in parts)
+
+
+def test_the_release_is_told(environ: dict[str, str]) -> None:
+    app = create_app(environ | {"APP_VERSION": "2.7-rc1"})
+    assert read(app)[f'signup_build_info{{version="{RELEASE}",build="2.7-rc1"}}'] == 1
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_the_changelog_tells_of_the_release() -> None:
+    sections = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert next(section for section in sections if section != "Unreleased").split()[0] == RELEASE
+
+
+def test_requests_are_counted_by_endpoint_and_never_by_what_was_typed(process_environ: dict[str, str]) -> None:
+    environ = process_environ | {"WEB_CONCURRENCY": "3"}
+    with website_and_log(environ) as (url, web):
+        for path in ["/signup"] * 30 + ["/nowhere/at/all"] * 3:
+            # Each by another connection, which whichever process is free takes.
+            httpx.get(f"{url}{path}")
+        told = [httpx.get(f"{url}/metrics").text for _ in range(5)]
+        for text in told:
+            assert 'signup_http_requests_total{code="200",endpoint="signup.show",method="GET"} 30.0' in text
+            assert 'signup_http_requests_total{code="404",endpoint="",method="GET"} 3.0' in text
+            assert 'signup_http_request_duration_seconds_count{endpoint="signup.show",method="GET"} 30.0' in text
+            assert "nowhere" not in text
+        assert web.stop() == 0
+    assert not list(Path(process_environ["TMPDIR"]).glob("signup-metrics-*"))

@@ -12,9 +12,10 @@ from flask.cli import with_appcontext
 from webapp.cli.common import EXIT_CODES, FOUND, Commands, Mail, act_as_operator, json_option
 from webapp.cli.output import picked, print_fields, print_json, print_rows
 from webapp.delivery import heartbeats
-from webapp.monitoring import doctor, queries
+from webapp.monitoring import doctor, queries, remedies
 from webapp.monitoring.formatting import duration
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.version import version
 
 # Never a token, a link, a code or a body: none of them is in the tables, and a lease's token is nobody's business.
 IN_LISTS = ("id", "status", "template", "to_address", "attempts", "next_attempt_at", "last_smtp_code", "last_error")
@@ -102,28 +103,25 @@ def workers_(*, check: bool, as_json: bool) -> None:
     found = [worker for worker in queries.workers() if not check or worker.host == heartbeats.HOST]
     print_rows([asdict(worker) for worker in found], as_json=as_json)
     if not any(worker.is_alive for worker in found):
-        click.echo(f"no worker is alive; this starts one: {heartbeats.START_WORKER}", err=True)
+        click.echo(f"no worker is alive; this starts one: {remedies.start_worker()}", err=True)
         sys.exit(FOUND if check else 0)
 
 
 @mail_commands.command("doctor")
 @json_option
 def run_doctor(*, as_json: bool) -> None:
-    """Check that every promise is kept; each finding ends with the command to type."""
-    findings, notes = doctor.findings(), doctor.notes()
+    """Look at database, queue and mail server, and check that every promise is kept; each finding says what to type."""
+    report = doctor.examine()
     if as_json:
-        print_json(
-            {
-                "is_well": not findings,
-                "findings": [asdict(finding) for finding in findings],
-                "notes": [asdict(note) for note in notes],
-            }
-        )
+        print_json({"version": version(), "is_well": report.is_well, **asdict(report)})
     else:
-        for finding in findings:
+        click.echo(f"version {version()}", err=True)
+        for finding in report.findings:
             click.echo(f"{finding.text}: {finding.command}")
-        if not findings:
+        if report.is_well:
             click.echo("all is well")
-        for note in notes:
+        elif not report.findings:
+            click.echo("nothing is broken, and mails wait")
+        for note in report.notes:
             click.echo(f"note: {note.text}: {note.command}")
-    sys.exit(FOUND if findings else 0)
+    sys.exit(FOUND if report.findings else 0)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess  # nosec B404
 import threading
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
 
-from flask import current_app
 from sqlalchemy import ColumnElement, String, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.paths import ROOT
+from webapp.version import LONGEST, version
 
 # A consumer beats every BEAT_SECONDS, and counts as alive until it has missed several.
 BEAT_SECONDS = 10.0
@@ -25,8 +22,6 @@ ALIVE_SECONDS = 30.0
 FORGET_SECONDS = 86400.0
 
 START_WORKER = "huey_consumer huey_worker.huey -w 4 -g TERM"
-
-VERSION_MAX = 50
 
 HOST = socket.gethostname()[:60]
 # This process's name: pids come again, so a random part too.
@@ -41,7 +36,7 @@ class WorkerHeartbeat(Model):
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     host: Mapped[str] = mapped_column(String(60))
     pid: Mapped[int]
-    version: Mapped[str | None] = mapped_column(String(VERSION_MAX))
+    version: Mapped[str | None] = mapped_column(String(LONGEST))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
 
@@ -67,22 +62,6 @@ def beat(name: str) -> None:
 def leave(name: str) -> None:
     """Forget a process that ended in good order. The caller commits."""
     db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name == name))
-
-
-def version() -> str | None:
-    """Return which code this is: APP_VERSION, or what git calls the checkout; nothing where neither says it."""
-    given: str | None = current_app.config["APP_VERSION"]
-    return (given or _checkout())[:VERSION_MAX] or None
-
-
-@cache
-def _checkout() -> str:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    try:
-        told = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603 - ours  # nosec B603
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return told.stdout.strip()
 
 
 def alive() -> Sequence[WorkerHeartbeat]:

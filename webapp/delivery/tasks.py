@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 
 import structlog
 
 from webapp import counters
 from webapp.delivery import worker
+from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import huey, mail
 from webapp.queue.broker_breaker import BrokerDown
 from webapp.queue.flask_huey import payload
@@ -19,6 +21,14 @@ HINT_PRIORITY = 10
 
 # So many emails a worker sends before it takes the next hint.
 ON_AND_ON = 1000
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Filter Huey's logger: an email that failed has its line, and a traceback to each would bury all others."""
+    return not (record.exc_info and isinstance(record.exc_info[1], DeliveryFailed))
+
+
+logging.getLogger("huey").addFilter(is_news)
 
 
 # The module, the name and the argument are what old messages hold: they never change, wherever this stands.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import uuid
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass, replace
+from typing import Any
 
 from flask import current_app
 from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
-from webapp.db.clock import db_now, was_lately
+from webapp.db.clock import MOMENT, db_now, seconds_between, was_lately
 from webapp.delivery import circuit_breaker, heartbeats, throttle
 from webapp.delivery.circuit_breaker import MailBreaker
-from webapp.monitoring import queries
-from webapp.outbox import pause, posting
+from webapp.monitoring import looks, queries, remedies
+from webapp.monitoring.formatting import duration, plain
+from webapp.monitoring.looks import Finding
+from webapp.outbox import pause
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import UNCONFIRMED, OutgoingEmail
 from webapp.outbox.pause import MailPause
@@ -25,30 +31,83 @@ from webapp.outbox.pause import MailPause
 LEASE_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
 BREAKER_SECONDS = 60.0
+# A mail that is due goes at once; after this it waits for something.
+DUE_SECONDS = 5.0
 # Mails that were never confirmed are told for so long.
 UNCONFIRMED_SECONDS = 86400.0
 
-SEND_NOW = "flask mail relay --once"
-SHOW_DEAD = "flask mail list --status dead"
-RESUME = "flask mail resume"
+# A pause that lasts so long was forgotten, perhaps.
+PAUSED_SECONDS = 3600.0
+# So many dead emails within an hour are no typing errors any more.
+REFUSED_MOST = 10
+REFUSED_SECONDS = 3600.0
+
+# All of it, the looks included, takes no longer than this.
+SECONDS = 9.5
+
+SEND_NOW = "mail relay --once"
+SHOW_DEAD = "mail list --status dead"
+RESUME = "mail resume"
+STATS = "mail stats"
+
+# With one of these, the database tells nothing.
+NO_DATABASE = {"database_silent", "database_slow", "database_down", "database_unmigrated", "database_encoding"}
+# Emails wait for what these say.
+HOLDING = {"breaker_open", "paused", "limit_reached", "pace", "due"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A promise that is not kept, and the command that mends it or shows more."""
+class Report:
+    """`notes`: what is as it should be, and yet for an operator to know."""
 
-    check: str
-    text: str
-    command: str
+    findings: list[Finding]
+    notes: list[Finding]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong, and no email waits for anything but its time."""
+        return not self.findings and HOLDING.isdisjoint(note.check for note in self.notes)
+
+
+def examine() -> Report:
+    """Look at each part, then at what the database tells, in the order in which to look at it; all of it in 10 s."""
+    begun = time.monotonic()
+    found = looks.look()
+    if any(finding.check in NO_DATABASE for finding in found):
+        return Report(found, [])
+    noted: list[Finding] = []
+    answer = looks.begin(lambda: _told(noted))
+    wait([answer], SECONDS - (time.monotonic() - begun))
+    if not answer.done():
+        text = f"the database did not answer all questions within {SECONDS:g} s"
+        return Report([*found, Finding("database_slow", text, remedies.start_database())], [])
+    # Once is enough: also of what a look says more of.
+    checks = {finding.check for finding in found}
+    checks |= {"breaker_open"} if any(check.startswith("mail_server") for check in checks) else set()
+    return Report([*found, *(finding for finding in answer.result() if finding.check not in checks)], noted)
+
+
+def _told(noted: list[Finding]) -> list[Finding]:
+    """Return what the database tells is wrong, and note what else there is to know."""
+    try:
+        found = findings()
+        checks = {finding.check for finding in found}
+        noted += [note for note in notes() if note.check not in checks]
+    except SQLAlchemyError as error:
+        return [looks.of_outage(getattr(error, "orig", None) or error)]
+    finally:
+        db.session.rollback()
+    return found
 
 
 def findings() -> list[Finding]:
-    """Return what should not be, in the order in which to look at it. Raises DatabaseAway, also of a full one."""
-    _try_to_promise()
+    """Return what should not be, by the rows."""
     other = aliased(User)
-    found = [
-        _breaker_open(),
-        _no_worker() or _overdue(),
+    found: list[Finding | None] = [
+        _breaker_open(since=BREAKER_SECONDS),
+        *(_no_worker() or [_overdue()]),
+        _paused(since=PAUSED_SECONDS),
+        _refused(),
         _mails(
             "unconfirmed",
             "dead since yesterday, as the mail server did not confirm them in time, though it may have sent them: raise"
@@ -56,14 +115,14 @@ def findings() -> list[Finding]:
             OutgoingEmail.status == literal_column("'dead'"),
             OutgoingEmail.last_error_class == UNCONFIRMED,
             was_lately(OutgoingEmail.finished_at, UNCONFIRMED_SECONDS),
-            command=SHOW_DEAD,
+            command=remedies.flask(SHOW_DEAD),
         ),
         _mails(
             "lease_expired",
             "held by workers whose time was over half a minute ago",
             OutgoingEmail.status == "sending",
             OutgoingEmail.lease_until < db_now(-LEASE_SECONDS),
-            command=SEND_NOW,
+            command=remedies.flask(SEND_NOW),
         ),
         _mails("lease_inconsistent", "in a state that the lease contradicts", _contradicts_lease()),
         _mails("sent_without_250", "sent without an attempt that got a 250", OutgoingEmail.status == "sent", ~_proof()),
@@ -90,45 +149,69 @@ def notes() -> list[Finding]:
     """Return what is as it should be, and yet for an operator to know."""
     limit = throttle.spent()
     noted = [
+        _breaker_open(),
         _paused(),
-        Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", "flask mail stats")
+        Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
         if limit
         else None,
-        Finding("pace", "mails wait for their turns: see MAIL_LIMIT_TOTAL", "flask mail stats")
+        Finding("pace", "mails wait for their turns: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
         if throttle.is_full()
         else None,
+        _mails(
+            "due",
+            "due, and not sent yet",
+            OutgoingEmail.status == "queued",
+            OutgoingEmail.next_attempt_at < db_now(-DUE_SECONDS),
+            command=remedies.flask(STATS),
+        ),
         _no_proxy(),
-        _mails("dead", "dead", OutgoingEmail.status == "dead", command=SHOW_DEAD),
+        _dead(),
     ]
     return [note for note in noted if note is not None]
 
 
-def _try_to_promise() -> None:
-    """Write a mail, and take it back: a database that is full, or may only be read, answers all questions well."""
-    posting.post(
-        to_address="doctor@example.invalid",
-        user_id=None,
-        dedupe_key=f"doctor:{uuid.uuid4()}",
-        template="test",
-        locale="en",
-        priority=posting.NOTICE_PRIORITY,
-        max_attempts=1,
-    )
-    db.session.rollback()
-
-
-def _breaker_open() -> Finding | None:
-    reason = db.session.scalar(select(MailBreaker.reason).where(MailBreaker.opened_at < db_now(-BREAKER_SECONDS)))
-    if reason is None:
+def _breaker_open(since: float = 0) -> Finding | None:
+    row = _held_for(MailBreaker.opened_at, since, MailBreaker.reason)
+    if row is None:
         return None
-    return Finding("breaker_open", f"the mail server has been failing for over a minute: {reason}", SEND_NOW)
+    text = f"the mail server has been failing for {duration(row.seconds)}, and mails wait for it: {row.reason}"
+    return Finding("breaker_open", text, remedies.flask(looks.TRY_IT))
 
 
-def _paused() -> Finding | None:
-    held = db.session.execute(
-        select(MailPause.paused_by, MailPause.reason).where(MailPause.paused_at.is_not(None))
-    ).first()
-    return Finding("paused", f"all mail is held back by {held.paused_by}: {held.reason}", RESUME) if held else None
+def _paused(since: float = 0) -> Finding | None:
+    row = _held_for(MailPause.paused_at, since, MailPause.paused_by, MailPause.reason)
+    if row is None:
+        return None
+    text = f"all mail has been held back for {duration(row.seconds)}, by {row.paused_by}: {row.reason}"
+    return Finding("paused", text, remedies.flask(RESUME))
+
+
+def _held_for(begun: Any, since: float, *columns: Any) -> Any:
+    """Return for how many `seconds` it has been so, and these columns; nothing unless that is as long."""
+    seconds = seconds_between(begun, db_now())
+    query = select(seconds.label("seconds"), *columns).where(begun.is_not(None), seconds > since - MOMENT)
+    return db.session.execute(query).one_or_none()
+
+
+def _dead() -> Finding | None:
+    dead = _mails("dead", "dead", OutgoingEmail.status == "dead", command=remedies.flask(SHOW_DEAD))
+    return dead and replace(dead, text=f"{dead.text}, {_newest_reason()}")
+
+
+def _newest_reason() -> str:
+    newest = select(OutgoingEmail.last_smtp_code, OutgoingEmail.last_error).where(OutgoingEmail.status == "dead")
+    row = db.session.execute(newest.order_by(OutgoingEmail.created_at.desc()).limit(1)).one_or_none()
+    return " ".join(["the newest of", *(str(part) for part in row or () if part)])
+
+
+def _refused() -> Finding | None:
+    """Tell when so many recipients are refused that it may be us."""
+    lately = was_lately(OutgoingEmail.finished_at, REFUSED_SECONDS)
+    count = db.session.scalar(select(func.count()).where(OutgoingEmail.status == literal_column("'dead'"), lately)) or 0
+    if count <= REFUSED_MOST:
+        return None
+    text = f"{count} mails died within an hour, {_newest_reason()}"
+    return Finding("many_dead", text, remedies.flask(SHOW_DEAD))
 
 
 def _no_proxy() -> Finding | None:
@@ -139,10 +222,22 @@ def _no_proxy() -> Finding | None:
     return Finding("no_proxy", f"{text}, and forms that are opened over http fail", "TRUSTED_PROXIES=1")
 
 
-def _no_worker() -> Finding | None:
-    if db.session.scalar(select(exists().where(heartbeats.is_alive()))):
-        return None
-    return _mails("no_worker", "due, and no worker is alive", queries.is_due(), command=heartbeats.START_WORKER)
+def _no_worker() -> Sequence[Finding | None]:
+    """Tell of consumers that froze or were killed, of which none took the place, or that there is none at all."""
+    silent = [worker for worker in queries.workers() if not worker.is_alive]
+    alive = heartbeats.alive()
+    unreplaced = [gone for gone in silent if not any(other.started_at > gone.seen_at for other in alive)]
+    found = [_frozen(gone) for gone in unreplaced]
+    if alive or found:
+        return found
+    due = db.session.scalar(select(func.count()).where(queries.is_due())) or 0
+    waiting = f", and {due} {'mail is' if due == 1 else 'mails are'} due" if due else ""
+    return [Finding("no_worker", f"no worker is alive{waiting}", remedies.start_worker())]
+
+
+def _frozen(gone: queries.Worker) -> Finding:
+    text = f"worker {gone.host}:{gone.pid} was last seen at {plain(gone.seen_at)}: it is frozen, or was killed"
+    return Finding("worker_frozen", text, remedies.replace_worker(gone.host, gone.pid))
 
 
 def _overdue() -> Finding | None:
@@ -153,7 +248,7 @@ def _overdue() -> Finding | None:
         "overdue by more than a minute, though a worker is alive",
         OutgoingEmail.status == "queued",
         OutgoingEmail.next_attempt_at < db_now(-OVERDUE_SECONDS),
-        command=SEND_NOW,
+        command=remedies.flask(SEND_NOW),
     )
 
 
@@ -165,14 +260,14 @@ def _mails(check: str, trouble: str, *conditions: ColumnElement[bool], command: 
         return None
     email_id, count = first
     text = f"{count} {'mail is' if count == 1 else 'mails are'} {trouble}"
-    return Finding(check, text, command or f"flask mail show {email_id}")
+    return Finding(check, text, command or remedies.flask(f"mail show {email_id}"))
 
 
 def _user(check: str, trouble: str, *conditions: ColumnElement[bool]) -> Finding | None:
     user_id = db.session.scalar(select(User.id).where(*conditions).order_by(User.id).limit(1))
     if user_id is None:
         return None
-    return Finding(check, f"user {user_id} {trouble}", f"flask mail list --user {user_id}")
+    return Finding(check, f"user {user_id} {trouble}", remedies.flask(f"mail list --user {user_id}"))
 
 
 # What the questions are made of.

@@ -8,6 +8,7 @@ from webapp import counters
 from webapp.extensions import huey
 from webapp.monitoring import queries
 from webapp.queue.broker_breaker import BrokerDown
+from webapp.version import RELEASE, build
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,6 +29,8 @@ def _lines() -> Iterator[str]:
     workers = queries.workers()
     queued = _hints_waiting()
 
+    build_info = {"version": RELEASE, "build": build()}
+    yield from _gauge("build_info", "Which release this is, and which build of it.", [(build_info, 1)])
     yield from _gauge("mails", "Mails by state.", [({"state": state}, n) for state, n in now.by_status.items()])
     yield from _gauge("mails_due", "Mails that wait for nothing but a worker.", [({}, now.due)])
     yield from _gauge(

@@ -52,6 +52,7 @@ def init_app(app: Flask) -> None:
     # Anybody could read everybody's links there.
     if app.config["APP_ENV"] == "development":
         _register(app, mailbox.blueprint)
+    metrics.init_app(app)
     proxies.init_app(app)
     # Around all that reads headers.
     heads.init_app(app)

@@ -1,0 +1,154 @@
+"""Commands to type, as they work where we run: beside Docker's containers, with systemd's units, or from a shell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flask import current_app
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import make_url
+
+from webapp.delivery import heartbeats
+from webapp.queue import redis_url
+
+# systemd runs this machine, and these are ours.
+SYSTEMD = Path("/run/systemd/system")
+UNITS = Path("/etc/systemd/system")
+WEB, WORKER = "signup-web", "signup-worker"
+# Names that compose gives its own database and queue.
+POSTGRES, REDIS = "postgres", "redis"
+
+
+def flask(command: str) -> str:
+    return f"{compose()} exec web flask {command}" if compose() else f"flask {command}"
+
+
+def start_worker() -> str:
+    if compose():
+        return f"{compose()} up -d worker"
+    return f"systemctl restart {WORKER}" if has_units() else heartbeats.START_WORKER
+
+
+def replace_worker(host: str, pid: int) -> str:
+    """Return what ends one that is frozen, and starts another."""
+    if compose():
+        # "up" lets a frozen one be.
+        return f"{compose()} restart worker"
+    if has_units() or host != heartbeats.HOST or not is_worker(pid):
+        return start_worker()
+    return f"kill -KILL {pid}; {heartbeats.START_WORKER}"
+
+
+def is_worker(pid: int) -> bool:
+    """Return whether a consumer has this number here, as far as this system tells; they come again."""
+    try:
+        return b"huey_consumer" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def apply_settings(check: str) -> str:
+    """Return what lets changed settings count; from a shell, what shows whether they are right."""
+    if compose():
+        # "restart" reads no .env.
+        return f"{compose()} up -d web worker"
+    return f"systemctl restart {WEB} {WORKER}" if has_units() else flask(check)
+
+
+def migrate() -> str:
+    return f"{compose()} run --rm migrate" if compose() else "flask db upgrade"
+
+
+def start_database() -> str:
+    host, port = database_server()
+    if file := database_file():
+        return f"ls -ld {file.parent} {file}"
+    if compose() and host == POSTGRES:
+        return f"{compose()} up -d {POSTGRES}"
+    return "systemctl start postgresql" if SYSTEMD.is_dir() and is_here(host) else f"pg_isready -h {host} -p {port}"
+
+
+def make_room() -> str:
+    if file := database_file():
+        return f"df -h {file.parent}"
+    if compose() and database_server()[0] == POSTGRES:
+        return f"{compose()} exec {POSTGRES} df -h /var/lib/postgresql/data"
+    return "df -h" if is_here(database_server()[0]) else flask("mail prune")
+
+
+def who_may_write() -> str:
+    if file := database_file():
+        return f"ls -ld {file.parent} {file}"
+    return psql("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')")
+
+
+def new_database() -> str:
+    return psql("CREATE DATABASE signup_utf8 ENCODING 'UTF8' TEMPLATE template0")
+
+
+def psql(statement: str) -> str:
+    host, port = database_server()
+    if compose() and host == POSTGRES:
+        return f'{compose()} exec {POSTGRES} psql -U signup -c "{statement}"'
+    login = conninfo_to_dict(current_app.config["DATABASE_URL"])
+    return f'psql -h {host} -p {port} -U {login.get("user", "postgres")} -d {login.get("dbname")} -c "{statement}"'
+
+
+def start_queue() -> str:
+    host, port = queue_server()
+    if not host:
+        return f"ls -ld {database_file() or '.'}"
+    if compose() and host == REDIS:
+        return f"{compose()} up -d {REDIS}"
+    return f"systemctl start {REDIS}" if SYSTEMD.is_dir() and is_here(host) else f"redis-cli -h {host} -p {port} ping"
+
+
+def queue_memory() -> str:
+    host, port = queue_server()
+    if not host:
+        return make_room()
+    if compose() and host == REDIS:
+        return f"{compose()} exec {REDIS} redis-cli info memory"
+    return f"redis-cli -h {host} -p {port} info memory"
+
+
+def set_clock() -> str:
+    # A container has the clock of its machine.
+    return "timedatectl set-ntp true" if compose() or SYSTEMD.is_dir() else "date -u"
+
+
+# Where we run, and with what.
+
+
+def compose() -> str | None:
+    command: str | None = current_app.config["COMPOSE_COMMAND"]
+    return command
+
+
+def has_units() -> bool:
+    return SYSTEMD.is_dir() and (UNITS / f"{WORKER}.service").exists()
+
+
+def is_here(host: str) -> bool:
+    return host.startswith("/") or host in {"localhost", "127.0.0.1", "::1"}
+
+
+def database_file() -> Path | None:
+    url = current_app.config["DATABASE_URL"]
+    return Path(make_url(url).database or "") if url.startswith("sqlite") else None
+
+
+def database_server() -> tuple[str, str]:
+    if database_file():
+        return "", ""
+    named = conninfo_to_dict(current_app.config["DATABASE_URL"])
+    return str(named.get("host") or os.environ.get("PGHOST", "localhost")), str(named.get("port") or 5432)
+
+
+def queue_server() -> tuple[str, int]:
+    """Return where Redis is, the first of several; no host without one."""
+    if not current_app.config["REDIS_URL"]:
+        return "", 0
+    url = redis_url.parse(current_app.config["REDIS_URL"])
+    return (*url.nodes, (str(url.options.get("host", "localhost")), int(url.options.get("port", 6379))))[0]
