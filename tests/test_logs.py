@@ -151,3 +151,15 @@ def test_addresses_are_in_the_log_only_where_a_setting_wants_them(process_enviro
         assert sent.get("to_address") == ("mick@example.com" if is_wanted == "true" else None)
         assert ("mick@example.com" in worker.log) == (is_wanted == "true")
         assert "/verify/" not in worker.log
+
+
+def test_what_machines_ask_all_day_is_logged_when_it_goes_wrong(
+    visitor: Visitor, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert visitor.open(path).status_code == 200
+    assert lines(caplog, "request") == []
+    app.config["TRUSTED_PROXIES"] = 1
+    assert visitor.open("/metrics").status_code == 403
+    assert [line["rule"] for line in lines(caplog, "request")] == ["/metrics"]

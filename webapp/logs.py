@@ -33,6 +33,8 @@ STATUS_COLORS = {"2": "32", "3": "34", "4": "33", "5": "31"}
 
 # What every page asks for besides, and what an open page asks for again and again.
 UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/signup/sent/progress", "/dev/mailbox"}
+# Machines ask for these all day long: what counts is when it goes wrong.
+LOGGED_WHEN_WRONG = {"/livez", "/readyz", "/metrics"}
 
 
 def init_app(app: Flask) -> None:
@@ -141,7 +143,7 @@ def _log_request(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
     # The rule, never the path: a path may hold a token.
     rule = request.url_rule.rule if request.url_rule else None
-    if rule not in UNLOGGED:
+    if rule not in UNLOGGED and (rule not in LOGGED_WHEN_WRONG or response.status_code >= 400):
         structlog.get_logger(__name__).info(
             "request",
             method=request.method,
