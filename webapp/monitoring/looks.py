@@ -27,6 +27,7 @@ from webapp.queue.broker_breaker import BROKER_ERRORS
 from webapp.queue.storage import RedisQueue
 from webapp.queue.storage import create as create_storage
 from webapp.smtp.addresses import bare
+from webapp.smtp.client import Patience
 from webapp.smtp.protocol import Command, SmtpError, is_crowded
 
 # Each has so long; whoever has not answered by then is in trouble, whatever it is.
@@ -173,10 +174,11 @@ def of_queue(error: Exception) -> Finding:
 
 def mail_server() -> list[Finding]:
     """Sign in there, and say who we are; no email goes."""
-    config = current_app.config
+    sender = bare(current_app.config["MAIL_DEFAULT_SENDER"])
+    patience = Patience(SECONDS - MARGIN, lambda: False)
     try:
-        with mail.call(SECONDS - MARGIN) as conversation:
-            conversation.begin([Command("sender", f"mail FROM:<{bare(config['MAIL_DEFAULT_SENDER'])}>")])
+        with mail.call(patience) as conversation:
+            conversation.begin([Command("sender", f"mail FROM:<{sender}>")], patience)
     except SmtpError as error:
         # Workers have all connections that it allows, which is as good as an answer.
         return [] if is_crowded(error) else [of_mail_server(error)]
