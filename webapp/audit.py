@@ -19,9 +19,10 @@ asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
 # What its browser says of itself.
 asked_with: ContextVar[str] = ContextVar("asked_with", default="")
 
-# The operator who acts now: a user's number, or whose command it is.
+# The operator who acts now: a user's number and name, or whose command it is.
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
 
+ACTOR_MAX = 100
 DETAIL_MAX = 300
 
 
@@ -31,7 +32,8 @@ class AuditEvent(Model):
     `action` of people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
     others_signed_out, sign_in_failed, address_asked, address_called_off, address_changed, address_put_back, renamed,
     exported, account_deleted, reset_asked, password_reset, password_changed; of operators: mail_retried,
-    mail_canceled, mail_tested, paused, resumed, pruned, user_created, role_changed.
+    mail_canceled, mail_tested, paused, resumed, pruned, user_created, role_changed, verification_resent,
+    sessions_ended, locked, unlocked, and exported and account_deleted too.
     """
 
     __tablename__ = "audit_events"
@@ -46,7 +48,7 @@ class AuditEvent(Model):
     action: Mapped[str] = mapped_column(String(30))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     address: Mapped[str | None] = mapped_column(String(45))
-    actor: Mapped[str | None] = mapped_column(String(100))
+    actor: Mapped[str | None] = mapped_column(String(ACTOR_MAX))
     detail: Mapped[str | None] = mapped_column(String(DETAIL_MAX))
 
 

@@ -17,13 +17,14 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from limits import parse_many
-from sqlalchemy import delete, event, update
+from sqlalchemy import delete, event, select, update
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.factories import travel
 from webapp.accounts import passwords, signup
 from webapp.accounts.links import VerifyEmail
+from webapp.accounts.support import actions
 from webapp.accounts.users import User
 from webapp.config import LIMITS
 from webapp.db.base import db
@@ -32,6 +33,7 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 Send = Callable[[], None]
 
 WRONG_PASSWORD = "staple battery horse"  # noqa: S105 - a test's own
+OWNERS_PASSWORD = "another horse battery"  # noqa: S105 - a test's own
 
 # All of one length, so that nothing else has another.
 KINDS = {
@@ -222,7 +224,7 @@ def probes(app: Flask, recorder: Recorder, send_due: Send, smtp: Server) -> list
 
 def confirm(owner: Visitor, smtp: Server) -> None:
     owner.open(smtp.mails[-1].link)
-    owner.submit("/verify", new_password="another horse battery")
+    owner.submit("/verify", new_password=OWNERS_PASSWORD)
     assert owner.path == "/account"
 
 
@@ -350,6 +352,23 @@ def test_a_wrong_code_tells_no_address_from_another(probes: list[Probe], send_du
 def wrong_code(probe: Probe) -> Seen:
     # More digits than a code has.
     return probe.submit("/signup/code", on="/signup/sent", code="1234567")
+
+
+@pytest.mark.parametrize("by", ["address", "owner"])
+def test_a_locked_account_is_a_wrong_password(probes: list[Probe], app: Flask, by: str) -> None:
+    _new, pending, verified, former = probes
+    for probe in probes:
+        # Only the first answer sets a cookie.
+        sign_in(probe, by, WRONG_PASSWORD)
+    before = [sign_in(probe, by, WRONG_PASSWORD) for probe in probes]
+    with app.app_context():
+        for username in OWNERS.values():
+            if user := db.session.scalar(select(User).where(User.username == username)):
+                actions.lock(user)
+    # The right one of each.
+    after = [sign_in(pending, by, PASSWORD), sign_in(verified, by, OWNERS_PASSWORD), sign_in(former, by, PASSWORD)]
+    seen = only([*before, *after])
+    assert (seen.status, seen.hashes, seen.verifications) == (422, 0, 2)
 
 
 @pytest.mark.parametrize("by", ["address", "owner"])

@@ -54,9 +54,10 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
     return email_id
 
 
-def end(user: User) -> uuid.UUID | None:
+def end(user: User, *, notice: str | None = kinds.ACCOUNT_DELETED) -> uuid.UUID | None:
     """Delete the account and all that is its own, and commit; return the mail that says so to its address.
 
+    `notice`: its template, or none for an address that was not proved.
     Its mails that wait are canceled, its links and sessions go with it, its events stay without it. Raises
     ReceiverFailed.
     """
@@ -66,7 +67,7 @@ def end(user: User) -> uuid.UUID | None:
     users.hold(user)
     transitions.cancel(OutgoingEmail.user_id == user.id, reason="its user is gone")
     audit.record("account_deleted", detail=f"user {user.id}")
-    email_id = notices.post(user, kinds.ACCOUNT_DELETED)
+    email_id = notices.post(user, notice) if notice else None
     # While there is somebody to delete: others' rows may refer to its own.
     signals.send(signals.user_deleted, user)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
@@ -86,6 +87,7 @@ def export(user: User) -> dict[str, Any]:
             "full_name": user.full_name,
             "email": user.email,
             "email_verified_at": user.email_verified_at,
+            "locked_at": user.locked_at,
             "role": user.role,
             "language": user.locale,
             "created_at": user.created_at,

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 def authenticate(identifier: str, password: str, held: User | None = None) -> User | None:
-    """Return whose username or address and password these are: a verified user before a pending one.
+    """Return whose username or address and password these are: a verified user before a pending one, none locked.
 
     `held`: whom this browser signed up. Always two hashes, each at the cost that is set now, so that time tells
     nothing. Ends the transaction it reads in.
@@ -27,7 +27,7 @@ def authenticate(identifier: str, password: str, held: User | None = None) -> Us
     db.session.commit()
     are_right = [is_password(user, password) for user in candidates]
     for user, is_right in zip(candidates, are_right, strict=True):
-        if user is not None and is_right:
+        if user is not None and is_right and user.locked_at is None:
             _rehash(user, password)
             return user
     return None

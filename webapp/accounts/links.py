@@ -90,7 +90,7 @@ def begin(
     asked_by: str | None = None,
     leads_to: str | None = None,
 ) -> VerifyEmail:
-    """Add a verification of the user's address, or of what it becomes, as part of the caller's transaction."""
+    """Add a verification of the user's address, or what it becomes; a locked user's is void. The caller commits."""
     verification = VerifyEmail(
         id=uuid.uuid4(),
         user=user,
@@ -101,6 +101,8 @@ def begin(
         key_id=tokens.newest_key(),
         created_at=db_now(),
         leads_to=leads_to,
+        voided_at=db_now() if user.locked_at else None,
+        void_reason=users.LOCKED if user.locked_at else None,
     )
     db.session.add(verification)
     return verification
@@ -255,8 +257,7 @@ def check(verification: VerifyEmail) -> None:
 
 def void(verification: VerifyEmail, reason: str) -> None:
     """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
-    verification.voided_at = db_now()
-    verification.void_reason = reason
+    verification.voided_at, verification.void_reason = db_now(), reason
     cancel_mail(verification, reason)
 
 

@@ -29,6 +29,9 @@ def post(
         "system": user_agents.system(audit.asked_with.get()),
         "network_address": audit.asked_from.get(),
     }
+    if audit.acting.get():
+        # Where operators sit is nobody's business.
+        where = {}
     address = to_address or user.email
     return posting.post(
         to_address=address,

@@ -56,8 +56,8 @@ def find_owner(email: OutgoingEmail) -> None:
     and every one that bounces harms the others.
     """
     user = users.find_by_address(email_addresses.address_key(email.to_address))
-    # Whoever is being deleted has it no more.
-    if user is None or not users.stays(user):
+    # Whoever is being deleted has it no more, and whoever is locked gets no way in.
+    if user is None or user.locked_at is not None or not users.stays(user):
         return
     proof = links.begin(user, "reset", leads_to=(email.facts or {}).get("leads_to"))
     db.session.flush()

@@ -25,9 +25,12 @@ LONGEST_SECONDS = 90 * 86400.0
 # Writing down each request would cost a write each; idle time is counted in weeks.
 SEEN_SECONDS = 3600.0
 
+# For so long whoever gave the password may do what takes it.
+PROVED_SECONDS = 600.0
+
 
 class PasswordChanged(Exception):
-    """The password that opened the session is the account's no more."""
+    """The password that opened the session is the account's no more, or the account was locked."""
 
 
 class UserSession(Model):
@@ -42,6 +45,8 @@ class UserSession(Model):
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    # When its password was asked again; until then signing in counts.
+    proved_at: Mapped[datetime | None]
     # As the browser called itself, and the network address that it was seen at last; of old ones neither is known.
     browser: Mapped[str | None] = mapped_column(String(30))
     system: Mapped[str | None] = mapped_column(String(30))
@@ -52,8 +57,9 @@ class UserSession(Model):
 
 def begin(user: User) -> str:
     """Sign the user in, and commit; return the token that its browser keeps. Raises PasswordChanged."""
-    # It ends all sessions, and this one might begin between that and the check of the former password.
-    kept = db.session.scalar(select(User.password_hash).where(User.id == user.id).with_for_update(read=True))
+    # Both end all sessions, and this one might begin between that and the check of the password.
+    held = select(User.password_hash).where(User.id == user.id, User.locked_at.is_(None))
+    kept = db.session.scalar(held.with_for_update(read=True))
     if kept != user.password_hash:
         db.session.rollback()
         raise PasswordChanged
@@ -80,6 +86,7 @@ def find_user(token: str) -> User | None:
     if found is None:
         return None
     found.user.session_seen_at = found.seen_at
+    found.user.session_proved_at = found.proved_at or found.created_at
     return found.user
 
 
@@ -91,6 +98,20 @@ def identify(token: str) -> Any:
 def may_be_touched(seen_at: datetime) -> bool:
     """Return whether touch() may have something to write, asking this machine's clock: most often it has not."""
     return seen_at < clock.now() - timedelta(seconds=SEEN_SECONDS)
+
+
+def is_proved(user: User) -> bool:
+    """Return whether whoever uses the session gave the password, or signed in, lately."""
+    return user.session_proved_at > clock.now() - timedelta(seconds=PROVED_SECONDS)
+
+
+def prove(token: str) -> None:
+    """Note that whoever uses the session gave the password just now, and commit."""
+    db.session.execute(
+        update(UserSession).where(UserSession.token_hash == hashed(token)).values(proved_at=db_now()),
+        execution_options={"synchronize_session": False},
+    )
+    db.session.commit()
 
 
 def touch(token: str) -> None:
@@ -116,9 +137,9 @@ def end_all(user: User) -> None:
     db.session.commit()
 
 
-def revoke_all(user: User) -> None:
-    """Sign out every browser of this user. The caller commits."""
-    _revoke(UserSession.user_id == user.id)
+def revoke_all(user: User) -> int:
+    """Sign out every browser of this user, and return how many there were. The caller commits."""
+    return _revoke(UserSession.user_id == user.id)
 
 
 def end_others(user: User, token: str) -> None:

@@ -126,10 +126,14 @@ def resend(user: User) -> uuid.UUID | None:
 
     The link stays the same. Who signed up before verification existed gets a first one.
     """
-    current = links.current_for(user) or links.begin(user, "signup")
-    email_id = _post_link(user, current)
+    email_id = post_again(user)
     db.session.commit()
     return email_id
+
+
+def post_again(user: User) -> uuid.UUID | None:
+    """Do as resend(), as part of the caller's transaction."""
+    return _post_link(user, links.current_for(user) or links.begin(user, "signup"))
 
 
 def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | None:

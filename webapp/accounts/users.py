@@ -35,6 +35,9 @@ from webapp.outbox.kinds import PURGE_AFTER
 
 FULL_NAME_MAX = 100
 
+# Why a link was withdrawn.
+LOCKED = "the account is locked"
+
 # What a user may do under /ops: nothing, look, or act.
 ROLES = ("user", "viewer", "admin")
 
@@ -50,7 +53,8 @@ class User(UserMixin, Model):
             "uq_users_verified_username_key", "username_key", where="email_verified_at IS NOT NULL", unique=True
         ),
         Index("ix_users_email_key", "email_key"),
-        Index("ix_users_username_key", "username_key"),
+        # In the order of bytes, in which all that begins alike stands together.
+        Index("ix_users_username_key", "username_key", postgresql_ops={"username_key": "varchar_pattern_ops"}),
         partial_index(
             "ix_users_username_skeleton", "username_skeleton", where="email_verified_at IS NOT NULL OR purge_at IS NULL"
         ),
@@ -69,13 +73,15 @@ class User(UserMixin, Model):
     email_verified_at: Mapped[datetime | None]
     role: Mapped[str] = mapped_column(String(20), server_default="user")
     purge_at: Mapped[datetime | None]
+    # By an operator: nobody signs in to it, and its links are void.
+    locked_at: Mapped[datetime | None]
     locale: Mapped[str] = mapped_column(String(20), server_default="en")
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
     # Not a column: what this browser's session is known by, while it is signed in.
     session_token = ""  # nosec B105
-    # And when that was used at last, as far as it was written down.
-    session_seen_at = datetime.min.replace(tzinfo=UTC)
+    # And when that was used at last, as far as it was written down, and its password given at last.
+    session_seen_at = session_proved_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_operator(self) -> bool:
@@ -103,6 +109,16 @@ class User(UserMixin, Model):
     @classmethod
     def _is_email_verified(cls) -> ColumnElement[bool]:
         return cls.email_verified_at.is_not(None)
+
+
+# For whoever looks for a person by part of a name.
+Index(
+    "ix_users_full_name",
+    func.lower(User.full_name).label("lowered"),
+    postgresql_ops={"lowered": "text_pattern_ops"},
+    postgresql_where=User.full_name != "",
+    sqlite_where=User.full_name != "",
+)
 
 
 def speak(user: User, locale: str) -> None:
@@ -148,6 +164,15 @@ def is_username_taken(username: str, *, asked_by: User | None = None) -> bool:
             holders = [select(User.id).where(User.username_key == key, User.email_verified_at.is_not(None))]
         holders = [some.where(User.id != asked_by.id) for some in holders]
     return bool(db.session.scalar(select(or_(*(some.exists() for some in holders)))))
+
+
+def state(user: User) -> str:
+    """Return "locked", "verified", "legacy" (from before verification existed) or "pending"."""
+    if user.locked_at is not None:
+        return "locked"
+    if user.is_email_verified:
+        return "verified"
+    return "legacy" if is_from_before(user) else "pending"
 
 
 def is_from_before(user: User) -> bool:

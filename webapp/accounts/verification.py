@@ -60,7 +60,7 @@ def prove(
     # The row too, against who changes its address meanwhile.
     db.session.refresh(user, with_for_update=True)
     check(verification)
-    if user.email_key != verification.email_key:
+    if user.email_key != verification.email_key or user.locked_at is not None:
         raise LinkInvalid
     if users.is_username_taken(name, asked_by=user):
         raise users.UsernameTaken

@@ -6,9 +6,10 @@ PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password  # nosec B105
 ADDRESS_CHANGED = "address_changed"
 USERNAME_CHANGED = "username_changed"
 ACCOUNT_DELETED = "account_deleted"
+ACCOUNT_REMOVED = "account_removed"
 
 # Each is a folder of templates that extend mail/notice.html and mail/notice.txt.
-NOTICES = (PASSWORD_CHANGED, ADDRESS_CHANGED, USERNAME_CHANGED, ACCOUNT_DELETED)
+NOTICES = (PASSWORD_CHANGED, ADDRESS_CHANGED, USERNAME_CHANGED, ACCOUNT_DELETED, ACCOUNT_REMOVED)
 RESET_TEMPLATE = "reset_password"
 TEST_TEMPLATE = "test"
 

@@ -1,0 +1,1 @@
+"""Accounts in an operator's hands: people found, helped, shut out and let in again."""
