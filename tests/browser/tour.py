@@ -203,9 +203,22 @@ class Tour:
         self.page.goto("/login")
         self.fill(identifier=OPERATOR, password=PASSWORD)
         self.press("/login", "account of an operator")
-        for path in ("", "/mails", "/mails?code=x", "/dead", "/workers", "/audit", "/pause", "/resume", "/test"):
+        for path in (
+            "",
+            "/mails",
+            "/mails?code=x",
+            "/dead",
+            "/users",
+            "/users?q=nobody",
+            "/workers",
+            "/audit",
+            "/pause",
+            "/resume",
+            "/test",
+        ):
             self.open(f"/ops{path}")
         self.open("/ops/retry?status=dead", "ops: retry")
+        self.people()
         self.page.goto("/ops/mails")
         self.page.locator("td a").first.click()
         self.visit("ops: a mail")
@@ -213,6 +226,19 @@ class Tour:
             pause.begin("moving house", by="user 1")
             db.session.commit()
         self.open("/ops", "ops: paused")
+
+    def people(self) -> None:
+        """The first who signed up, who is locked at the end."""
+        travel(self.app, 700)
+        self.open("/ops/users/1", "ops: a person")
+        lock = "/ops/users/1/lock"
+        self.open(lock, "ops: lock")
+        self.press(lock, "ops: the password is asked")
+        self.fill(password="wrong")
+        self.press(lock, "ops: the password was wrong")
+        self.fill(password=PASSWORD)
+        self.press(lock, "ops: a locked person")
+        self.open(lock, "ops: locked already")
 
     def mails(self) -> None:
         """Each by itself: in the mailbox nothing may look into it."""

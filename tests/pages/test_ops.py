@@ -29,7 +29,19 @@ from webapp.outbox import pause
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.pages.ops import actions, plots
 
-PAGES = ("/ops", "/ops/mails", "/ops/dead", "/ops/workers", "/ops/audit", "/ops/pause", "/ops/test", "/ops/retry")
+PAGES = (
+    "/ops",
+    "/ops/mails",
+    "/ops/dead",
+    "/ops/users",
+    "/ops/users/1",
+    "/ops/users/1/lock",
+    "/ops/workers",
+    "/ops/audit",
+    "/ops/pause",
+    "/ops/test",
+    "/ops/retry",
+)
 
 
 def operator(app: Flask, role: str = "admin") -> Visitor:
@@ -144,7 +156,7 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
     assert get(app, email_id).status == "sent"
     assert audited(app)[-1] == ("mail_retried", f"mail {email_id}")
     admin.open("/ops/audit")
-    assert f"mail_retried user 1 127.0.0.1 mail {email_id}" in admin.text
+    assert f"mail_retried user 1 (admin) 127.0.0.1 mail {email_id}" in admin.text
 
 
 def press(visitor: Visitor, **fields: Any) -> None:
@@ -307,7 +319,7 @@ def test_mail_is_held_back_and_let_go_with_a_reason(admin: Visitor, app: Flask, 
     assert "Please say why" in admin.text
     press(admin, reason="the provider <moves>")
     assert admin.path == "/ops"
-    assert "by user 1: the provider <moves>" in admin.text
+    assert "by user 1 (admin): the provider <moves>" in admin.text
     assert "<moves>" not in admin.page.text
     change(app, make_signup(app), next_attempt_at=db_now(-5))
     work(app)

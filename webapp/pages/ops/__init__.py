@@ -1,6 +1,6 @@
-"""The operator's pages: how the mail is, what became of each, and what to do about it."""
+"""The operator's pages: how the mail is, what became of each, and what to do about it; and the people it is for."""
 
-from webapp.pages.ops import actions, mails, overview, workers_and_audit
+from webapp.pages.ops import actions, mails, overview, user_actions, users, workers_and_audit
 from webapp.pages.ops.access import blueprint
 
-__all__ = ["actions", "blueprint", "mails", "overview", "workers_and_audit"]
+__all__ = ["actions", "blueprint", "mails", "overview", "user_actions", "users", "workers_and_audit"]

@@ -107,6 +107,8 @@ def knows_password(user: User, field: PasswordField, *, link: uuid.UUID | None =
     with rate_limits.guessing(user.email_key, known_by=known_by) as guess:
         guess.is_right = authentication.is_password(user, field.data or "")
     if guess.is_right:
+        if link is None:
+            sessions.prove(user.session_token)
         return True
     sessions.refuse()
     field.errors = [_("This is not your password. Please try again.")]
