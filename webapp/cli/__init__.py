@@ -1,11 +1,11 @@
-"""Commands for the operator: what became of the mails, and what to do about it."""
+"""Commands for the operator: what became of emails and people, and what to do about it."""
 
 from __future__ import annotations
 
 from flask import Flask
 from flask_migrate import Migrate
 
-from webapp.cli import mail, mail_actions, users
+from webapp.cli import mail, mail_actions, people, users
 from webapp.db.base import db
 
 migrate = Migrate(compare_type=True, render_as_batch=False)
@@ -18,4 +18,6 @@ def init_app(app: Flask) -> None:
     # For a dead mail that is the word.
     mail.mail_commands.add_command(mail_actions.retry, "revive")
     app.cli.add_command(mail.mail_commands)
+    for command in people.COMMANDS:
+        users.user_commands.add_command(command)
     app.cli.add_command(users.user_commands)

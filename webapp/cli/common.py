@@ -14,7 +14,6 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from webapp import audit, signals
 from webapp.db import outages
 from webapp.db.base import db
-from webapp.delivery import heartbeats
 from webapp.monitoring import queries
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -69,13 +68,18 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 def act_as_operator() -> None:
     """Let the audit name whose command it is, until it ends."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user need not have a name.
-        user = f"uid {os.getuid()}"
-    former = audit.acting.set(f"{user}@{heartbeats.HOST}")
+    former = audit.acting.set(_operator()[: audit.ACTOR_MAX])
     click.get_current_context().call_on_close(lambda: audit.acting.reset(former))
+
+
+def _operator() -> str:
+    """Return the name of whoever types: as OPERATOR says, where many use one login, or a container has no logins."""
+    if name := os.environ.get("OPERATOR", "").strip():
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def ask(question: str, *, yes: bool) -> None:

@@ -20,8 +20,8 @@ from webapp.cli.output import picked, print_rows
 EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  a question was answered with no
-  2  the command was mistyped, or names a user that is not there or is there already
+  1  there was nothing to find or to do, or a question was answered with no
+  2  the command was mistyped, or names a user that is not there, is there already, or is one of several
   3  the database does not answer
   4  a receiver of a signal failed, and nothing was changed
 """
@@ -44,7 +44,7 @@ class UserType(click.ParamType[User]):
 # Here too, since the arguments of a command are looked up before it begins.
 @with_appcontext
 def user_commands() -> None:
-    """Make accounts for operators, and say who may do what under /ops."""
+    """Help people, make accounts for operators, and say who may do what under /ops."""
     act_as_operator()
 
 
