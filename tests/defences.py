@@ -34,6 +34,30 @@ class Defence:
 
 DEFENCES = [
     Defence(
+        28,
+        "nobody signs in to a locked account",
+        "webapp/accounts/authentication.py",
+        "and is_right and user.locked_at is None:",
+        "and is_right:",
+        "test_a_locked_account_is_a_wrong_password",
+    ),
+    Defence(
+        28,
+        "a link that is begun for a locked account is void",
+        "webapp/accounts/links.py",
+        "        voided_at=db_now() if user.locked_at else None,\n",
+        "        voided_at=None,\n",
+        "test_a_locked_signup_is_verified_by_nothing_and_its_page_tells_nothing",
+    ),
+    Defence(
+        29,
+        "actions of operators ask for the password again",
+        "webapp/pages/ops/access.py",
+        'request.method != "POST" or sessions.is_proved(me())',
+        "True",
+        "test_after_ten_minutes_an_action_takes_the_password_and_goes_on_with_what_was_asked",
+    ),
+    Defence(
         27,
         "an app is known by its whole origin",
         "webapp/pages/shared/way_on.py",
