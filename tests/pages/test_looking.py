@@ -35,7 +35,13 @@ def addresses(app: Flask, tokens: dict[str, str]) -> list[str]:
     """Return one of each page: of a link with a token that is ours, and one that is not."""
     with app.app_context():
         email_id = db.session.scalars(select(OutgoingEmail.id)).first() or uuid.uuid4()
-    values = {"email_id": email_id, "template": next(iter(TEMPLATES)), "action": "retry", "filename": "app.css"}
+    values = {
+        "email_id": email_id,
+        "template": next(iter(TEMPLATES)),
+        "action": "retry",
+        "act": "lock",
+        "filename": "app.css",
+    }
     values |= {"name": "none", "mail_id": "none"}
     found = []
     with app.test_request_context():

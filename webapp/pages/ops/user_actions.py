@@ -131,29 +131,29 @@ def possible(user: User) -> dict[str, Action]:
     }
 
 
-@blueprint.get(f"/users/<int:user_id>/<{NAMED}:name>")
-def confirm_for_user(user_id: int, name: str) -> str:
+@blueprint.get(f"/users/<int:user_id>/<{NAMED}:act>")
+def confirm_for_user(user_id: int, act: str) -> str:
     user = find(user_id)
-    return _page(user, name, ActionForm(key=user.key))
+    return _page(user, act, ActionForm(key=user.key))
 
 
-@blueprint.post(f"/users/<int:user_id>/<{NAMED}:name>")
-def do_for_user(user_id: int, name: str) -> ResponseReturnValue:
+@blueprint.post(f"/users/<int:user_id>/<{NAMED}:act>")
+def do_for_user(user_id: int, act: str) -> ResponseReturnValue:
     user, form = find(user_id), ActionForm()
     if not form.validate():
         form.key.data = user.key
-        return _page(user, name, form), form.status
+        return _page(user, act, form), form.status
     if form.key.data != user.key:
         abort(404)
-    if name not in possible(user):
-        return _page(user, name, form), 409
+    if act not in possible(user):
+        return _page(user, act, form), 409
     try:
-        flash(ACTIONS[name].do(user))
+        flash(ACTIONS[act].do(user))
     except users.UserGone:
         abort(404)
     except actions.NotPending:
-        return _page(user, name, form), 409
-    there = url_for("ops.show_users") if name == "delete" else url_for("ops.show_user", user_id=user_id)
+        return _page(user, act, form), 409
+    there = url_for("ops.show_users") if act == "delete" else url_for("ops.show_user", user_id=user_id)
     return redirect(there, 303)
 
 
