@@ -279,3 +279,22 @@ def test_the_example_file_is_the_manual_of_every_setting() -> None:
 def test_the_table_of_settings_has_a_row_for_each() -> None:
     table = (ROOT / "docs" / "settings.md").read_text("utf-8")
     assert re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE) == list(SETTINGS)
+
+
+def test_languages_are_those_that_have_a_catalogue() -> None:
+    assert load(GOOD)["LANGUAGES"] == {"en": "English", "th": "ไทย"}
+    assert load({**GOOD, "LANGUAGES": "th, en"})["LANGUAGES"] == {"th": "ไทย", "en": "English"}
+    for wrong in ("xx", "en,fr", "en,,th", "../th", "."):
+        (problem,) = problems(LANGUAGES=wrong)
+        assert problem.startswith("LANGUAGES: must be languages of en, th, ")
+        assert "instance/translations/<its code>.po" in problem
+
+
+def test_an_env_file_copied_from_the_example_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("APP_ENV", "development")
+    monkeypatch.setattr("webapp.config.ROOT", tmp_path)
+    unset = load()
+    dotenv(tmp_path, (ROOT / ".env.example").read_bytes(), monkeypatch)
+    assert load() == unset

@@ -60,6 +60,8 @@ def main() -> int:
         untranslated = [message for message in messages if message.id and not all(texts(message))]
         missing += len(untranslated)
         print(f"{path.relative_to(ROOT)}: {len(messages)} strings, {len(untranslated)} not translated")
+        for message in untranslated:
+            print(f"  {message.id!r}, of {', '.join(name for name, _line in message.locations)}")
     return missing
 
 

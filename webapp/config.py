@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from limits import parse_many
 
-from webapp import theme
+from webapp import i18n, theme
 from webapp.accounts.identifiers import usernames
 from webapp.db.engines import engine_options
 from webapp.paths import INSTANCE, ROOT
@@ -151,6 +151,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "APP_VERSION": (parse_text, None),
     "APP_LOGO": (parse_logo, None),
     "APP_ACCENT": (theme.accent, "#3b4cca"),
+    "LANGUAGES": (i18n.parse, i18n.parse(",".join(i18n.SHIPPED))),
     "MAIL_SERVER": (parse_host, None),
     "MAIL_PORT": (parse_number(1, 65535), 25),
     "MAIL_USERNAME": (parse_text, None),

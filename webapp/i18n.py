@@ -1,4 +1,4 @@
-"""The languages we speak, read from their catalogues as translators write them."""
+"""The languages that are offered, read from their catalogues as translators write them; one's own come first."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from io import BytesIO
 from pathlib import Path
 
 import flask_babel
+from babel import Locale, localedata
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.support import NullTranslations, Translations
+from flask import current_app
+
+from webapp import paths
 
 FOLDER = Path(__file__).parent / "translations"
 
-# By their own names. English is what the code is written in, and has no catalogue.
-LANGUAGES = {"en": "English", "th": "ไทย"}
+# English is what the code is written in, and needs no catalogue.
+SHIPPED = ("en", *sorted(path.stem for path in FOLDER.glob("*.po")))
 
 
 class Babel(flask_babel.Babel):
@@ -30,17 +34,44 @@ class Catalogues(flask_babel.Domain):
         return load(str(flask_babel.get_locale()))
 
 
-@cache
+def parse(raw: str) -> dict[str, str]:
+    """Return the languages that a setting names by their codes, and how they call themselves. Raises ValueError."""
+    own = {path.stem for path in _own_folder().glob("*.po") if path.stem.isalpha() and localedata.exists(path.stem)}
+    known = sorted({*SHIPPED, *own})
+    codes = [part.strip() for part in raw.split(",")]
+    for code in codes:
+        if code not in known:
+            raise ValueError(
+                f"must be languages of {', '.join(known)}, the first for whoever asks for none of them, not {code!r};"
+                " another one is a catalogue: instance/translations/<its code>.po"
+            )
+    return {code: str(Locale(code).get_display_name(code)).capitalize() for code in codes}
+
+
+def offered(locale: str | None) -> str:
+    """Return this language, or the first when it is not offered, as one that was taken away."""
+    languages: dict[str, str] = current_app.config["LANGUAGES"]
+    return locale if locale in languages else next(iter(languages))
+
+
 def load(locale: str) -> NullTranslations:
-    path = catalogue(locale)
-    if not path.exists():
-        return NullTranslations()
-    with path.open("rb") as source:
-        messages = read_po(source, locale)
-    compiled = BytesIO()
-    write_mo(compiled, messages)
-    compiled.seek(0)
-    return Translations(compiled)
+    """Return what is said in this language: what one's own catalogue has in the place of ours, and ours."""
+    return _load(locale, (catalogue(locale), _own_folder() / f"{locale}.po"))
+
+
+@cache
+def _load(locale: str, catalogues: tuple[Path, ...]) -> NullTranslations:
+    found = NullTranslations()
+    for path in filter(Path.exists, catalogues):
+        with path.open("rb") as source:
+            messages = read_po(source, locale)
+        compiled = BytesIO()
+        write_mo(compiled, messages)
+        compiled.seek(0)
+        found, others = Translations(compiled), found
+        # What the later one does not say.
+        found.add_fallback(others)
+    return found
 
 
 def ago(seconds: float) -> str:
@@ -50,3 +81,7 @@ def ago(seconds: float) -> str:
 
 def catalogue(locale: str) -> Path:
     return FOLDER / f"{locale}.po"
+
+
+def _own_folder() -> Path:
+    return paths.INSTANCE / "translations"

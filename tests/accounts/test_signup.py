@@ -14,6 +14,7 @@ from sqlalchemy import event, func, select
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
+from tests.conftest import LANGUAGES
 from tests.factories import NO_PASSWORD, only_user
 from webapp.accounts import signup
 from webapp.accounts.identifiers import email_addresses
@@ -276,7 +277,7 @@ def without_own_words(page: str) -> str:
     return re.sub(r'name="(csrf_token|nonce)" value="[^"]+"', "", page)
 
 
-@pytest.mark.parametrize("language", ["en", "th"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, member: Visitor, language: str) -> None:
     newcomer, another, returning = (Visitor("http://signup.example", app) for _ in range(3))
     returning.sign_up(username="ann", email="ann@example.com")

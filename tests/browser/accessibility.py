@@ -12,7 +12,7 @@ from harness.browsers import chromium
 from harness.smtp_server import Server
 from tests.browser import sights
 from tests.browser.tour import BY_ITSELF, Tour, touring
-from tests.conftest import Embedded
+from tests.conftest import LANGUAGES, Embedded
 
 WINDOWS = {"desktop": {"width": 1280, "height": 720}, "phone": {"width": 375, "height": 667}}
 
@@ -30,7 +30,7 @@ def app(environ: dict[str, str], tmp_path: Path) -> Iterator[Flask]:
 
 @pytest.mark.parametrize("colours", ["none", "active"])
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("language", ["en", "th"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_axe_finds_nothing(
     app: Flask, send_due: Callable[[], None], smtp: Server, language: str, window: str, colours: str
 ) -> None:

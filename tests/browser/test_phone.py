@@ -28,6 +28,7 @@ __all__ = ["app", "context", "page"]
 FIRST, SECOND = "a new long password", "another horse battery"
 
 
+@pytest.mark.thai
 def test_a_forgotten_password_is_set_anew_and_then_changed(
     browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
 ) -> None:

@@ -266,6 +266,7 @@ def expect_welcome_in_thai(page: Page) -> None:
     expect(page.locator("html")).to_have_attribute("lang", "th")
 
 
+@pytest.mark.thai
 @pytest.mark.parametrize("thai", [True], indirect=True, ids=["with scripts"])
 def test_in_thai_one_signs_up_follows_the_link_and_confirms(thai: Page, send_due: Send, smtp: Server) -> None:
     sign_up_in_thai(thai, "somchai@example.com")

@@ -109,12 +109,14 @@ def locales(app: Flask) -> list[str]:
         return list(db.session.scalars(select(User.locale).order_by(User.id)))
 
 
+@pytest.mark.thai
 def test_a_link_changes_the_language_of_this_browsers_pages_alone(member: Visitor, app: Flask) -> None:
     for page in ("/account", "/signup/sent", "/account/profile", "/", "/account"):
         assert '<html lang="th">' in member.open(f"{page}?language=th").text
     assert locales(app) == ["en"]
 
 
+@pytest.mark.thai
 def test_the_button_changes_the_language_of_pages_and_mails_and_leads_back(member: Visitor, app: Flask) -> None:
     member.open("/account/profile")
     member.submit("/language", language="th")
@@ -126,6 +128,7 @@ def test_the_button_changes_the_language_of_pages_and_mails_and_leads_back(membe
     assert locales(app) == ["en"]
 
 
+@pytest.mark.thai
 @pytest.mark.parametrize(
     ("typed", "status"),
     [({"csrf_token": "bad"}, 400), ({"language": "xx"}, 400), ({"language": ""}, 400), ({"language": "th\0"}, 400)],
@@ -139,6 +142,7 @@ def test_a_language_takes_a_pages_own_button(member: Visitor, app: Flask, typed:
     assert member.hidden("/language")["back"] == "/"
 
 
+@pytest.mark.thai
 @pytest.mark.parametrize(
     "back", ["//evil.test", "/\\evil.test", "https://evil.test", "/\t/evil.test", "", "javascript:0"]
 )
@@ -148,6 +152,7 @@ def test_the_button_leads_to_no_other_site(member: Visitor, back: str) -> None:
     assert page.headers["location"] == "/"
 
 
+@pytest.mark.thai
 def test_who_signs_in_is_written_to_in_the_language_that_was_chosen_here(
     member: Visitor, another_visitor: Visitor, app: Flask
 ) -> None:
@@ -157,6 +162,7 @@ def test_who_signs_in_is_written_to_in_the_language_that_was_chosen_here(
     assert locales(app) == ["th"]
 
 
+@pytest.mark.thai
 def test_who_has_no_part_in_an_account_writes_to_nobody(visitor: Visitor, app: Flask) -> None:
     """The page of a browser that is not known to us offers links, and its session holds nothing."""
     page = visitor.open("/")

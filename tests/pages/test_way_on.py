@@ -334,6 +334,7 @@ def test_an_app_that_is_trusted_no_more_is_not_led_to(
     assert led_to(visitor, "/verify") == "https://app.example/start"
 
 
+@pytest.mark.thai
 def test_another_language_forgets_nothing(visitor: Visitor) -> None:
     visitor.open(f"/signup?next={quote(CART, safe='')}")
     found = re.search(r'href="(\?next=[^"]*language=th)"', visitor.page.text)

@@ -8,7 +8,6 @@ from flask import Blueprint, Response, abort, current_app, redirect, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.db import clock
-from webapp.i18n import LANGUAGES
 
 blueprint = Blueprint("well_known", __name__, url_prefix="/.well-known")
 
@@ -24,7 +23,7 @@ def security() -> Response:
     lines = [
         f"Contact: {contact}",
         f"Expires: {expires:%Y-%m-%dT%H:%M:%SZ}",
-        f"Preferred-Languages: {', '.join(LANGUAGES)}",
+        f"Preferred-Languages: {', '.join(current_app.config['LANGUAGES'])}",
         f"Canonical: {current_app.config['PUBLIC_URL']}{url_for('well_known.security')}",
     ]
     return Response("".join(f"{line}\n" for line in lines), content_type="text/plain; charset=utf-8")

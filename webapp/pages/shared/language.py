@@ -7,8 +7,8 @@ from flask_babel import get_locale
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
+from webapp import i18n
 from webapp.accounts.users import User
-from webapp.i18n import LANGUAGES
 
 YEAR = 365 * 86400
 
@@ -19,7 +19,7 @@ ACCEPTED_LONGEST = 200
 def init_app(app: Flask) -> None:
     app.extensions["babel"].locale_selector = choose
     app.after_request(_remember_link)
-    app.context_processor(lambda: {"lang": str(get_locale() or "en"), "languages": LANGUAGES})
+    app.context_processor(lambda: {"lang": str(get_locale() or "en"), "languages": app.config["LANGUAGES"]})
 
 
 def choose() -> str:
@@ -27,9 +27,9 @@ def choose() -> str:
     accepted = parse_accept_header(request.headers.get("Accept-Language", "")[:ACCEPTED_LONGEST], LanguageAccept)
     wished = [tag.lower().partition("-")[0] for tag, quality in accepted if quality]
     for language in (_chosen(), request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"]), *wished):
-        if language in LANGUAGES:
+        if is_spoken(language):
             return str(language)
-    return next(iter(LANGUAGES))
+    return i18n.offered(None)
 
 
 def keep(user: User) -> None:
@@ -43,7 +43,7 @@ def keep(user: User) -> None:
 
 
 def is_spoken(language: str | None) -> bool:
-    return language in LANGUAGES
+    return language in current_app.config["LANGUAGES"]
 
 
 def remember(response: Response, language: str) -> None:
