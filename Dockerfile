@@ -32,6 +32,8 @@ WORKDIR /app
 COPY --from=build /venv /venv
 COPY gunicorn.conf.py huey_worker.py wsgi.py ./
 COPY migrations migrations
+COPY own own
+COPY instance instance
 COPY webapp webapp
 # Which release this is: docker build --build-arg VERSION="$(git describe --always --dirty)" .
 ARG VERSION=""

@@ -49,8 +49,9 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@$(BIN)/bandit --quiet --recursive webapp migrations wsgi.py huey_worker.py tools/mailbox_server.py gunicorn.conf.py
+	@$(BIN)/lint-imports || { \
+		echo "A module of webapp/ has its place in [tool.importlinter] of pyproject.toml; yours belong into own/." >&2; exit 1; }
+	@$(BIN)/bandit --quiet --recursive webapp own migrations wsgi.py huey_worker.py tools/mailbox_server.py gunicorn.conf.py
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)

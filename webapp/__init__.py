@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flask import Flask
+from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
 
+from own import hooks
 from webapp import config, extensions, logs, paths
 from webapp.accounts import passwords
 from webapp.emails import render
@@ -29,9 +31,22 @@ def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
     # pages/assets.py serves our files.
     app = Flask(__name__, instance_path=str(paths.INSTANCE), static_folder=None)
     app.config.from_mapping(config.load(environ))
+    _read_templates(app)
     logs.init_app(app)
     extensions.init_app(app)
     passwords.init_app(app)
     render.init_app(app)
     app.context_processor(lambda: {"app_name": app.config["APP_NAME"]})
+    hooks.init_app(app)
     return app
+
+
+def _read_templates(app: Flask) -> None:
+    """Let templates of one's own win over ours of the same name, which they find with webapp/ before it.
+
+    A name that no template knows is an error, not a blank.
+    """
+    ours = FileSystemLoader(paths.TEMPLATES)
+    own = FileSystemLoader(paths.INSTANCE / "templates")
+    app.jinja_loader = ChoiceLoader([own, ours, PrefixLoader({"webapp": ours})])
+    app.jinja_env.undefined = StrictUndefined

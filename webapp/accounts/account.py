@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -20,8 +22,10 @@ from webapp.outbox import kinds, transitions
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
-def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
-    """Commit another username or full name; return the mail that says so, if it is one to sign in with.
+def rename(
+    user: User, *, username: str, full_name: str, own: Mapping[str, str] = MappingProxyType({})
+) -> uuid.UUID | None:
+    """Commit other names and fields of one's own; return the mail that says so, if it is a name to sign in with.
 
     Raises UsernameTaken or ReceiverFailed.
     """
@@ -35,12 +39,15 @@ def rename(user: User, *, username: str, full_name: str) -> uuid.UUID | None:
         for field, former, new in (
             ("username", user.username, username),
             ("full name", user.full_name, full_name),
+            *((name, getattr(user, name), value) for name, value in own.items()),
         )
         if former != new
     ]
     former = user.username
     users.name(user, username)
     user.full_name = full_name
+    for name, value in own.items():
+        setattr(user, name, value)
     if changed:
         audit.record("renamed", user.id, detail=", ".join(changed))
     email_id = notices.post(user, kinds.USERNAME_CHANGED) if "username" in changed else None
@@ -85,6 +92,7 @@ def export(user: User) -> dict[str, Any]:
         "account": {
             "username": user.username,
             "full_name": user.full_name,
+            **{column.name: getattr(user, column.name) for column in users.OWN_FIELDS},
             "email": user.email,
             "email_verified_at": user.email_verified_at,
             "locked_at": user.locked_at,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from flask import current_app
 from sqlalchemy import func, select, update
@@ -42,18 +45,19 @@ def sign_up(
     verification_id: uuid.UUID | None = None,
     rank: int = 1,
     leads_to: str | None = None,
+    own: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[uuid.UUID, uuid.UUID | None]:
     """Commit a pending user and its mail, together or not at all; return what find() takes, and the mail's id.
 
     A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
     `rank`: how many signups its network had within the hour, with this one. `leads_to`: where the person wants to go
-    once verified. Raises UsernameTaken.
+    once verified. `own`: fields of one's own. Raises UsernameTaken.
 
     Never looks the address up: what a known one means is the worker's to decide,
     so that this answers the same, as fast, for everybody's address.
     """
     signup_id = verification_id or uuid.uuid4()
-    parameters = {
+    parameters: dict[str, Any] = {
         **links.first(
             signup_id,
             address,
@@ -69,6 +73,7 @@ def sign_up(
         "full_name": full_name,
         "email": address.mailed,
         "password_hash": password_hash,
+        **users.own_values(own),
     }
     try:
         added = execute_at_once(SIGNED_UP, parameters)

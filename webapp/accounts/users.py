@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from flask_login import UserMixin
 from sqlalchemy import (
     BindParameter,
+    Column,
     ColumnElement,
     Index,
     ScalarSelect,
@@ -23,8 +26,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
 
+from own.fields import Fields
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.identifiers.email_addresses import EMAIL_MAX, address_key
 from webapp.db import locks
@@ -42,7 +46,7 @@ LOCKED = "the account is locked"
 ROLES = ("user", "viewer", "admin")
 
 
-class User(UserMixin, Model):
+class User(UserMixin, Fields, Model):
     """A person who signed up; an account only once the address is proved."""
 
     __tablename__ = "users"
@@ -101,6 +105,10 @@ class User(UserMixin, Model):
         """The key of this user's counts: a restored database gives the id out again, but not at the same moment."""
         return f"{self.id}:{self.created_at.isoformat()}"
 
+    def own_fields(self) -> list[tuple[Any, str]]:
+        """Return the label and the value of each field of one's own."""
+        return [(column.info["label"], getattr(self, column.name)) for column in OWN_FIELDS]
+
     @hybrid_property
     def is_email_verified(self) -> bool:
         return self.email_verified_at is not None
@@ -119,6 +127,28 @@ Index(
     postgresql_where=User.full_name != "",
     sqlite_where=User.full_name != "",
 )
+
+
+def _own_fields() -> tuple[Column[Any], ...]:
+    """Return the columns that own/fields.py adds. Raises TypeError."""
+    names = [name for name, value in vars(Fields).items() if isinstance(value, MappedColumn)]
+    columns = tuple(table(User).columns[name] for name in names)
+    for column in columns:
+        complete = isinstance(column.type, String) and column.type.length and column.server_default is not None
+        if not complete or "label" not in column.info or column.name in User.__annotations__:
+            raise TypeError(
+                f"own/fields.py: {column.name} must be a name that users do not have yet, and"
+                ' mapped_column(String(100), server_default="", info={"label": …})'
+            )
+    return columns
+
+
+OWN_FIELDS = _own_fields()
+
+
+def own_values(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters of ADDED for the fields of one's own, of which some may be left out."""
+    return {f"own_{column.name}": values.get(column.name, "") for column in OWN_FIELDS}
 
 
 def speak(user: User, locale: str) -> None:
@@ -204,6 +234,8 @@ PENDING = row_of(
     "locale",
     purge_at=db_now(PURGE_AFTER),
     created_at=db_now(),
+    # What is called as a parameter of another statement is not that.
+    **{column.name: bindparam(f"own_{column.name}", type_=column.type) for column in OWN_FIELDS},
 ).where(
     *(
         ~some.exists()

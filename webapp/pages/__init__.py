@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Flask, Response, abort, current_app, request
 
+from own import pages as own_pages
 from webapp import audit
 from webapp.pages import assets, health, home, identity, language_switch, mailbox, metrics, ops, well_known
 from webapp.pages.account import (
@@ -69,6 +70,7 @@ def init_app(app: Flask) -> None:
     app.jinja_env.globals["reasons"] = password_feedback.reasons
     auth.init_app(app)
     way_on.init_app(app)
+    own_pages.init_app(app)
 
 
 def _register(app: Flask, blueprint: Blueprint) -> None:

@@ -30,7 +30,7 @@ class ProfileForm(NameFields, Form):
 @blueprint.get("/account/profile")
 @login_required
 def show() -> str:
-    return _page(ProfileForm(username=me().username, full_name=me().full_name))
+    return _page(ProfileForm(obj=me()))
 
 
 @blueprint.post("/account/profile")
@@ -41,7 +41,7 @@ def submit() -> ResponseReturnValue:
         # Each name that is tried tells whether somebody has it.
         rate_limits.spend("RATELIMIT_RESEND", f"profile:{me().key}")
         try:
-            email_id = account.rename(me(), username=form.name, full_name=form.full_name.data)
+            email_id = account.rename(me(), username=form.name, full_name=form.full_name.data, own=form.own)
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
         else:

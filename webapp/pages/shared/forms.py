@@ -11,6 +11,7 @@ from flask import current_app, request
 from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import CSRFProtect, FlaskForm
+from sqlalchemy import Column
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import Field, PasswordField, StringField
@@ -222,7 +223,7 @@ def username_advice(error: usernames.UsernameInvalid) -> Any:
 
 
 class NameFields:
-    """Username and full name: the same fields and rules wherever they are asked."""
+    """Username, full name and fields of one's own: the same fields and rules wherever they are asked."""
 
     username = StringField(
         _("Username"),
@@ -243,8 +244,35 @@ class NameFields:
 
     name: str
 
+    @property
+    def own(self) -> dict[str, str]:
+        """The fields of one's own, as they were filled in."""
+        return {column.name: getattr(self, column.name).data for column in users.OWN_FIELDS}
+
+    @property
+    def own_fields(self) -> list[Field]:
+        return [getattr(self, column.name) for column in users.OWN_FIELDS]
+
     def validate_username(self, field: StringField) -> None:
         try:
             self.name = read_username(field.data)
         except usernames.UsernameInvalid as error:
             raise ValidationError(username_advice(error)) from error
+
+
+def _own_field(column: Column[Any]) -> StringField:
+    is_required = column.info.get("required", False)
+    return StringField(
+        column.info["label"],
+        filters=[strip],
+        validators=[
+            *([DataRequired(_("Please fill this in."))] if is_required else []),
+            Length(max=getattr(column.type, "length", None), message=_("Please use at most %(max)d characters.")),
+            OneLine(),
+        ],
+        description=column.info.get("hint", ""),
+    )
+
+
+for _column in users.OWN_FIELDS:
+    setattr(NameFields, _column.name, _own_field(_column))

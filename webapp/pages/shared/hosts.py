@@ -34,7 +34,7 @@ def _refuse_other_names() -> ResponseReturnValue | None:
         url=current_app.config["PUBLIC_URL"],
     )
     title = gettext("This is not our address")
-    return render_template("error.html", code=400, title=title, advice=advice), 400
+    return render_template("error.html", code=400, title=title, advice=advice, forgets=False), 400
 
 
 def _lead_to_the_one_name() -> ResponseReturnValue | None:

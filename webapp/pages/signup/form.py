@@ -6,6 +6,8 @@ import hmac
 import json
 import secrets
 import uuid
+from functools import partial
+from typing import Any
 
 from flask import Blueprint, current_app, g, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
@@ -45,7 +47,7 @@ class SignupForm(NameFields, Form):
         self.address = read_address(field)
 
     def has_strong_password(self) -> bool:
-        return is_strong(self.password, self.username.data, self.full_name.data, self.email.data)
+        return is_strong(self.password, self.username.data, self.full_name.data, self.email.data, *self.own.values())
 
 
 @blueprint.get("/signup")
@@ -54,7 +56,7 @@ def show() -> str:
     query, own = way_on.query(), [generate_csrf(), nonce]
     # Too like any other text to be found in the page again.
     g.next_query = way_on.MARK if query else ""
-    page = page_cache.fill(lambda: _page(SignupForm(nonce=nonce)), own, waiting.held() is not None, bool(query))
+    page = page_cache.fill(partial(_page, SignupForm(nonce=nonce)), own, waiting.held() is not None, bool(query))
     return page.replace(way_on.MARK, query)
 
 
@@ -75,6 +77,7 @@ def submit() -> ResponseReturnValue:
                 verification_id=_identify(form),
                 rank=rate_limits.spent("RATELIMIT_SIGNUP", rate_limits.network()),
                 leads_to=way_on.asked(),
+                own=form.own,
             )
         except users.UsernameTaken:
             form.username.errors = [_("Somebody else has this username. Please choose another.")]
@@ -90,11 +93,20 @@ def _identify(form: SignupForm) -> uuid.UUID | None:
     """Return what two submissions have in common that came from one page, in one browser, with the same content."""
     if not form.nonce.data:
         return None
-    parts = [session["csrf_token"], form.nonce.data, form.name, form.full_name.data, form.address.key]
+    parts = [
+        session["csrf_token"],
+        form.nonce.data,
+        form.name,
+        form.full_name.data,
+        form.address.key,
+        *form.own.values(),
+    ]
     # The password too, though with a key that is kept nowhere: who mends it after going back means another signup.
     content = json.dumps([*parts, form.password.data]).encode()
     return uuid.UUID(bytes=hmac.digest(current_app.config["SECRET_KEY"].encode(), content, "sha256")[:16], version=4)
 
 
-def _page(form: SignupForm) -> str:
-    return render_template("signup.html", form=form, has_signed_up=waiting.held() is not None, domains=email_domains)
+def _page(form: SignupForm, **context: Any) -> str:
+    return render_template(
+        "signup.html", form=form, has_signed_up=waiting.held() is not None, domains=email_domains, **context
+    )
