@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from jinja2 import TemplateSyntaxError
 from jinja2.ext import Extension
 
 CLASSES = re.compile(r'class="([^"]+)"')
@@ -19,8 +20,8 @@ class InlinedStyles(Extension):
     Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
     """
 
-    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002 - Jinja's
-        if name is None or not name.startswith("mail/"):
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        if name is None or not name.removeprefix("webapp/").startswith("mail/"):
             return source
         if name.endswith(".css"):
             return _filled_in(source)
@@ -30,6 +31,8 @@ class InlinedStyles(Extension):
         rules = {name: _filled_in(" ".join(style.split())) for name, style in RULES.findall(stylesheet)}
 
         def add_style(classes: re.Match[str]) -> str:
+            if unknown := [name for name in classes[1].split() if name not in rules]:
+                raise TemplateSyntaxError(f"mail/inlined.css has no style for {', '.join(unknown)}", 1, name, filename)
             return f'{classes[0]} style="{" ".join(rules[name] for name in classes[1].split())}"'
 
         return CLASSES.sub(add_style, source)

@@ -1,4 +1,7 @@
-"""Rendering emails: subject, text and HTML from one folder of templates, in its reader's language."""
+"""Rendering emails: subject, text and HTML from one folder of templates, in its reader's language.
+
+A folder of one's own stands in instance/templates/mail/, and knows the `facts` that its email was posted with.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from flask import Flask, current_app, render_template
 from flask_babel import force_locale, format_datetime, format_timedelta, gettext
 from markupsafe import escape
 
-from webapp import theme
+from webapp import i18n, theme
 from webapp.accounts import links
 from webapp.accounts.links import VerifyEmail
 from webapp.db import clock
@@ -43,7 +46,7 @@ def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
         secrets |= {"code": spaced(links.code(proof)), "link": links.link(proof)}
     message = render(
         email.template or VERIFY_TEMPLATE,
-        email.locale or "en",
+        i18n.offered(email.locale),
         email.to_address,
         at=email.created_at,
         facts=email.facts or {},
@@ -73,10 +76,15 @@ def render(
     address: str,
     *,
     at: datetime | None = None,
-    facts: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
     **secrets: str,
 ) -> Message:
     """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
+    if template not in kinds.TEMPLATES:
+        # One's own may loop over its facts and decide by them, which is only so with themselves.
+        message = _render(template, locale, address=address, **(facts or {}))
+        message.recipients = [address]
+        return message
     own = {"address": address, **secrets}
     if template in kinds.NOTICES:
         with force_locale(locale):
@@ -101,8 +109,13 @@ def render_frame(template: str, locale: str) -> Message:
 
     Made once: rendering it takes longer than all else that a mail costs.
     """
+    return _render(template, locale, **{name: f"{MARK_BEGIN}{name}{MARK_END}" for name in OWN})
+
+
+def _render(template: str, locale: str, **own: Any) -> Message:
+    """Return the mail with these words of its own, of which none may be called as one that every mail has."""
     with force_locale(locale):
-        context: dict[str, Any] = {name: f"{MARK_BEGIN}{name}{MARK_END}" for name in OWN} | {
+        context: dict[str, Any] = {
             "lang": locale,
             "colours": theme.of_mails(current_app.config["APP_ACCENT"]),
             "public_url": current_app.config["PUBLIC_URL"],
@@ -111,11 +124,11 @@ def render_frame(template: str, locale: str) -> Message:
             "undo_lives": lifetime(links.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
-        context["subject"] = " ".join(render_template(f"mail/{template}/subject.txt", **context).split())
+        subject = " ".join(render_template(f"mail/{template}/subject.txt", **context, **own).split())
         return Message(
-            subject=context["subject"],
-            body=render_template(f"mail/{template}/body.txt", **context),
-            html=render_template(f"mail/{template}/body.html", **context),
+            subject=subject,
+            body=render_template(f"mail/{template}/body.txt", **context, **own),
+            html=render_template(f"mail/{template}/body.html", subject=subject, **context, **own),
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )

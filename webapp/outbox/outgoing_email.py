@@ -100,8 +100,8 @@ class OutgoingEmail(Model):
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))
-    # What a notice says besides: never a secret.
-    facts: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    # What it says besides: never a secret.
+    facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # Mails that are limited together: those of one kind to one address.
     budget: Mapped[str | None] = mapped_column(String(280))
     priority: Mapped[int] = mapped_column(server_default="0")

@@ -72,7 +72,7 @@ def entry(
     verify_email_id: uuid.UUID | None = None,
     template: str | None = None,
     locale: str | None = None,
-    facts: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
     priority: int = NOTICE_PRIORITY,
     max_attempts: int | None = None,
     delay: float = 0,
@@ -80,7 +80,8 @@ def entry(
 ) -> dict[str, Any]:
     """Return the parameters of POSTED for a mail that is due in `delay` seconds.
 
-    Without `template` the first claim chooses one.
+    Without `template` the first claim chooses one. One of one's own is a folder in instance/templates/mail/, knows
+    its `facts` (of which JSON can be made) by their names, and is canceled when its user is gone.
     """
     email_id = uuid.uuid4()
     return {
