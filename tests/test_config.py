@@ -288,13 +288,3 @@ def test_languages_are_those_that_have_a_catalogue() -> None:
         (problem,) = problems(LANGUAGES=wrong)
         assert problem.startswith("LANGUAGES: must be languages of en, th, ")
         assert "instance/translations/<its code>.po" in problem
-
-
-def test_an_env_file_copied_from_the_example_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("APP_ENV", "development")
-    monkeypatch.setattr("webapp.config.ROOT", tmp_path)
-    unset = load()
-    dotenv(tmp_path, (ROOT / ".env.example").read_bytes(), monkeypatch)
-    assert load() == unset

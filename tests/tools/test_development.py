@@ -211,10 +211,3 @@ def test_settings_that_make_no_sense_stop_the_start(tmp_path: Path) -> None:
         assert process.popen.wait(40) == 1
         assert "VERIFY_EMAIL_DELAY: must be a whole number" in process.log
         assert "Nothing was started" in process.log
-
-
-def test_an_env_file_copied_from_the_example_leaves_a_trial_as_it_is() -> None:
-    copied = dotenv_values(ROOT / ".env.example")
-    assert development.overrides(copied, 5000, 1025) == development.overrides({}, 5000, 1025)
-    assert not copied.get("PORT")
-    assert not copied.get("MAIL_SERVER")
