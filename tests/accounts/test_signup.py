@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 from flask import Flask
+from jinja2 import BaseLoader, ChoiceLoader, DictLoader
 from sqlalchemy import event, func, select
 
 from harness.smtp_server import Server
@@ -282,19 +284,35 @@ def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, 
     newcomer, another, returning = (Visitor("http://signup.example", app) for _ in range(3))
     returning.sign_up(username="ann", email="ann@example.com")
     everybody = [newcomer, another, returning, member]
-    address = f"/signup?language={language}"
     for visitor in everybody:
-        visitor.open(address)
-    filled = [visitor.open(address).text for visitor in everybody]
+        visitor.open(f"/signup?language={language}")
+    filled = [visitor.open("/signup").text for visitor in everybody]
     assert without_own_words(filled[0]) == without_own_words(filled[1])
     for visitor, page in zip(everybody, filled, strict=True):
-        app.extensions["page_frames"].clear()
-        assert without_own_words(visitor.open(address).text) == without_own_words(page)
+        app.extensions["pages_for_nobody"].clear()
+        assert without_own_words(visitor.open("/signup").text) == without_own_words(page)
     for word in ("nonce", "csrf_token"):
         assert len({visitor.hidden("/signup")[word] for visitor in everybody}) == 4
-    assert "\ue000" not in "".join(filled)
-    newcomer.open(address)
-    another.open(address)
+    newcomer.open("/signup")
+    another.open("/signup")
     for visitor, name in ((another, "ben"), (newcomer, "cat")):
         visitor.submit("/signup", username=name, email=f"{name}@example.com", full_name="", password=PASSWORD)
         assert visitor.path == "/signup/sent"
+
+
+def test_no_visitors_words_are_shown_to_the_next(app: Flask, visitor: Visitor, another_visitor: Visitor) -> None:
+    theirs = (
+        "{% extends 'base.html' %}{% from 'form.html' import hidden with context %}{% block main %}"
+        "<form action='/signup'>{{ hidden(form) }}</form>"
+        "{{ request.args.x }} {{ request.cookies.x }} {{ request.headers['X-Words'] }} {{ g.client }} {{ session }}"
+        "{% endblock %}"
+    )
+    app.jinja_loader = ChoiceLoader([DictLoader({"signup.html": theirs}), cast("BaseLoader", app.jinja_loader)])
+    told = {"Cookie": "x=secret", "X-Words": "secret", "X-Forwarded-For": "secret", "Host": "signup.example"}
+    for query in ("", "?x=secret"):
+        visitor.http.get(f"/signup{query}", headers=told)
+    assert "secret" in visitor.http.get("/signup?x=secret").text
+    for query in ("", "?x=mine"):
+        page = another_visitor.open(f"/signup{query}").text
+        assert "secret" not in page
+        assert ("mine" in page) == bool(query)

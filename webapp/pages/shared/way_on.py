@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-from flask import Flask, current_app, g, redirect, request, url_for
+from flask import Flask, current_app, redirect, request, url_for
 from werkzeug import Response
 
 from webapp.accounts import links
@@ -15,9 +15,6 @@ PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 # What some read as another host, or as another path than it seems to be.
 MISREAD = re.compile(r"^//|/\.\.?(/|$)")
-
-# Stands for query() in a page that is rendered once for all; no text of ours has it.
-MARK = "\ue0ff"
 
 
 def init_app(app: Flask) -> None:
@@ -60,8 +57,6 @@ def here() -> str | None:
 
 def query(place: str | None = None) -> str:
     """Return what a link to a page for signing in or up ends with, to lead on there, or where this one does."""
-    if marked := g.get("next_query"):
-        return str(marked)
     place = accept(place) or asked()
     return f"?next={quote(place)}" if place else ""
 

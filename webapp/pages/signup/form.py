@@ -6,14 +6,11 @@ import hmac
 import json
 import secrets
 import uuid
-from functools import partial
-from typing import Any
 
-from flask import Blueprint, current_app, g, redirect, render_template, session, url_for
+from flask import Blueprint, current_app, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from flask_wtf.csrf import generate_csrf
 from wtforms import EmailField, HiddenField
 from wtforms.validators import DataRequired
 
@@ -53,11 +50,11 @@ class SignupForm(NameFields, Form):
 @blueprint.get("/signup")
 def show() -> str:
     nonce = secrets.token_urlsafe(16)
-    query, own = way_on.query(), [generate_csrf(), nonce]
-    # Too like any other text to be found in the page again.
-    g.next_query = way_on.MARK if query else ""
-    page = page_cache.fill(partial(_page, SignupForm(nonce=nonce)), own, waiting.held() is not None, bool(query))
-    return page.replace(way_on.MARK, query)
+    return _blank_page(nonce) if waiting.held() else page_cache.fill(_blank_page, nonce)
+
+
+def _blank_page(nonce: str) -> str:
+    return _page(SignupForm(nonce=nonce))
 
 
 @blueprint.post("/signup")
@@ -106,7 +103,7 @@ def _identify(form: SignupForm) -> uuid.UUID | None:
     return uuid.UUID(bytes=hmac.digest(current_app.config["SECRET_KEY"].encode(), content, "sha256")[:16], version=4)
 
 
-def _page(form: SignupForm, **context: Any) -> str:
+def _page(form: SignupForm) -> str:
     return render_template(
         "signup.html", form=form, has_signed_up=waiting.held() is not None, domains=email_domains, **context
     )
