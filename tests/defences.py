@@ -77,10 +77,10 @@ DEFENCES = [
         1,
         "signup looks no address up",
         "webapp/accounts/signup.py",
-        "        added = execute_at_once(SIGNED_UP, parameters)\n",
-        "        if users.find_verified(email_key=address.key):\n"
-        "            users.find_verified(email_key=address.key)\n"
-        "        added = execute_at_once(SIGNED_UP, parameters)\n",
+        "    signup_id = verification_id or uuid.uuid4()\n",
+        "    signup_id = verification_id or uuid.uuid4()\n"
+        "    if users.find_verified(email_key=address.key):\n"
+        "        users.find_verified(email_key=address.key)\n",
         "test_signing_up_tells_no_address_from_another",
     ),
     Defence(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
-from unittest.mock import patch
 
 from flask import Flask
 from sqlalchemy import Engine, event, func, select, update
@@ -14,7 +12,6 @@ from sqlalchemy import Engine, event, func, select, update
 from webapp.accounts import signup
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
-from webapp.db import statements
 from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
 from webapp.delivery import relay
@@ -113,13 +110,9 @@ class Clock:
 
     def __enter__(self) -> Self:
         event.listen(self.engine, "before_cursor_execute", self._stop, retval=True)
-        # What goes to the driver itself.
-        self.at_once = patch.object(statements, "_at_once", self._stop_at_once(statements._at_once))
-        self.at_once.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.at_once.stop()
         event.remove(self.engine, "before_cursor_execute", self._stop)
 
     def advance(self, seconds: float) -> None:
@@ -129,6 +122,3 @@ class Clock:
         # The two forms that webapp.db.clock.db_now takes.
         stopped = statement.replace("statement_timestamp()", f"TIMESTAMPTZ '{self.at.isoformat()}'")
         return stopped.replace("'now'", f"'{self.at:%Y-%m-%d %H:%M:%S}'"), parameters
-
-    def _stop_at_once(self, at_once: Callable[..., tuple[str, Any]]) -> Callable[..., tuple[str, Any]]:
-        return lambda statements: self._stop(None, None, *at_once(statements))

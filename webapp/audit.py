@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String, insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import NUMBERED_ONCE, Model, db, table
 from webapp.db.clock import db_now
-from webapp.db.statements import row_of
 
 # The network address of whoever asks now; the pages know it, the rooms that record it know no request.
 asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
@@ -52,22 +50,12 @@ class AuditEvent(Model):
     detail: Mapped[str | None] = mapped_column(String(DETAIL_MAX))
 
 
-# What notes an event; `entry` gives its parameters.
-NOTED = row_of(AuditEvent, "action", "user_id", "address", "actor", "detail", at=db_now())
-ENTRY = insert(table(AuditEvent)).from_select(NOTED.selected_columns.keys(), NOTED)
-
-
 def record(action: str, user_id: int | None = None, detail: str | None = None) -> None:
     """Note it as part of the caller's transaction: what did not happen leaves no event."""
-    db.session.execute(ENTRY, entry(action, user_id, detail))
+    event = {"action": action, "user_id": user_id, "detail": detail[:DETAIL_MAX] if detail else None, **who()}
+    db.session.execute(insert(table(AuditEvent)).values(at=db_now()), event)
 
 
-def entry(action: str, user_id: int | None = None, detail: str | None = None) -> dict[str, Any]:
-    """Return the parameters of ENTRY."""
-    return {
-        "action": action,
-        "user_id": user_id,
-        "address": asked_from.get(),
-        "actor": acting.get(),
-        "detail": detail[:DETAIL_MAX] if detail else None,
-    }
+def who() -> dict[str, str | None]:
+    """Return who acts now, by the columns that say so."""
+    return {"address": asked_from.get(), "actor": acting.get()}

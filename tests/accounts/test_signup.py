@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 from flask import Flask
 from jinja2 import BaseLoader, ChoiceLoader, DictLoader
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, text
+from sqlalchemy.exc import CompileError
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
@@ -22,7 +23,7 @@ from webapp.accounts import signup
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.db.base import db
+from webapp.db.base import db, execute_alone
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 Send = Callable[[], None]
@@ -197,6 +198,25 @@ def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> 
         user = db.session.scalars(select(User)).one()
         assert signup.resend(user) is None
     assert rows(app) == (1, 1, 1)
+
+
+def test_what_a_signup_is_given_and_would_not_write_is_an_error(app: Flask) -> None:
+    person = dict.fromkeys(("username", "username_key", "username_skeleton", "full_name", "email_key", "locale"), "ann")
+    person |= {"email": "ann@example.com", "password_hash": NO_PASSWORD}
+    with app.app_context():
+        with pytest.raises((TypeError, CompileError), match="shoe_size"):
+            signup.add(person | {"shoe_size": "43"}, uuid.uuid4(), None, 1)
+        db.session.rollback()
+        assert rows(app) == (0, 0, 0)
+        signup.add(person, uuid.uuid4(), None, 1)
+    assert rows(app) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("given", ["an unknown one", "too few"])
+def test_a_statement_takes_the_values_that_it_writes_and_no_others(app: Flask, given: str) -> None:
+    values = {"a": 1, "b": 2, "c": 3} if given == "an unknown one" else {"a": 1}
+    with app.app_context(), pytest.raises(TypeError, match="c" if given == "an unknown one" else "b"):
+        execute_alone(text("SELECT :a, :b"), values)
 
 
 # A form that is sent twice.

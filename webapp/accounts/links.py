@@ -9,16 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ColumnElement, ForeignKey, Index, String, Uuid, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, func, or_, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from webapp.accounts import tokens, users
+from webapp.accounts import tokens
 from webapp.accounts.identifiers import email_addresses
-from webapp.accounts.users import User
-from webapp.db.base import Model, db, table
+from webapp.accounts.users import LOCKED, User
+from webapp.db.base import Model, db
 from webapp.db.clock import db_now
-from webapp.db.statements import row_of
-from webapp.outbox import kinds, outgoing_email, posting, transitions
+from webapp.outbox import outgoing_email, posting, transitions
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
@@ -102,7 +101,7 @@ def begin(
         created_at=db_now(),
         leads_to=leads_to,
         voided_at=db_now() if user.locked_at else None,
-        void_reason=users.LOCKED if user.locked_at else None,
+        void_reason=LOCKED if user.locked_at else None,
     )
     db.session.add(verification)
     return verification
@@ -118,7 +117,7 @@ def post_link(
     """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
     db.session.flush()
     return posting.post(
-        **_mail(verification.id, verification.purpose, verification.email_key),
+        **about(verification.id, verification.purpose, verification.email_key),
         to_address=to_address,
         user_id=verification.user_id,
         locale=verification.user.locale,
@@ -127,46 +126,8 @@ def post_link(
     )
 
 
-# What begins the verification of a user who is only just added, and promises its mail; `first` gives its parameters.
-FIRST = row_of(
-    VerifyEmail,
-    "user_id",
-    "email_key",
-    "purpose",
-    "key_id",
-    "leads_to",
-    id=bindparam("proof", type_=Uuid),
-    created_at=db_now(),
-)
-
-BEGUN = (insert(table(VerifyEmail)).from_select(FIRST.selected_columns.keys(), FIRST), posting.POSTED)
-
-
-def first(
-    verification_id: uuid.UUID,
-    address: email_addresses.Address,
-    locale: str,
-    *,
-    priority: int,
-    delay: float,
-    leads_to: str | None,
-) -> dict[str, Any]:
-    """Return the parameters of BEGUN, but for the user, whom the database adds."""
-    mail = posting.entry(
-        **_mail(verification_id, outgoing_email.SIGNUPS, address.key),
-        priority=priority,
-        to_address=address.mailed,
-        user_id=None,
-        locale=locale,
-        delay=delay,
-        expires_in=kinds.PURGE_AFTER,
-    )
-    proof = {"email_key": address.key, "purpose": "signup", "key_id": tokens.newest_key(), "leads_to": leads_to}
-    return {**mail, **proof}
-
-
-def _mail(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
-    """Return what all mails with this link have in common."""
+def about(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
+    """Return what all mails with this link have in common, by their columns."""
     return {
         "verify_email_id": verification_id,
         "dedupe_key": f"verify:{verification_id}",
@@ -265,22 +226,9 @@ def cancel_mail(verification: VerifyEmail, reason: str) -> None:
     transitions.cancel(OutgoingEmail.verify_email_id == verification.id, reason=reason)
 
 
-# What starts the link's and the code's time, as its mail was handed to the mail server.
-HANDED_OFF = (
-    update(table(VerifyEmail))
-    .where(VerifyEmail.id == bindparam("proof"))
-    .values(expires_at=db_now(bindparam("link_lives")), code_expires_at=db_now(bindparam("code_lives"))),
-    users.extended_purge(select(VerifyEmail.user_id).where(VerifyEmail.id == bindparam("proof")).scalar_subquery()),
-)
-
-
-def hand_off(verification_id: uuid.UUID, purpose: str) -> dict[str, Any]:
-    """Return the parameters of HANDED_OFF."""
-    return {
-        "proof": verification_id,
-        "link_lives": lives(purpose),
-        "code_lives": current_app.config["VERIFY_CODE_TTL"],
-    }
+def hand_off(purpose: str) -> dict[str, float]:
+    """Return how many seconds a link and its code work, from the hand-off of their mail, as settle() takes it."""
+    return {"link_lives": lives(purpose), "code_lives": current_app.config["VERIFY_CODE_TTL"]}
 
 
 def lives(purpose: str) -> int:

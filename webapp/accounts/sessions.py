@@ -14,8 +14,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
-from webapp.db import clock, statements
-from webapp.db.base import NUMBERED_ONCE, Model, db
+from webapp.db import clock
+from webapp.db.base import NUMBERED_ONCE, Model, db, read_alone
 from webapp.db.clock import db_now
 
 # A session ends when it was not used for the first, and at the latest after the second.
@@ -92,7 +92,7 @@ def find_user(token: str) -> User | None:
 
 def identify(token: str) -> Any:
     """Return what IDENTITY says of whose session it is, if it did not end: a third of what find_user() takes."""
-    return statements.read_at_once(IDENTITY, {"token": hashed(token)})
+    return read_alone(IDENTITY, {"token": hashed(token)})
 
 
 def may_be_touched(seen_at: datetime) -> bool:

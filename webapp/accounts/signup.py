@@ -5,21 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from flask import current_app
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from webapp import audit
-from webapp.accounts import links, users
+from webapp.accounts import links, tokens, users
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
-from webapp.db.base import db
-from webapp.db.statements import execute_at_once
-from webapp.outbox import kinds, posting
+from webapp.db.base import db, execute_alone, table
+from webapp.db.clock import db_now
+from webapp.outbox import kinds, outgoing_email, posting
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 # How often one signup may change its address, and how the verifications that this withdrew are marked.
@@ -31,8 +30,43 @@ class TooManyChanges(Exception):
     """The address was changed often enough."""
 
 
-# Made once, as what every signup needs.
-SIGNED_UP = (users.ADDED, *links.BEGUN, audit.ENTRY)
+# What a signup writes, on Postgres in one round trip: all of it, or nothing when somebody holds the username.
+SIGN_UP = text(
+    """
+    WITH person AS (
+        INSERT INTO users (username, username_key, username_skeleton, full_name, email, email_key, password_hash,
+            locale, purge_at, created_at{own_columns})
+        SELECT :username, :username_key, :username_skeleton, :full_name, :email, :email_key, :password_hash,
+            :locale, statement_timestamp() + make_interval(secs => :purge_after), statement_timestamp(){own_values}
+        WHERE NOT EXISTS (
+            SELECT FROM users
+            WHERE username_key = CAST(:username_key AS varchar)
+                AND (email_verified_at IS NOT NULL OR purge_at IS NULL)
+        ) AND NOT EXISTS (
+            SELECT FROM users
+            WHERE username_skeleton = CAST(:username_skeleton AS varchar)
+                AND (email_verified_at IS NOT NULL OR purge_at IS NULL)
+        )
+        RETURNING id, email, email_key, locale, purge_at, created_at
+    ), link AS (
+        INSERT INTO verify_emails (id, user_id, email_key, purpose, key_id, leads_to, created_at)
+        SELECT :verify_email_id, id, email_key, 'signup', :key_id, :leads_to, created_at FROM person
+    ), promise AS (
+        INSERT INTO outgoing_emails (id, message_id, dedupe_key, user_id, verify_email_id, locale, to_address, budget,
+            priority, max_attempts, request_id, next_attempt_at, expires_at, created_at)
+        SELECT :email_id, :message_id, :dedupe_key, id, :verify_email_id, locale, email, :budget,
+            :priority, :max_attempts, :request_id, created_at + make_interval(secs => :delay), purge_at, created_at
+        FROM person
+    ), event AS (
+        INSERT INTO audit_events (at, action, user_id, address, actor)
+        SELECT created_at, 'signed_up', id, :address, :actor FROM person
+    )
+    SELECT id FROM person
+    """.format(  # noqa: S608 - names of columns, from our own code
+        own_columns="".join(f", {column.name}" for column in users.OWN_FIELDS),
+        own_values="".join(f", :{column.name}" for column in users.OWN_FIELDS),
+    )
+)
 
 
 def sign_up(
@@ -57,34 +91,80 @@ def sign_up(
     so that this answers the same, as fast, for everybody's address.
     """
     signup_id = verification_id or uuid.uuid4()
-    parameters: dict[str, Any] = {
-        **links.first(
-            signup_id,
-            address,
-            locale,
-            priority=posting.signup_priority(rank),
-            delay=delay(),
-            leads_to=leads_to,
-        ),
-        **audit.entry("signed_up"),
+    person = {
         "username": username,
         "username_key": usernames.key(username),
         "username_skeleton": usernames.skeleton(username),
         "full_name": full_name,
         "email": address.mailed,
+        "email_key": address.key,
         "password_hash": password_hash,
+        "locale": locale,
         **users.own_values(own),
     }
     try:
-        added = execute_at_once(SIGNED_UP, parameters)
+        return signup_id, add(person, signup_id, leads_to, posting.signup_priority(rank))
     except IntegrityError:
         db.session.rollback()
         if db.session.get(VerifyEmail, signup_id) is None:
             raise
         return signup_id, None
-    if added is None:
+
+
+def add(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, priority: int) -> uuid.UUID:
+    """Write all of a signup, `person` by the columns of users, and commit; return the mail's id. Raises UsernameTaken.
+
+    What `person` has and the tables have not, or SIGN_UP does not write, is an error.
+    """
+    if db.engine.dialect.name == "sqlite":
+        return _add_step_by_step(person, signup_id, leads_to, priority)
+    email_id = uuid.uuid4()
+    values = {
+        **person,
+        **links.about(signup_id, outgoing_email.SIGNUPS, person["email_key"]),
+        **posting.stamp(email_id),
+        **audit.who(),
+        "purge_after": kinds.PURGE_AFTER,
+        "key_id": tokens.newest_key(),
+        "leads_to": leads_to,
+        "email_id": email_id,
+        "priority": priority,
+        "delay": delay(),
+    }
+    if execute_alone(SIGN_UP, values) is None:
         raise users.UsernameTaken
-    return signup_id, parameters["mail"]
+    return email_id
+
+
+def _add_step_by_step(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, priority: int) -> uuid.UUID:
+    """Do what SIGN_UP does: no statement of SQLite writes to two tables, and none of them takes a round trip."""
+    if users.is_username_taken(person["username"]):
+        db.session.rollback()
+        raise users.UsernameTaken
+    # All by values(): of what comes beside the statement, it would leave out what is no column.
+    pending = insert(table(User)).values(**person, purge_at=db_now(kinds.PURGE_AFTER), created_at=db_now())
+    user_id = db.session.scalar(pending.returning(table(User).c.id))
+    link = {
+        "id": signup_id,
+        "user_id": user_id,
+        "email_key": person["email_key"],
+        "purpose": "signup",
+        "key_id": tokens.newest_key(),
+        "leads_to": leads_to,
+    }
+    db.session.execute(insert(table(VerifyEmail)).values(created_at=db_now()), link)
+    email_id = posting.add(
+        **links.about(signup_id, outgoing_email.SIGNUPS, person["email_key"]),
+        to_address=person["email"],
+        user_id=user_id,
+        locale=person["locale"],
+        priority=priority,
+        delay=delay(),
+        expires_in=kinds.PURGE_AFTER,
+    )
+    audit.record("signed_up", user_id)
+    db.session.commit()
+    return email_id
 
 
 def find(signup_id: uuid.UUID) -> User | None:

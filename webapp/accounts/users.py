@@ -8,22 +8,16 @@ from typing import Any
 
 from flask_login import UserMixin
 from sqlalchemy import (
-    BindParameter,
     Column,
     ColumnElement,
     Index,
-    ScalarSelect,
     Select,
     String,
-    Update,
     and_,
-    bindparam,
     case,
     func,
-    insert,
     or_,
     select,
-    update,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
@@ -33,9 +27,6 @@ from webapp.accounts.identifiers import usernames
 from webapp.accounts.identifiers.email_addresses import EMAIL_MAX, address_key
 from webapp.db import locks
 from webapp.db.base import NUMBERED_ONCE, Model, db, partial_index, table
-from webapp.db.clock import db_now
-from webapp.db.statements import row_of
-from webapp.outbox.kinds import PURGE_AFTER
 
 FULL_NAME_MAX = 100
 
@@ -147,8 +138,8 @@ OWN_FIELDS = _own_fields()
 
 
 def own_values(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of ADDED for the fields of one's own, of which some may be left out."""
-    return {f"own_{column.name}": values.get(column.name, "") for column in OWN_FIELDS}
+    """Return what the columns of one's own get, of which some may be left out."""
+    return {column.name: values.get(column.name, "") for column in OWN_FIELDS}
 
 
 def speak(user: User, locale: str) -> None:
@@ -214,35 +205,11 @@ def is_from_before(user: User) -> bool:
 HOLDS = or_(User.email_verified_at.is_not(None), User.purge_at.is_(None))
 
 
-def _holders(key: str | BindParameter[str], skeleton: str | BindParameter[str]) -> list[Select[int]]:
+def _holders(key: str, skeleton: str) -> list[Select[int]]:
     """Return the choices of who holds this username, and who one that looks the same: each finds its index."""
     return [
         select(User.id).where(HOLDS, same) for same in (User.username_key == key, User.username_skeleton == skeleton)
     ]
-
-
-# What adds a pending user, unless somebody holds the username, and returns the id: made once.
-PENDING = row_of(
-    User,
-    "username",
-    "username_key",
-    "username_skeleton",
-    "full_name",
-    "email",
-    "email_key",
-    "password_hash",
-    "locale",
-    purge_at=db_now(PURGE_AFTER),
-    created_at=db_now(),
-    # What is called as a parameter of another statement is not that.
-    **{column.name: bindparam(f"own_{column.name}", type_=column.type) for column in OWN_FIELDS},
-).where(
-    *(
-        ~some.exists()
-        for some in _holders(bindparam("username_key", type_=String), bindparam("username_skeleton", type_=String))
-    )
-)
-ADDED = insert(table(User)).from_select(PENDING.selected_columns.keys(), PENDING).returning(User.id.label("user_id"))
 
 
 def fill_in_keys(limit: int = 1000) -> int:
@@ -261,12 +228,6 @@ def name(user: User, username: str) -> None:
     """Give the user this username."""
     user.username = username
     user.username_key, user.username_skeleton = usernames.key(username), usernames.skeleton(username)
-
-
-def extended_purge(user_id: ScalarSelect[int]) -> Update:
-    """Return what gives a pending user the full time again; users from before verification have no end."""
-    purged = table(User)
-    return update(purged).where(User.id == user_id, User.purge_at.is_not(None)).values(purge_at=db_now(PURGE_AFTER))
 
 
 def hold(user: User) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Index, MetaData, Table, text
+from sqlalchemy import Executable, Index, MetaData, Row, Table, TextClause, text
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from webapp.db import clock
@@ -39,6 +40,28 @@ else:
 
 # For tables whose rows are numbered: SQLite would give the number of the newest row out again, once that is deleted.
 NUMBERED_ONCE = {"sqlite_autoincrement": True}
+
+
+def execute_alone(statement: TextClause, values: dict[str, Any]) -> Row[Any] | None:
+    """Execute a statement in a transaction of its own, one round trip to Postgres; return its first row.
+
+    Raises TypeError when one of the values is none of its parameters, or the other way round.
+    """
+    if differing := values.keys() ^ _parameters(statement):
+        raise TypeError(f"not both given and written: {', '.join(sorted(differing))}")
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return connection.execute(statement, values).first()
+
+
+def read_alone(statement: Executable, values: dict[str, Any]) -> Row[Any] | None:
+    """Return the first row that a statement finds, which takes part in no transaction and holds none open."""
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return connection.execute(statement, values).first()
+
+
+@cache
+def _parameters(statement: TextClause) -> frozenset[str]:
+    return frozenset(statement.compile().params)
 
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import select
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from typing import Any, cast
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 from flask import has_request_context, request
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError
 
 from webapp.db.outages import DatabaseAway, Outage, is_away, keeps_connection
 from webapp.setting_types import ConfigError
@@ -94,34 +94,6 @@ def _bind(connection: psycopg.Connection[Any]) -> None:
     connection.autocommit = True
     connection.execute(BIND, [list(BOUNDS), list(BOUNDS.values())])
     connection.autocommit = False
-
-
-@contextmanager
-def autocommit(engine: Engine, outage: Outage) -> Iterator[psycopg.Connection[Any]]:
-    """Lend the driver's own connection to Postgres, each of whose statements is a transaction. Raises SQLAlchemyError.
-
-    For what every mail needs: SQLAlchemy's way to it takes longer than the driver does with a statement.
-    """
-    try:
-        with closing(engine.raw_connection()) as pooled:
-            connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
-            try:
-                connection.autocommit = True
-                yield connection
-                connection.autocommit = False
-            except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError):
-                # The statement was wrong; the connection is as good as before.
-                connection.autocommit = False
-                raise
-            except BaseException as error:
-                # Nobody else gets it as it is now.
-                pooled.invalidate(error)
-                raise
-    except psycopg.Error as error:
-        if is_away(error):
-            engine.dispose()
-            raise outage.note(error) from error
-        raise DBAPIError.instance(None, None, error, psycopg.Error, dialect=engine.dialect) from error
 
 
 def _tune_sqlite(engine: Engine) -> None:

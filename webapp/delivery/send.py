@@ -163,11 +163,10 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
     """
     accepted_at = time.monotonic()
     purpose = render.link_purpose(email)
-    handed_off = links.hand_off(email.verify_email_id, purpose) if email.verify_email_id and purpose else {}
-    also = (*(links.HANDED_OFF if handed_off else ()), *([outcomes.ENDED] if email.is_awaited else []))
+    lives = links.hand_off(purpose) if email.verify_email_id and purpose else {}
     while True:
         try:
-            outcomes.settle(email, reply, also, **handed_off)
+            outcomes.settle(email, reply, **lives)
         except SQLAlchemyError:
             db.session.rollback()
             failing_for = time.monotonic() - accepted_at

@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Uuid, bindparam, func, insert, select
+from sqlalchemy import ForeignKey, Index, String, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import NUMBERED_ONCE, Model, db, table
@@ -50,32 +49,7 @@ class DeliveryAttempt(Model):
     worker: Mapped[str | None] = mapped_column(String(100))
 
 
-# What writes down a try; `entry` gives its parameters.
-TRIED = select(
-    bindparam("mail", type_=Uuid).label("email_id"),
-    db_now(bindparam("began")).label("started_at"),
-    db_now().label("finished_at"),
-    bindparam("ended", type_=String).label("outcome"),
-    bindparam("at_phase", type_=String).label("phase"),
-    bindparam("with_code", type_=Integer).label("code"),
-    bindparam("with_reply", type_=String).label("reply"),
-    bindparam("by_worker", type_=String).label("worker"),
-)
-ENTRY = insert(table(DeliveryAttempt)).from_select(TRIED.selected_columns.keys(), TRIED)
-
-
-def record(email_id: uuid.UUID, outcome: str, **details: Any) -> None:
-    """Write down a try, as part of the caller's transaction; `details` as of entry()."""
-    db.session.execute(ENTRY, entry(email_id, outcome, **details))
-
-
-def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
-    """Write down that these mails wait for their mailbox, as part of the caller's transaction."""
-    if entries := [entry(email_id, "held", worker=None, elapsed=0, reply=reason) for email_id in email_ids]:
-        db.session.execute(ENTRY, entries)
-
-
-def entry(
+def record(
     email_id: uuid.UUID,
     outcome: str,
     *,
@@ -84,17 +58,25 @@ def entry(
     phase: str | None = None,
     code: int | None = None,
     reply: str = "",
-) -> dict[str, Any]:
-    """Return the parameters of ENTRY for a try that took `elapsed` seconds."""
-    return {
-        "mail": email_id,
-        "began": -elapsed,
-        "ended": outcome,
-        "at_phase": phase,
-        "with_code": code,
-        "with_reply": redact(reply),
-        "by_worker": worker,
+) -> None:
+    """Write down a try that took `elapsed` seconds, as part of the caller's transaction."""
+    tried = {
+        "email_id": email_id,
+        "outcome": outcome,
+        "phase": phase,
+        "code": code,
+        "reply": redact(reply),
+        "worker": worker,
     }
+    entry = insert(table(DeliveryAttempt)).values(started_at=db_now(-elapsed), finished_at=db_now())
+    db.session.execute(entry, tried)
+
+
+def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
+    """Write down that these mails wait for their mailbox, as part of the caller's transaction."""
+    held = [{"email_id": email_id, "outcome": "held", "reply": redact(reason)} for email_id in email_ids]
+    if held:
+        db.session.execute(insert(table(DeliveryAttempt)).values(started_at=db_now(), finished_at=db_now()), held)
 
 
 def held_since(email_id: uuid.UUID) -> datetime | None:

@@ -6,26 +6,91 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Insert, Update, Uuid, bindparam, literal, select, update
+from sqlalchemy import exists, select, text, update
+from sqlalchemy.orm import aliased
 
-from webapp.db.base import db, table
+from webapp.db.base import db, execute_alone
 from webapp.db.clock import db_now
-from webapp.db.statements import execute_at_once
-from webapp.outbox import attempts, leases, outgoing_email
+from webapp.outbox import attempts, leases, outgoing_email, transitions
 from webapp.outbox.attempts import Failure
 from webapp.outbox.backoff import backoff
 from webapp.outbox.claims import LeaseLost, free, still_held
+from webapp.outbox.kinds import PURGE_AFTER
 from webapp.outbox.outgoing_email import SUPERSEDED, OutgoingEmail, last_failure, serves
 
-# What `settle` writes of a mail, made once: that takes longer than the database does.
-SETTLED = (
-    update(table(OutgoingEmail))
-    .where(
-        OutgoingEmail.id == bindparam("mail"),
-        OutgoingEmail.status == "sending",
-        OutgoingEmail.lease_token == bindparam("held_by"),
+SUPERSEDED_BY = "a newer mail to its address was sent"
+
+# What `settle` writes, on Postgres in one round trip; `verify_email_id` is that of a link which it carried, if it did.
+SETTLE = text("""
+    WITH settled AS (
+        UPDATE outgoing_emails
+        SET status = 'sent', attempts = attempts + 1, last_smtp_code = 250,
+            sent_at = statement_timestamp(), finished_at = statement_timestamp(),
+            in_doubt = false, last_error_class = NULL, last_error = NULL,
+            lease_token = NULL, lease_until = NULL, locked_by = NULL, hinted_at = NULL
+        WHERE id = :id AND status = 'sending' AND lease_token = :lease_token
+        RETURNING id, user_id, budget, to_address, created_at
+    ), attempt AS (
+        INSERT INTO delivery_attempts (email_id, started_at, finished_at, outcome, phase, code, reply, worker)
+        SELECT id, statement_timestamp() - make_interval(secs => :elapsed), statement_timestamp(),
+            'sent', 'dot', 250, :reply, :worker
+        FROM settled
+    ), link AS (
+        UPDATE verify_emails
+        SET expires_at = statement_timestamp() + make_interval(secs => :link_lives),
+            code_expires_at = statement_timestamp() + make_interval(secs => :code_lives)
+        FROM settled WHERE verify_emails.id = :verify_email_id
+        RETURNING verify_emails.user_id
+    ), person AS (
+        UPDATE users SET purge_at = statement_timestamp() + make_interval(secs => :purge_after)
+        FROM link WHERE users.id = link.user_id AND users.purge_at IS NOT NULL
+    ), superseded AS (
+        UPDATE outgoing_emails
+        SET status = 'canceled', finished_at = statement_timestamp(),
+            last_error_class = :error_class, last_error = :error
+        WHERE :is_awaited AND id IN (
+            SELECT older.id FROM outgoing_emails AS older, settled
+            WHERE older.status = 'queued' AND older.id <> settled.id AND older.created_at <= settled.created_at
+                AND older.budget = settled.budget AND lower(older.to_address) = lower(settled.to_address)
+                AND (settled.budget LIKE 'signup:%' OR settled.budget LIKE 'reset:%' OR settled.user_id = older.user_id)
+            FOR UPDATE OF older SKIP LOCKED
+        )
     )
-    .values(
+    SELECT id FROM settled
+""")
+
+
+def settle(email: OutgoingEmail, reply: str, *, link_lives: float | None = None, code_lives: float = 0) -> None:
+    """Write down that the server took the mail, and what follows from that. Commits; the caller has nothing open.
+
+    From now on its link lives for so many seconds, and its code. Raises LeaseLost, as all that end a claim, and writes
+    nothing then.
+    """
+    if db.engine.dialect.name == "sqlite":
+        _settle_step_by_step(email, reply, link_lives, code_lives)
+        return
+    values = {
+        "id": email.id,
+        "lease_token": email.claim_token,
+        "elapsed": leases.held_for(email),
+        "reply": attempts.redact(reply),
+        "worker": email.locked_by,
+        "verify_email_id": None if link_lives is None else email.verify_email_id,
+        "link_lives": link_lives,
+        "code_lives": code_lives,
+        "purge_after": PURGE_AFTER,
+        "is_awaited": email.is_awaited,
+        "error_class": SUPERSEDED,
+        "error": SUPERSEDED_BY,
+    }
+    if execute_alone(SETTLE, values) is None:
+        raise LeaseLost(str(email.id))
+
+
+def _settle_step_by_step(email: OutgoingEmail, reply: str, link_lives: float | None, code_lives: float) -> None:
+    """Do what SETTLE does: no statement of SQLite writes to two tables, and none of them takes a round trip."""
+    _free(
+        email,
         status="sent",
         attempts=OutgoingEmail.attempts + 1,
         sent_at=db_now(),
@@ -34,26 +99,23 @@ SETTLED = (
         last_error_class=None,
         last_error=None,
         last_smtp_code=250,
-        lease_token=None,
-        lease_until=None,
-        locked_by=None,
-        hinted_at=None,
     )
-    .returning(OutgoingEmail.id)
-)
-
-
-def settle(email: OutgoingEmail, reply: str, also: tuple[Update, ...] = (), **parameters: Any) -> None:
-    """Write down that the server took the mail, and what follows from that. Commits; the caller has nothing open.
-
-    Raises LeaseLost, as all that end a claim, and writes nothing then.
-    """
-    tried = attempts.entry(
-        email.id, "sent", worker=email.locked_by, elapsed=leases.held_for(email), phase="dot", code=250, reply=reply
-    )
-    all_of_it: tuple[Update | Insert, ...] = (SETTLED, attempts.ENTRY, *also)
-    if not execute_at_once(all_of_it, {"held_by": email.claim_token, **tried, **parameters}):
-        raise LeaseLost(str(email.id))
+    _record(email, "sent", phase="dot", code=250, reply=reply)
+    if link_lives is not None:
+        links, users = (db.metadata.tables[name] for name in ("verify_emails", "users"))
+        lives = {"expires_at": db_now(link_lives), "code_expires_at": db_now(code_lives)}
+        db.session.execute(update(links).where(links.c.id == email.verify_email_id).values(lives))
+        owner = select(links.c.user_id).where(links.c.id == email.verify_email_id).scalar_subquery()
+        its_person = update(users).where(users.c.id == owner, users.c.purge_at.is_not(None))
+        db.session.execute(its_person.values(purge_at=db_now(PURGE_AFTER)))
+    if email.is_awaited:
+        sent = aliased(OutgoingEmail)
+        is_older = exists().where(sent.id == email.id, OutgoingEmail.created_at <= sent.created_at)
+        others = OutgoingEmail.id != email.id
+        transitions.cancel(
+            others, is_older.where(serves(sent, OutgoingEmail)), reason=SUPERSEDED_BY, error_class=SUPERSEDED
+        )
+    db.session.commit()
 
 
 def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = None, in_doubt: bool = False) -> None:
@@ -125,52 +187,23 @@ def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> No
 
 def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
     """End this worker's hold on the mail, unless it was lost. Raises LeaseLost."""
+    _free(email, **values)
+    _record(email, outcome, phase=failure.phase, code=failure.code, reply=failure.text)
+
+
+def _free(email: OutgoingEmail, **values: Any) -> None:
     # Not by the ORM's unit of work: the token decides, not what this process believes.
-    released = db.session.execute(
+    freed = db.session.execute(
         update(OutgoingEmail)
         .where(*still_held([email]))
         .values(lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     )
-    if released.first() is None:
+    if freed.first() is None:
         raise LeaseLost(str(email.id))
-    attempts.record(
-        email.id,
-        outcome,
-        worker=email.locked_by,
-        elapsed=leases.held_for(email),
-        phase=failure.phase,
-        code=failure.code,
-        reply=failure.text,
-    )
 
 
-def _ended() -> Any:
-    """Return what ends the mails that wait and are older than one that was sent, where its link serves them."""
-    older, sent = table(OutgoingEmail).alias("older"), table(OutgoingEmail).alias("sent_now")
-    free = (
-        select(older.c.id)
-        .join(sent, sent.c.id == bindparam("mail", type_=Uuid))
-        .where(
-            older.c.status == "queued",
-            older.c.id != sent.c.id,
-            older.c.created_at <= sent.c.created_at,
-            serves(sent.c, older.c),
-        )
-        .with_for_update(skip_locked=True, of=older)
-    )
-    return (
-        update(table(OutgoingEmail))
-        .where(table(OutgoingEmail).c.id.in_(free))
-        .values(
-            status="canceled",
-            finished_at=db_now(),
-            last_error_class=literal(SUPERSEDED),
-            last_error=literal("a newer mail to its address was sent"),
-        )
-    )
-
-
-# What a mail that was sent ends, made once.
-ENDED = _ended()
+def _record(email: OutgoingEmail, outcome: str, *, phase: str | None, code: int | None, reply: str) -> None:
+    elapsed = leases.held_for(email)
+    attempts.record(email.id, outcome, worker=email.locked_by, elapsed=elapsed, phase=phase, code=code, reply=reply)

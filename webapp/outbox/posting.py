@@ -7,12 +7,11 @@ from typing import Any
 
 import structlog
 from flask import current_app
-from sqlalchemy import Float, Uuid, bindparam, insert
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from webapp.db.base import db, table
 from webapp.db.clock import db_now
-from webapp.db.statements import row_of
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp import addresses
 
@@ -24,46 +23,17 @@ SIGNUP_PRIORITY = 1
 LAST_SIGNUP_PRIORITY = 9
 NOTICE_PRIORITY = 10
 
-# What promises a mail; `entry` gives its parameters.
-PROMISE = row_of(
-    OutgoingEmail,
-    "message_id",
-    "dedupe_key",
-    "user_id",
-    "template",
-    "locale",
-    "to_address",
-    "facts",
-    "budget",
-    "priority",
-    "max_attempts",
-    "request_id",
-    id=bindparam("mail", type_=Uuid),
-    verify_email_id=bindparam("proof", type_=Uuid),
-    next_attempt_at=db_now(bindparam("delay", type_=Float)),
-    expires_at=db_now(bindparam("expires_in", type_=Float)),
-    created_at=db_now(),
-)
-
-POSTED = insert(table(OutgoingEmail)).from_select(PROMISE.selected_columns.keys(), PROMISE)
-
 
 def post(**promise: Any) -> uuid.UUID | None:
-    """Promise a mail, as part of the caller's transaction, and return its id; `promise` as of entry().
-
-    Returns nothing when a mail with this key waits already: its promise serves both.
-    """
-    parameters = entry(**promise)
+    """Promise a mail, as add() does, unless one with its key waits already: its promise serves both."""
     try:
         with db.session.begin_nested():
-            db.session.execute(POSTED, parameters)
+            return add(**promise)
     except IntegrityError:
         return None
-    email_id: uuid.UUID = parameters["mail"]
-    return email_id
 
 
-def entry(
+def add(
     *,
     to_address: str,
     user_id: int | None,
@@ -77,28 +47,38 @@ def entry(
     max_attempts: int | None = None,
     delay: float = 0,
     expires_in: float | None = None,
-) -> dict[str, Any]:
-    """Return the parameters of POSTED for a mail that is due in `delay` seconds.
+) -> uuid.UUID:
+    """Add a mail that is due in `delay` seconds, as part of the caller's transaction, and return its id.
 
     Without `template` the first claim chooses one. One of one's own is a folder in instance/templates/mail/, knows
     its `facts` (of which JSON can be made) by their names, and is canceled when its user is gone.
     """
     email_id = uuid.uuid4()
-    return {
-        "mail": email_id,
-        "message_id": f"<{email_id}@{sender_domain()}>",
+    promise = {
+        "id": email_id,
         "dedupe_key": dedupe_key,
         "user_id": user_id,
-        "proof": verify_email_id,
+        "verify_email_id": verify_email_id,
         "template": template,
         "locale": locale,
         "to_address": to_address,
         "facts": facts,
         "budget": budget,
         "priority": priority,
+        **stamp(email_id, max_attempts),
+    }
+    times = {"next_attempt_at": db_now(delay), "created_at": db_now()}
+    if expires_in is not None:
+        times["expires_at"] = db_now(expires_in)
+    db.session.execute(insert(table(OutgoingEmail)).values(times), promise)
+    return email_id
+
+
+def stamp(email_id: uuid.UUID, max_attempts: int | None = None) -> dict[str, Any]:
+    """Return what every new mail bears, by its columns, whatever it says and to whom."""
+    return {
+        "message_id": f"<{email_id}@{sender_domain()}>",
         "max_attempts": max_attempts or current_app.config["MAIL_MAX_ATTEMPTS"],
-        "delay": delay,
-        "expires_in": expires_in,
         "request_id": structlog.contextvars.get_contextvars().get("request_id"),
     }
 

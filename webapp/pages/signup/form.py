@@ -104,6 +104,4 @@ def _identify(form: SignupForm) -> uuid.UUID | None:
 
 
 def _page(form: SignupForm) -> str:
-    return render_template(
-        "signup.html", form=form, has_signed_up=waiting.held() is not None, domains=email_domains, **context
-    )
+    return render_template("signup.html", form=form, has_signed_up=waiting.held() is not None, domains=email_domains)
