@@ -190,7 +190,7 @@ def test_a_taken_port_is_told_in_one_line(server: int, tmp_path: Path) -> None:
 
 def test_an_empty_mailbox_says_what_to_do(browser: FlaskClient) -> None:
     page = browser.get("/dev/mailbox").text
-    assert "No mail yet." in page
+    assert "No emails yet." in page
     assert 'href="/signup"' in page
 
 
@@ -208,7 +208,7 @@ def test_the_list_leads_to_each_mail(browser: FlaskClient, box: Mailbox) -> None
     assert re.search(rf'href="/dev/mailbox/{mail_id}">&lt;b&gt;Hello&lt;/b&gt;</a>', page)
     assert "to mick@example.com" in page
     assert f'<span class="snippet">Open {LINK}.</span>' in page
-    assert "1 mail, the newest first." in page
+    assert "1 email, newest first." in page
 
 
 @pytest.mark.parametrize("words", ["confirm address", "MICK@EXAMPLE", "verify/abc", "acme"])
@@ -218,14 +218,14 @@ def test_a_search_finds_the_mails_that_have_all_the_words(browser: FlaskClient, 
     box.save(other.replace(b"Acme", b"Other"))
     page = browser.get("/dev/mailbox", query_string={"q": words}).text
     assert re.findall(r'href="/dev/mailbox/([0-9-]+)"', page) == [found]
-    assert "1 mail with these words." in page
+    assert "1 email with these words." in page
     assert f'value="{words}"' in page
 
 
 def test_a_search_that_finds_nothing_leads_back(browser: FlaskClient, box: Mailbox) -> None:
     box.save(make_mail())
     page = browser.get("/dev/mailbox?q=%22%3Cb%3E").text
-    assert "0 mails with these words." in page
+    assert "0 emails with these words." in page
     assert "Show all" in page
 
 

@@ -310,7 +310,7 @@ def test_mails_follow_the_language_that_one_chooses_while_waiting(thai: Visitor,
     thai.submit("/signup/resend")
     send_due()
     first, second = (mail.message["Subject"] for mail in smtp.mails)
-    assert first == "Confirm your e-mail address for Acme"
+    assert first == "Confirm your email address for Acme"
     assert second == "ยืนยันอีเมลของคุณสำหรับ Acme"
 
 

@@ -79,7 +79,7 @@ def test_a_canceled_mail_is_not_sent_and_its_person_can_have_another(
     work(app)
     assert smtp.mails == []
     visitor.open("/signup/sent")
-    assert "We could not reach that address" in visitor.text
+    assert "We couldn't reach that address" in visitor.text
     visitor.submit("/signup/resend")
     work(app)
     assert len(smtp.mails) == 1
@@ -108,7 +108,7 @@ def test_a_test_mail_is_sent_at_once_and_each_answer_is_told(app: Flask, smtp: S
     codes = [["greeting", "220"], ["ehlo", "250"], ["sender", "250"], ["recipient", "250"], ["data", "354"]]
     assert steps == [["server", f"127.0.0.1:{smtp.port}"], *codes, ["dot", "250"]]
     (mail,) = smtp.mails
-    assert mail.message["Subject"] == "Test mail from Acme"
+    assert mail.message["Subject"] == "Test email from Acme"
     assert "/verify/" not in mail.text
     assert mail.message_id in result.stderr
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
@@ -170,7 +170,7 @@ def test_without_a_database_a_test_mail_is_sent_all_the_same(
     app = create_app(environ | {"DATABASE_URL": f"sqlite:///{tmp_path}"})
     result = flask_mail(app, "test", "ops@example.com")
     assert (result.exit_code, len(smtp.mails)) == (3, 1)
-    assert "the database does not answer" in result.stderr
+    assert "the database isn't responding" in result.stderr
     smtp.actions["MAIL"] = "553 5.1.8 not your sender"
     result = flask_mail(app, "test", "ops@example.com")
     assert (result.exit_code, len(smtp.mails)) == (1, 1)

@@ -88,7 +88,7 @@ def test_an_app_in_one_language_offers_no_other(start: Callable[..., Flask], smt
     with app.app_context():
         users.speak(db.session.merge(only_user(app)), "th")
     send_due_mails(app)
-    assert smtp.mails[-1].message["Subject"] == "Confirm your e-mail address for Acme"
+    assert smtp.mails[-1].message["Subject"] == "Confirm your email address for Acme"
     assert "Preferred-Languages: en\n" in visitor.open("/.well-known/security.txt").text
 
 

@@ -191,7 +191,7 @@ def test_the_end_of_an_account_is_told_and_of_a_signup_nobody_verified_is_not(
 
 
 def refuses(_app: Flask, **_values: Any) -> None:
-    raise LookupError("our billing does not answer")
+    raise LookupError("our billing isn't responding")
 
 
 def writes(_app: Flask, user_id: int, **_values: Any) -> None:
@@ -315,7 +315,7 @@ def test_a_command_says_in_one_line_that_nothing_was_changed(app: Flask) -> None
         made = flask_users(app, "create", OLD, "--generate")
     assert made.exit_code == 4
     assert made.stdout == ""
-    assert "nothing was changed: tests.test_signals.refuses: LookupError: our billing does not answer" in made.stderr
+    assert "nothing was changed: tests.test_signals.refuses: LookupError: our billing isn't responding" in made.stderr
     assert everything(app) == before
 
 

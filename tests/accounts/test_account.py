@@ -51,7 +51,7 @@ def test_a_username_and_a_full_name_can_be_changed_and_the_owner_is_told(
     assert "Zoë.x" in member.text
     send_due()
     (mail,) = smtp.mails
-    assert mail.message["Subject"] == "Your username was changed at Acme"
+    assert mail.message["Subject"] == "Your Acme username was changed"
     assert "Zo" not in mail.text
     assert not sign_in(Visitor("http://signup.example", app), "mick19")
     assert sign_in(Visitor("http://signup.example", app), "ZOË.X")
@@ -69,12 +69,12 @@ def test_a_name_that_does_not_do_is_told_and_nothing_is_changed(
 ) -> None:
     another_member(app, send_due, smtp, "rival", "rival@example.com")
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"username": "RIVAL"}, "Somebody else has this username"),
+        ({"username": "RIVAL"}, "That username is taken"),
         ({"username": "not@name"}, "Please use only letters"),
         ({"username": ""}, "Please choose a username."),
         ({"full_name": "x" * 101}, "Please use at most 100 characters."),
         ({"full_name": "a\r\nb"}, "Please leave out line breaks"),
-        ({"csrf_token": "bad"}, "This page was open for too long"),
+        ({"csrf_token": "bad"}, "This page expired"),
     ]
     for typed, told in wrong:
         member.open("/account/profile")
@@ -96,18 +96,18 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert sign_in(third)
     travel(app, 2 * 3600)
     member.open("/account/sessions")
-    assert "A browser that does not say which This one" in member.text
-    assert "Firefox on Android Last seen 2 hours ago · from 127.0.0.1" in member.text
+    assert "Unknown browser This one" in member.text
+    assert "Firefox on Android Last active 2 hours ago · from 127.0.0.1" in member.text
     assert "from 192.0.2.7" in member.text
     (android,) = [one.token_hash for one in rows(app, UserSession) if one.system == "Android"]
     member.submit(f"/account/sessions/{android}/end")
-    assert "That device is signed out." in member.text
+    assert "That device was signed out." in member.text
     assert not is_signed_in(another_visitor)
     assert is_signed_in(third)
     assert sign_in(another_visitor)
     member.open("/account/sessions")
     member.submit("/account/sessions/end-others")
-    assert "All other devices are signed out." in member.text
+    assert "All other devices were signed out." in member.text
     assert not is_signed_in(another_visitor)
     assert not is_signed_in(third)
     assert is_signed_in(member)
@@ -193,9 +193,9 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
         assert member.page.status_code == 422
     member.submit("/account/delete", password=PASSWORD)
     assert member.path == "/"
-    assert "Your account is deleted." in member.text
+    assert "Your account was deleted." in member.text
     member.open("/")
-    assert "Your account is deleted." not in member.text
+    assert "Your account was deleted." not in member.text
     for visitor in (member, another_visitor):
         assert not is_signed_in(visitor)
     with app.app_context():
@@ -209,7 +209,7 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
     send_due()
     (mail,) = smtp.mails
     assert mail.recipients == ["mick@example.com"]
-    assert mail.message["Subject"] == "Your account is deleted at Acme"
+    assert mail.message["Subject"] == "Your account was deleted at Acme"
     assert not sign_in(member)
     # A day later nothing knows the address or the names any more.
     travel(app, 86401)

@@ -286,7 +286,7 @@ def test_a_signup_that_its_owner_took_over_is_the_owners_alone(
     another_visitor.submit("/account/email/code", code=code_in(smtp.mails[-1]))
     assert another_visitor.path == "/account"
     attacker.open("/signup/sent?language=en")
-    assert "Your address is verified" in attacker.text
+    assert "Your email address is confirmed" in attacker.text
     part = attacker.open("/signup/sent/progress")
     assert (part.text, part.headers["hx-redirect"]) == ("", "/signup/sent")
 
@@ -332,7 +332,7 @@ def test_a_signup_that_the_owner_outran_goes_on_and_touches_nothing_of_the_owner
     assert "vera@example.com" in attacker.text
     for _ in range(5):
         attacker.submit("/signup/code", code="000000")
-        assert "This is not the code" in attacker.text
+        assert "That code is wrong or has expired" in attacker.text
     attacker.submit("/language", language="th")
     attacker.submit("/signup/email", email="attacker@example.com")
     ask(another_visitor, "v.new@example.com", NEW_PASSWORD)
@@ -361,7 +361,7 @@ def test_a_waiting_browser_follows_its_signup_to_another_address_from_wherever_t
     type_code(visitor, code_in(smtp.mails[-1]))
     assert visitor.path == "/account"
     another_visitor.open("/signup/sent")
-    assert "Your address is verified" in another_visitor.text
+    assert "Your email address is confirmed" in another_visitor.text
 
 
 def test_a_cookie_of_the_former_kind_is_no_signup(visitor: Visitor, app: Flask) -> None:

@@ -58,7 +58,7 @@ def test_a_code_counts_only_after_its_mail_was_handed_over(
     with app.app_context():
         early = links.code(links.current_for(only_user(app)))  # type: ignore[arg-type]
     type_code(visitor, early)
-    assert "This is not the code" in visitor.text
+    assert "That code is wrong or has expired" in visitor.text
     send_due()
     assert code_in(smtp.mails[0]).replace(" ", "") == early
     type_code(visitor, early)
@@ -89,18 +89,18 @@ def test_after_five_wrong_codes_no_code_counts_and_the_link_still_does(
     (mail,) = smtp.mails
     for _ in range(codes.TRIES_OF_A_SIGNUP):
         type_code(visitor, a_wrong_code(mail))
-        assert "This is not the code" in visitor.text
+        assert "That code is wrong or has expired" in visitor.text
     type_code(visitor, code_in(mail))
-    assert "too many wrong codes" in visitor.text
+    assert "Too many wrong codes" in visitor.text
     # Neither another mail nor another address gives new tries.
     visitor.submit("/signup/resend")
     type_code(visitor, code_in(mail))
-    assert "too many wrong codes" in visitor.text
+    assert "Too many wrong codes" in visitor.text
     visitor.open("/signup/sent")
     visitor.submit("/signup/email", email="other@example.com")
     send_due()
     type_code(visitor, code_in(smtp.mails[-1]))
-    assert "too many wrong codes" in visitor.text
+    assert "Too many wrong codes" in visitor.text
     visitor.open(smtp.mails[-1].link)
     visitor.submit("/verify")
     assert visitor.path == "/account"
@@ -117,7 +117,7 @@ def test_twenty_wrong_codes_for_an_address_are_all_that_a_day_has(app: Flask, se
     late.sign_up(username="late")
     send_due()
     type_code(late, code_in(smtp.mails[-1]))
-    assert "too many wrong codes" in late.text
+    assert "Too many wrong codes" in late.text
     travel(app, 86401)
     late.submit("/signup/resend")
     send_due()
@@ -223,7 +223,7 @@ def test_i_did_not_sign_up_voids_the_signup_and_can_be_undone(
     link = smtp.mails[0].link
     another_visitor.open(link)
     another_visitor.submit("/verify", action="disown")
-    assert "nobody can use this link now" in another_visitor.text
+    assert "that link no longer works" in another_visitor.text
     visitor.open(link)
     assert visitor.page.status_code == 404
     type_code(visitor, code_in(smtp.mails[0]))

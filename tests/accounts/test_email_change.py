@@ -102,7 +102,7 @@ def test_the_new_address_gets_a_link_and_a_code_and_the_old_one_stays_until_then
     member: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
     mail = asked(member, send_due, smtp)
-    assert mail.message["Subject"] == "Confirm your new e-mail address for Acme"
+    assert mail.message["Subject"] == "Confirm your new email address for Acme"
     assert mail.link.startswith(f"http://signup.example{CONFIRM}/")
     assert "mick19" not in mail.text
     assert OLD not in mail.text
@@ -119,11 +119,11 @@ def test_the_new_address_gets_a_link_and_a_code_and_the_old_one_stays_until_then
 def test_what_is_wrong_is_told_and_no_mail_is_promised(member: Visitor, app: Flask) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"email": "nobody"}, "Please check this address"),
-        ({"email": "Mick@EXAMPLE.com"}, "This is your address already."),
-        ({"email": ""}, "Please enter your e-mail address."),
+        ({"email": "Mick@EXAMPLE.com"}, "This is already your address."),
+        ({"email": ""}, "Please enter your email address."),
         ({"password": ""}, "Please enter your password."),
-        ({"password": "not the password"}, "This is not your password."),
-        ({"csrf_token": "bad"}, "This page was open for too long"),
+        ({"password": "not the password"}, "That password is wrong."),
+        ({"csrf_token": "bad"}, "This page expired"),
     ]
     for fields, told in wrong:
         member.open("/account/email")
@@ -144,7 +144,7 @@ def test_the_link_confirms_where_one_is_signed_in(member: Visitor, app: Flask, s
     assert "n••@example.com" in member.text
     member.submit(CONFIRM)
     assert member.path == "/account"
-    assert "Your address is changed." in member.text
+    assert "Your address was changed." in member.text
     assert f"{NEW} Verified" in member.text
     assert addresses(app) == [NEW]
     assert (events(app, "address_asked"), events(app, "address_changed")) == (1, 1)
@@ -203,14 +203,14 @@ def test_after_five_wrong_codes_in_a_day_only_the_link_counts(
     for _ in range(5):
         member.open("/account/email")
         member.submit("/account/email/code", code=a_wrong_code(mail))
-        assert "This is not the code" in member.text
+        assert "That code is wrong or has expired" in member.text
     member.submit("/account/email/code", code=code_in(mail))
-    assert "too many wrong codes" in member.text
+    assert "Too many wrong codes" in member.text
     # Another address gives no new tries.
     mail = asked(member, send_due, smtp, "other@example.com")
     member.open("/account/email")
     member.submit("/account/email/code", code=code_in(mail))
-    assert "too many wrong codes" in member.text
+    assert "Too many wrong codes" in member.text
     travel(app, 86401)
     member.open("/account/email")
     member.submit("/account/email/resend")
@@ -273,11 +273,11 @@ def test_asking_again_calling_off_and_disowning_void_the_link(
     assert member.path == "/account"
     assert member.open(second.link).status_code == 404
     member.open("/account/email")
-    assert "Check your mail" not in member.text
+    assert "Check your email" not in member.text
     third = asked(member, send_due, smtp, "third@example.com")
     another_visitor.open(third.link)
     another_visitor.submit(CONFIRM, action="disown")
-    assert "nobody can use this link now" in another_visitor.text
+    assert "that link no longer works" in another_visitor.text
     assert member.open(third.link).status_code == 404
     assert addresses(app) == [OLD]
 
@@ -292,7 +292,7 @@ def test_a_changed_address_ends_all_that_was_asked_for_before(
     assert member.page.status_code == 200
     assert "did its work before" in member.text
     member.open("/account/email")
-    assert "Check your mail" not in member.text
+    assert "Check your email" not in member.text
     assert events(app, "address_changed") == 1
     # Nor does a code that is typed after that.
     token = member.hidden("/account/email")
@@ -374,7 +374,7 @@ def test_who_proves_an_address_second_is_told_so_and_keeps_the_own(
     rival.submit(CONFIRM)
     assert rival.path == "/account"
     member.submit(CONFIRM)
-    assert "This address has an account by now" in member.text
+    assert "This address already has an account" in member.text
     assert member.page.status_code == 409
     assert addresses(app) == [OLD, NEW]
 
@@ -387,13 +387,13 @@ def test_the_former_address_is_told_and_puts_itself_back(
 ) -> None:
     mail = change(member, send_due, smtp)
     assert mail.recipients == [OLD]
-    assert mail.message["Subject"] == "Your address was changed at Acme"
+    assert mail.message["Subject"] == "Your Acme address was changed"
     assert mail.link.startswith(f"http://signup.example{PUT_BACK}/")
     assert NEW not in mail.text
     another_visitor.open(mail.link)
     assert "m•••@example.com" in another_visitor.text
     another_visitor.submit(PUT_BACK)
-    assert "Your address is back" in another_visitor.text
+    assert "Your address was restored" in another_visitor.text
     assert re.search(r'href="/forgot">Set a new password<', another_visitor.page.text)
     assert addresses(app) == [OLD]
     assert events(app, "address_put_back") == 1
@@ -402,7 +402,7 @@ def test_the_former_address_is_told_and_puts_itself_back(
     assert not sign_in(member)
     assert not is_signed_in(another_visitor)
     another_visitor.open(mail.link)
-    assert "Your address is back already" in another_visitor.text
+    assert "Your address was already restored" in another_visitor.text
 
 
 def test_it_can_be_put_back_for_a_day_from_the_mail_on(
@@ -455,7 +455,7 @@ def test_an_address_that_has_an_account_of_its_own_by_now_is_not_put_back(
     another_member(app, send_due, smtp, "newcomer", OLD)
     another_visitor.open(link)
     assert another_visitor.page.status_code == 409
-    assert "confirmed for an account of its own meanwhile" in another_visitor.text
+    assert "Another account has confirmed it in the meantime" in another_visitor.text
     assert addresses(app) == [NEW, OLD]
 
 

@@ -61,7 +61,7 @@ def test_it_is_signed_out_everywhere_and_cannot_sign_in_until_it_is_unlocked(
     for identifier in ("mick19", "mick@example.com"):
         for visitor in (member, another_visitor):
             assert not sign_in(visitor, identifier)
-            assert "Username, address or password is wrong." in visitor.text
+            assert "That username, email address, or password is wrong." in visitor.text
     assert unlock(app)
     assert not unlock(app)
     assert not is_signed_in(member)
@@ -126,9 +126,9 @@ def test_a_locked_signup_is_verified_by_nothing_and_its_page_tells_nothing(
     visitor.open("/signup/sent")
     assert without_times(visitor) == told
     visitor.submit("/signup/code", code=code_in(mail))
-    assert "This is not the code" in visitor.text
+    assert "That code is wrong or has expired" in visitor.text
     assert not sign_in(another_visitor)
-    assert "Username, address or password is wrong." in another_visitor.text
+    assert "That username, email address, or password is wrong." in another_visitor.text
     visitor.open("/signup/sent")
     visitor.submit("/signup/resend")
     send_due()

@@ -91,7 +91,7 @@ def test_when_one_row_cannot_be_written_none_is(visitor: Visitor, app: Flask, ca
         ("full_name", "x" * 101, "at most 100 characters"),
         ("full_name", "Mick\r\nBcc: all@example.com", "control characters"),
         ("full_name", "Mick\x00", "control characters"),
-        ("email", "", "Please enter your e-mail address."),
+        ("email", "", "Please enter your email address."),
         ("email", "mick", "check this address"),
         ("email", "mick@", "check this address"),
         ("email", "straße@example.com", "check this address"),
@@ -174,7 +174,7 @@ def test_a_username_of_a_verified_user_is_told_to_be_taken(
     visitor.submit("/verify")
     another_visitor.sign_up(username="MICK19", email="other@example.com")
     assert another_visitor.page.status_code == 422
-    assert "Somebody else has this username" in another_visitor.text
+    assert "That username is taken" in another_visitor.text
     assert rows(app) == (1, 1, 1)
 
 

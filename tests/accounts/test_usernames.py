@@ -18,7 +18,7 @@ from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import db_now
 
-TAKEN = "Somebody else has this username"
+TAKEN = "That username is taken"
 
 
 def hold(app: Flask, username: str) -> None:
@@ -106,7 +106,7 @@ def test_a_name_that_came_to_look_like_anothers_meanwhile_is_replaced_at_the_lin
     hold(app, "victim")
     visitor.open(smtp.mails[0].link)
     visitor.submit("/verify")
-    assert "Somebody else has this username by now" in visitor.text
+    assert "That username was just taken" in visitor.text
     visitor.submit("/verify", username="аdmin")
     assert "This username is reserved." in visitor.text
     visitor.submit("/verify", username="vera")

@@ -42,10 +42,10 @@ def sign_up(page: Page, url: str) -> None:
     page.get_by_role("main").get_by_role("link", name="Sign up").click()
     page.get_by_label("Username").fill("mick19")
     page.get_by_label("Full name").fill("Mick Example")
-    page.get_by_label("E-mail address").fill("mick@example.com")
+    page.get_by_label("Email address").fill("mick@example.com")
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Sign up").click()
-    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+    expect(page.get_by_role("heading", name="Check your email")).to_be_visible()
 
 
 def test_a_person_signs_up_follows_the_link_confirms_and_is_signed_in(page: Page, url: str, smtp: Server) -> None:
@@ -67,11 +67,11 @@ def test_on_another_device_the_password_is_asked(browser: Browser, page: Page, u
     with browser.new_context(java_script_enabled=False, viewport={"width": 375, "height": 667}) as phone:
         other = phone.new_page()
         other.goto(smtp.wait_for("mick@example.com").link)
-        other.get_by_label("Password you chose").fill(PASSWORD)
+        other.get_by_label("Your password").fill(PASSWORD)
         other.get_by_role("button", name="Confirm").click()
         expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
     page.get_by_role("link", name="Check again").click()
-    expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible()
+    expect(page.get_by_role("heading", name="Your email address is confirmed")).to_be_visible()
 
 
 def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
@@ -85,20 +85,20 @@ def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
             const status = document.getElementById("announcement");
             new MutationObserver(() => heard.push(status.textContent)).observe(status, {childList: true});"""
         )
-        page.get_by_label("Code from the mail").press_sequentially("48")
+        page.get_by_label("Code from the email").press_sequentially("48")
         mail = smtp.wait_for("mick@example.com")
         # The seconds go by, and are not told.
         expect(page.get_by_text(re.compile(r"^Sent ([5-9]|[1-5]\d) seconds ago\.$"))).to_be_visible(timeout=15_000)
         assert sum("Sent " in told for told in page.evaluate("heard")) == 1
-        expect(page.get_by_label("Code from the mail")).to_have_value("48")
-        expect(page.get_by_label("Code from the mail")).to_be_focused()
+        expect(page.get_by_label("Code from the email")).to_have_value("48")
+        expect(page.get_by_label("Code from the email")).to_be_focused()
         with browser.new_context() as phone:
             other = phone.new_page()
             other.goto(mail.link)
-            other.get_by_label("Password you chose").fill(PASSWORD)
+            other.get_by_label("Your password").fill(PASSWORD)
             other.get_by_role("button", name="Confirm", exact=True).click()
             expect(other.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
-        expect(page.get_by_role("heading", name="Your address is verified")).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("heading", name="Your email address is confirmed")).to_be_visible(timeout=10_000)
 
 
 @pytest.fixture
@@ -123,16 +123,16 @@ def test_new_mail_appears_in_the_mailbox_by_itself(browser: Browser, mailbox_url
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(error.message))
         page.goto(mailbox_url)
-        expect(page.get_by_text("No mail yet.")).to_be_visible()
+        expect(page.get_by_text("No emails yet.")).to_be_visible()
         box.save(b"Subject: First\r\n\r\nHello")
         page.get_by_role("link", name="First").focus()
         box.save(b"Subject: Second\r\n\r\nHello")
         expect(page.get_by_role("link", name="Second")).to_be_visible()
         expect(page.get_by_role("link", name="First")).to_be_focused()
-        expect(page.get_by_role("status")).to_contain_text("2 mails")
-        page.get_by_role("button", name="Delete all mails").click()
-        expect(page.get_by_text("No mail yet.")).to_be_visible()
-        page.get_by_role("switch", name="Show new mail by itself").uncheck()
+        expect(page.get_by_role("status")).to_contain_text("2 emails")
+        page.get_by_role("button", name="Delete all emails").click()
+        expect(page.get_by_text("No emails yet.")).to_be_visible()
+        page.get_by_role("switch", name="Show new emails automatically").uncheck()
         page.reload()
         expect(page.get_by_role("switch")).not_to_be_checked()
         assert problems == []
@@ -148,8 +148,8 @@ def test_the_mailbox_works_without_javascript(page: Page, mailbox_url: str, tmp_
     for view in ("HTML", "On a phone"):
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.frame_locator("iframe").get_by_role("heading", name="Hi")).to_be_visible()
-    page.frame_locator("iframe").get_by_role("link", name="Go on").click()
+    page.frame_locator("iframe").get_by_role("link", name="Continue").click()
     expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
     page.go_back()
     page.get_by_role("button", name="Delete").click()
-    expect(page.get_by_text("No mail yet.")).to_be_visible()
+    expect(page.get_by_text("No emails yet.")).to_be_visible()

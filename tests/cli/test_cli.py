@@ -283,6 +283,6 @@ def test_without_a_database_one_line_says_so(system_environ: Environ, url: str, 
         check=False,
     )
     assert done.returncode == 3
-    assert done.stderr.startswith("the database does not answer: ")
+    assert done.stderr.startswith("the database isn't responding: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

@@ -100,7 +100,7 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
             assert visitor.page.json() == {"status": "not ready", "database": "down"}
             worker.wait_for_event("database_down")
             for command in (["mail", "pause", "trouble"], ["users", "list"]):
-                assert_one_line(run(environ, *command), 3, "the database does not answer: ")
+                assert_one_line(run(environ, *command), 3, "the database isn't responding: ")
             doctor = run(environ, "mail", "doctor")
             assert doctor.returncode == 1
             assert doctor.stdout.startswith(f"the database {'does not answer' if trouble == 'stopped' else 'can only'}")
@@ -301,7 +301,7 @@ def test_an_sqlite_file_that_may_only_be_read_is_a_database_that_is_away(app: Fl
         assert visitor.open("/readyz").status_code == 503
         paused = app.test_cli_runner().invoke(args=["mail", "pause", "trouble"])
         assert paused.exit_code == 3
-        assert paused.stderr == "the database does not answer: attempt to write a readonly database\n"
+        assert paused.stderr == "the database isn't responding: attempt to write a readonly database\n"
         doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
         assert doctor.exit_code == 1
         assert "the database can only be read: attempt to write a readonly database: ls -ld " in doctor.stdout

@@ -191,8 +191,8 @@ def test_nothing_that_the_person_typed_but_the_address_is_in_it(mail: Mail) -> N
 def test_text_and_html_say_the_same(mail: Mail) -> None:
     # But for how to follow the link, which the text shows in full and the HTML as a button besides.
     html = shown(re.sub(r'<p class="action".*?</p>', "", mail.html))
-    html = html.replace("Press the button", "Open this link")
-    html = html.replace("If the button does nothing, copy this into your browser:", "")
+    html = html.replace("Click the button", "Open this link")
+    html = html.replace("If the button doesn't work, copy this into your browser:", "")
     for line in filter(None, mail.text.splitlines()):
         assert line in html
         html = html.replace(line, "", 1)

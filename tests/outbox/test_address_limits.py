@@ -405,7 +405,7 @@ def test_the_waiting_page_does_not_tell_that_others_used_up_the_limit(app: Flask
     travel(app, 11)
     drain(app)
     visitor.open("/signup/sent")
-    assert "Your mail leaves in" not in visitor.text
+    assert "Sending in" not in visitor.text
     assert "Sent" in visitor.text
 
 

@@ -104,7 +104,7 @@ def test_a_form_over_https_that_is_stale_says_nothing_of_http(make: Make, capsys
     visitor = Visitor("https://signup.example", make(PUBLIC_URL="https://signup.example"))
     visitor.open("/signup")
     assert visitor.submit("/signup", follow=True, **FIELDS, csrf_token="wrong").status_code == 400
-    assert "open for too long" in visitor.text
+    assert "This page expired" in visitor.text
     assert "cookie_lost" not in capsys.readouterr().err
 
 

@@ -80,7 +80,7 @@ def test_a_body_of_10_megabytes_is_refused_with_a_page(visitor: Visitor) -> None
     visitor.open("/signup")
     visitor.submit("/signup", full_name="x" * 10_000_000)
     assert visitor.page.status_code == 413
-    assert "nothing was saved" in visitor.text
+    assert "Nothing was saved" in visitor.text
 
 
 def test_a_body_of_another_type_is_an_empty_form(visitor: Visitor) -> None:

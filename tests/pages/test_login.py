@@ -51,7 +51,7 @@ def test_what_does_not_match_gets_one_and_the_same_answer(
     another_visitor.open("/login")
     another_visitor.submit("/login", identifier=identifier, password=password)
     assert another_visitor.page.status_code == 422
-    assert "Username, address or password is wrong." in another_visitor.text
+    assert "That username, email address, or password is wrong." in another_visitor.text
     assert f'value="{password}"' not in another_visitor.page.text
 
 

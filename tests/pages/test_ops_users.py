@@ -208,11 +208,11 @@ def test_after_ten_minutes_an_action_takes_the_password_and_goes_on_with_what_wa
     path = act(admin, of(app), "lock")
     assert admin.page.status_code == 403
     assert "Enter your password" in admin.text
-    assert "Please look at this again" not in admin.text
+    assert "Please fix the following" not in admin.text
     assert is_signed_in(member)
     admin.submit(path, password="wrong")
     assert admin.page.status_code == 422
-    assert "This is not your password" in admin.text
+    assert "That password is wrong" in admin.text
     assert is_signed_in(member)
     admin.submit(path, password=PASSWORD)
     assert "The account is locked." in admin.text

@@ -43,7 +43,7 @@ def test_a_changed_password_signs_out_everywhere_else_and_its_owner_is_told(
     former = dict(owner.http.cookies)
     assert change(owner) == 200
     assert owner.path == "/account"
-    assert "You are signed out everywhere else." in owner.text
+    assert "You were signed out everywhere else." in owner.text
     # This browser's session is another one now.
     assert dict(owner.http.cookies) != former
     thief = Visitor("http://signup.example", app)
@@ -51,7 +51,7 @@ def test_a_changed_password_signs_out_everywhere_else_and_its_owner_is_told(
     for browser in (another_visitor, thief):
         assert browser.open("/account").url.path == "/login"
     send_due()
-    assert smtp.mails[-1].message["Subject"] == "Your password was changed at Acme"
+    assert smtp.mails[-1].message["Subject"] == "Your Acme password was changed"
     assert sign_in(another_visitor, PASSWORD) == "/login"
     assert sign_in(another_visitor, NEW) == "/account"
     assert count(app, "password_changed") == 1
@@ -63,7 +63,7 @@ def test_who_does_not_know_the_password_changes_nothing_and_is_soon_refused(
     kept = only_user(app).password_hash
     for _ in range(3):
         assert change(owner, password="staple battery horse") == 422
-        assert "This is not your password." in owner.text
+        assert "That password is wrong." in owner.text
     # With the right one too.
     assert change(owner) == 429
     assert only_user(app).password_hash == kept

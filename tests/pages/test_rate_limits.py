@@ -199,7 +199,7 @@ def test_too_many_sign_ins_look_the_same_whether_or_not_there_is_an_account(app:
         sign_in(visitor, known)
     # The right password too: else the limit would tell which one it is.
     assert sign_in(visitor, known, PASSWORD) == 429
-    assert "That was often enough for now" in visitor.text
+    assert "Too many attempts" in visitor.text
 
 
 @on_servers

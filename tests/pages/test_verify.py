@@ -87,7 +87,7 @@ def test_another_browser_gives_the_password(another_visitor: Visitor, app: Flask
     assert another_visitor.page.status_code == 422
     another_visitor.submit("/verify", password="not the password")
     assert another_visitor.page.status_code == 422
-    assert "not the password of this signup" in another_visitor.text
+    assert "isn't the password of this signup" in another_visitor.text
     assert not user(app).is_email_verified
     another_visitor.submit("/verify", password=PASSWORD)
     assert another_visitor.path == "/account"
@@ -115,7 +115,7 @@ def test_after_an_hour_the_browser_that_signed_up_gives_the_password_too(
     visitor.open(link)
     visitor.submit("/verify")
     assert visitor.page.status_code == 422
-    assert "Please give the password" in visitor.text
+    assert "Please enter the password" in visitor.text
 
 
 def test_a_second_click_says_already_verified_and_gives_no_session(
@@ -125,10 +125,10 @@ def test_a_second_click_says_already_verified_and_gives_no_session(
     visitor.open(link)
     visitor.submit("/verify")
     another_visitor.submit("/verify", password=PASSWORD)
-    assert "Already verified" in another_visitor.text
+    assert "Already confirmed" in another_visitor.text
     another_visitor.open(link)
     assert another_visitor.page.status_code == 200
-    assert "Already verified" in another_visitor.text
+    assert "Already confirmed" in another_visitor.text
     assert "Sign in" in another_visitor.text
     another_visitor.open("/account")
     assert another_visitor.path == "/login"
@@ -160,7 +160,7 @@ def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(visitor: V
 def test_the_page_without_a_link_says_what_to_do(visitor: Visitor) -> None:
     visitor.open("/verify")
     assert visitor.page.status_code == 404
-    assert "keeps cookies out" in visitor.text
+    assert "open it here from your email again, and allow cookies" in visitor.text
 
 
 def test_an_expired_link_offers_a_new_one(
@@ -241,7 +241,7 @@ def test_a_username_taken_meanwhile_is_chosen_anew(
     visitor.open(link)
     visitor.submit("/verify")
     assert visitor.page.status_code == 422
-    assert "Somebody else has this username by now" in visitor.text
+    assert "That username was just taken" in visitor.text
     visitor.submit("/verify", username="a@b")
     assert visitor.page.status_code == 422
     visitor.submit("/verify", username="mick20")

@@ -21,7 +21,7 @@ Send = Callable[[], None]
 
 def test_before_the_delay_is_over_it_says_when_the_mail_leaves(visitor: Visitor) -> None:
     visitor.sign_up()
-    assert re.search(r"Your mail leaves in (10|\d) seconds?\.", visitor.text)
+    assert re.search(r"Sending in (10|\d) seconds?\.", visitor.text)
 
 
 def test_after_the_mail_was_taken_it_says_when(visitor: Visitor, send_due: Send) -> None:
@@ -47,7 +47,7 @@ def test_a_mail_server_in_trouble_is_told_as_a_delay(visitor: Visitor, send_due:
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")
-    assert "is in line" in visitor.text
+    assert "mail server is busy" in visitor.text
 
 
 def test_a_mail_that_nobody_takes_is_told_to_be_in_line(visitor: Visitor, app: Flask) -> None:
@@ -57,7 +57,7 @@ def test_a_mail_that_nobody_takes_is_told_to_be_in_line(visitor: Visitor, app: F
     assert "on its way" in visitor.text
     travel(app, 5)
     visitor.open("/signup/sent")
-    assert "Mail is slow right now. Yours is in line; you can close this page." in visitor.text
+    assert "Email is slow right now. Yours is queued; you can close this page." in visitor.text
 
 
 def test_while_our_mail_server_is_down_that_is_told_at_once(visitor: Visitor, app: Flask) -> None:
@@ -66,12 +66,12 @@ def test_while_our_mail_server_is_down_that_is_told_at_once(visitor: Visitor, ap
         circuit_breaker.trip("nobody answers")
         db.session.commit()
     visitor.open("/signup/sent")
-    assert "Mail is slow right now." in visitor.text
+    assert "Email is slow right now." in visitor.text
     with app.app_context():
         circuit_breaker.reset()
         db.session.commit()
     visitor.open("/signup/sent")
-    assert "Your mail leaves in" in visitor.text
+    assert "Sending in" in visitor.text
 
 
 def test_when_it_is_told_to_wait_it_says_who_said_so(visitor: Visitor, send_due: Send, smtp: Server) -> None:
@@ -86,10 +86,10 @@ def test_after_a_minute_another_mail_makes_sense(visitor: Visitor, send_due: Sen
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")
-    assert re.search(r"Another one can leave in (59|60) seconds.", visitor.text)
+    assert re.search(r"You can send another in (59|60) seconds.", visitor.text)
     travel(app, 60)
     visitor.open("/signup/sent")
-    assert "or have it sent again." in visitor.text
+    assert "or send it again." in visitor.text
 
 
 def test_the_part_that_moves_is_the_same_on_the_page_and_alone(visitor: Visitor, send_due: Send) -> None:
@@ -126,7 +126,7 @@ def test_the_form_tells_who_signed_up_in_this_browser_already(visitor: Visitor) 
     assert "already" not in visitor.text
     visitor.sign_up()
     visitor.open("/signup")
-    assert "You signed up in this browser already. See where your mail is" in visitor.text
+    assert "You already signed up in this browser. See where your email is" in visitor.text
 
 
 @pytest.mark.parametrize("code", ["{0} {1}", "{0}-{1}", "Your code is {0} {1}.", "\u00a0{0}\u2009{1}"])
@@ -154,7 +154,7 @@ def test_a_refused_address_is_told(visitor: Visitor, send_due: Send, smtp: Serve
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")
-    assert "We could not reach that address" in visitor.text
+    assert "We couldn't reach that address" in visitor.text
 
 
 def test_a_mail_that_waited_for_its_address_and_is_refused_then_is_told_as_failed(
@@ -180,7 +180,7 @@ def test_a_mail_that_waited_for_its_address_and_is_refused_then_is_told_as_faile
     smtp.actions["RCPT"] = "550 no such user"
     send_due()
     visitor.open("/signup/sent")
-    assert "We could not reach that address" in visitor.text
+    assert "We couldn't reach that address" in visitor.text
 
 
 def test_send_it_again_sends_the_same_link_again(visitor: Visitor, send_due: Send, smtp: Server) -> None:
@@ -238,6 +238,6 @@ def test_a_signup_verified_elsewhere_leads_to_sign_in(
     another_visitor.submit("/verify", password="correct horse battery")
     assert another_visitor.path == "/account"
     visitor.open("/signup/sent")
-    assert "Your address is verified" in visitor.text
+    assert "Your email address is confirmed" in visitor.text
     visitor.open("/account")
     assert visitor.path == "/login"

@@ -171,7 +171,7 @@ def app_of_module() -> Flask:
 
 def test_who_signs_in_is_led_on(member: Visitor, another_visitor: Visitor) -> None:
     another_visitor.open(login("https://wiki.example:8443/page?a=1&b=2"))
-    assert "you get to the page you wanted" in another_visitor.text
+    assert "take you to the page you wanted" in another_visitor.text
     action = form_of(another_visitor, "/login")
     another_visitor.submit(action, identifier="mick19", password="wrong")
     action = form_of(another_visitor, "/login")
@@ -274,7 +274,7 @@ def test_who_has_an_account_already_is_led_on_by_the_email_that_says_so(
     assert f'href="{link}"' in mail.html
     phone = Visitor("http://signup.example", app)
     phone.open(link)
-    assert "you get to the page you wanted" in phone.text
+    assert "take you to the page you wanted" in phone.text
     assert led_to(phone, form_of(phone, "/login"), identifier="mick19", password=PASSWORD) == CART
     # A signup that wanted nothing, and one that is forgotten.
     another_visitor.sign_up(username="mick21")
@@ -320,7 +320,7 @@ def test_the_start_page_and_a_link_that_was_used_lead_on(visitor: Visitor, send_
     visitor.submit("/verify", follow=False)
     visitor.http.cookies.clear()
     visitor.open(smtp.mails[0].link)
-    assert "Already verified" in visitor.text
+    assert "Already confirmed" in visitor.text
     assert link_to(visitor, "/login") == f"/login?next={quote(CART)}"
 
 

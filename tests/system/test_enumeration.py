@@ -278,7 +278,7 @@ def test_a_taken_username_is_told_whatever_the_address_is(probes: list[Probe]) -
         probe.username = OWNERS["verified"]
     seen = only([probe.sign_up() for probe in probes])
     assert seen.status == 422
-    assert "Somebody else has this username" in seen.body
+    assert "That username is taken" in seen.body
 
 
 def test_a_signup_without_a_csrf_token_tells_no_address_from_another(probes: list[Probe]) -> None:
@@ -346,7 +346,7 @@ def test_a_wrong_code_tells_no_address_from_another(probes: list[Probe], send_du
     send_due()
     seen = only([wrong_code(probe) for probe in probes])
     assert seen.status == 422
-    assert "This is not the code" in seen.body
+    assert "That code is wrong or has expired" in seen.body
 
 
 def wrong_code(probe: Probe) -> Seen:
@@ -380,7 +380,7 @@ def test_a_failed_sign_in_tells_nobody_from_another(probes: list[Probe], by: str
         ]
     )
     assert seen.status == 422
-    assert "Username, address or password is wrong." in seen.body
+    assert "That username, email address, or password is wrong." in seen.body
     assert (seen.hashes, seen.verifications) == (0, 2)
 
 
@@ -441,7 +441,7 @@ def test_the_waiting_page_tells_the_same_story_of_every_address(probes: list[Pro
 
     for probe in probes:
         probe.sign_up()
-    assert "Your mail leaves in" in story()[1]
+    assert "Sending in" in story()[1]
     send_due()
     assert "Sent " in story()[1]
     for probe in probes:
@@ -470,7 +470,7 @@ def test_the_story_stays_the_same_when_the_owner_verifies_meanwhile(
         send_due()
         told.append(only_shown([probe.open("/signup/sent") for probe in probes]))
     told.append(only_shown([change_address(probe) for probe in probes]))
-    assert not any("Your address is verified" in body for _status, body in told)
+    assert not any("Your email address is confirmed" in body for _status, body in told)
 
 
 @pytest.mark.parametrize("act", ["wrong code", "resend", "change of address"])
@@ -584,7 +584,7 @@ def test_a_mail_that_waits_for_its_address_tells_the_story_of_one_that_does_not(
     sent = len(smtp.mails)
     for probe in probes:
         probe.sign_up()
-    assert "Your mail leaves in" in story()
+    assert "Sending in" in story()
     send_due()
     assert {mail.recipients[0] for mail in smtp.mails[sent:]} == {KINDS["new"], KINDS["former"]}
     assert "Sent " in story()

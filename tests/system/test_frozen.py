@@ -183,7 +183,7 @@ def test_a_command_frozen_with_a_mail_in_its_hands_keeps_it_from_nobody(
         with frozen(command, freezer), consumer(environ_of_processes):
             smtp.wait_for("mick@example.com", seconds=OTHERS_SENT)
         assert command.popen.wait(30) == 3
-        assert "the database does not answer: terminating connection due to idle-in-transaction timeout" in command.log
+        assert "the database isn't responding: terminating connection due to idle-in-transaction timeout" in command.log
         assert "Traceback" not in command.log
 
 

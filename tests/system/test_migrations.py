@@ -308,7 +308,7 @@ def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Ser
     upgrade(old)
     stranger = Visitor("http://signup.example", old)
     stranger.sign_up(username="MICK19", email="stranger@example.com")
-    assert "Somebody else has this username" in stranger.text
+    assert "That username is taken" in stranger.text
     mick = Visitor("http://signup.example", old)
     mick.open("/login")
     mick.submit("/login", identifier="mick19", password=PASSWORD)

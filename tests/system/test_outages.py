@@ -268,7 +268,7 @@ def test_without_postgres_operators_are_told_so_at_once(on_own_postgres: Environ
         own_postgres.postgres.stop()
         with within(3):
             assert admin.open("/ops").status_code == 503
-        assert "We cannot reach our own database" in admin.text
+        assert "We're having trouble right now" in admin.text
         own_postgres.postgres.start()
         assert admin.open("/ops").status_code == 200
 

@@ -34,7 +34,7 @@ def submit() -> ResponseReturnValue:
         session.clear()
         if email_id is not None:
             tasks.deliver_later(email_id)
-        flash(gettext("Your account is deleted. A last mail to your address says so."))
+        flash(gettext("Your account was deleted. We've sent you one last email to confirm it."))
         return redirect(url_for("home.show"), 303)
     return _page(form), form.status
 

@@ -29,8 +29,8 @@ class AddressForm(Form):
     email = EmailField(
         _("New address"),
         filters=[strip],
-        validators=[DataRequired(_("Please enter your e-mail address."))],
-        description=_("We send one mail there to check that it is yours."),
+        validators=[DataRequired(_("Please enter your email address."))],
+        description=_("We'll send an email there to check that it's yours."),
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = current_password_field()
@@ -40,7 +40,7 @@ class AddressForm(Form):
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)
         if self.address.key == me().email_key:
-            raise ValidationError(_("This is your address already."))
+            raise ValidationError(_("This is already your address."))
 
 
 class CodeForm(Form):
@@ -79,9 +79,9 @@ def confirm_by_code() -> ResponseReturnValue:
             if email_change.awaited(user) is None:
                 # Confirmed meanwhile by the link, or called off: the page says what is so now.
                 return redirect(url_for("address.show"), 303)
-            form.code.errors = [_("This is not the code, or it is too old. You can have a mail sent again.")]
+            form.code.errors = [_("That code is wrong or has expired. Check it, or send a new one.")]
         except codes.TooManyTries:
-            form.code.errors = [_("That were too many wrong codes. Please follow the link in the mail instead.")]
+            form.code.errors = [_("Too many wrong codes. Use the link in the email instead.")]
         else:
             return changed(email, wish.leads_to if wish else None)
     return _page(form), form.status
@@ -111,7 +111,7 @@ def call_off() -> ResponseReturnValue:
 def changed(email_id: uuid.UUID | None, leads_to: str | None) -> ResponseReturnValue:
     """Lead on whoever confirmed, and have the former address told."""
     _hint(email_id)
-    flash(gettext("Your address is changed. We told your former address, too."))
+    flash(gettext("Your address was changed. We've told your old address, too."))
     return way_on.follow(leads_to or url_for("account.show"))
 
 

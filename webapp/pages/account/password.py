@@ -42,7 +42,7 @@ def submit() -> ResponseReturnValue:
         if notice is not None:
             tasks.deliver_later(notice)
         sign_in(user)
-        flash(gettext("Your new password is set. You are signed out everywhere else."))
+        flash(gettext("Your password was changed. You were signed out everywhere else."))
         return redirect(url_for("account.show"), 303)
     return _page(form), form.status
 

@@ -43,7 +43,7 @@ def submit() -> ResponseReturnValue:
         try:
             email_id = account.rename(me(), username=form.name, full_name=form.full_name.data, own=form.own)
         except users.UsernameTaken:
-            form.username.errors = [_("Somebody else has this username. Please choose another.")]
+            form.username.errors = [_("That username is taken. Please choose another.")]
         else:
             if email_id is not None:
                 tasks.deliver_later(email_id)

@@ -46,7 +46,7 @@ def end(key: str) -> ResponseReturnValue:
         forget()
         return redirect(url_for("home.show"), 303)
     sessions.end_one(user, key)
-    flash(gettext("That device is signed out."))
+    flash(gettext("That device was signed out."))
     return redirect(url_for("sessions.show"), 303)
 
 
@@ -57,7 +57,7 @@ def end_others() -> ResponseReturnValue:
     if not form.validate():
         return _page(form), form.status
     sessions.end_others(user, user.session_token)
-    flash(gettext("All other devices are signed out."))
+    flash(gettext("All other devices were signed out."))
     return redirect(url_for("sessions.show"), 303)
 
 
@@ -85,4 +85,4 @@ def _describe(one: UserSession, own: str) -> Seen:
 def _device(browser: str | None, system: str | None) -> str:
     if browser and system:
         return str(gettext("%(browser)s on %(system)s", browser=browser, system=system))
-    return browser or system or str(gettext("A browser that does not say which"))
+    return browser or system or str(gettext("Unknown browser"))

@@ -55,10 +55,10 @@ class ManyForm(Form):
 
 class PauseForm(Form):
     reason = StringField(
-        _("Why?"),
+        _("Reason"),
         filters=[strip],
         validators=[
-            DataRequired(_("Please say why: whoever finds the mail held back wants to know.")),
+            DataRequired(_("Please enter a reason, so that others know why email is paused.")),
             Length(max=pause.REASON_MAX, message=_("Please use at most %(max)d characters.")),
             OneLine(),
         ],
@@ -67,9 +67,9 @@ class PauseForm(Form):
 
 class TestForm(Form):
     email = EmailField(
-        _("To which address?"),
+        _("Send it to"),
         filters=[strip],
-        validators=[DataRequired(_("Please enter an e-mail address."))],
+        validators=[DataRequired(_("Please enter an email address."))],
         render_kw={"autocomplete": "email"},
     )
 
@@ -139,8 +139,8 @@ class Work:
 
     def told(self) -> str:
         if self.action == "retry":
-            return str(ngettext("%(num)s mail goes again.", "%(num)s mails go again.", self.changed))
-        return str(ngettext("%(num)s mail was canceled.", "%(num)s mails were canceled.", self.changed))
+            return str(ngettext("Resending %(num)s email.", "Resending %(num)s emails.", self.changed))
+        return str(ngettext("%(num)s email was canceled.", "%(num)s emails were canceled.", self.changed))
 
 
 @blueprint.get("/pause")
@@ -154,9 +154,9 @@ def pause_mail() -> ResponseReturnValue:
     if not form.validate():
         return render_template("ops/pause.html", form=form), form.status
     if operations.pause_mail(form.reason.data):
-        flash(gettext("All mail is held back."))
+        flash(gettext("All email is paused."))
     else:
-        flash(gettext("It was held back already."))
+        flash(gettext("Already paused."))
     return redirect(url_for("ops.show"), 303)
 
 
@@ -171,7 +171,7 @@ def resume_mail() -> ResponseReturnValue:
     if not form.validate():
         return render_template("ops/resume.html", form=form, now=queries.stats()), form.status
     operations.resume_mail()
-    flash(gettext("Mail goes again."))
+    flash(gettext("Email was resumed."))
     return redirect(url_for("ops.show"), 303)
 
 
@@ -187,7 +187,7 @@ def send_test() -> ResponseReturnValue:
         return render_template("ops/test.html", form=form), form.status
     email_id = operations.post_test(form.address)
     tasks.deliver_later(email_id)
-    flash(gettext("The test mail is on its way; reload this page to see what the mail server says."))
+    flash(gettext("The test email is on its way. Reload this page to see what the mail server says."))
     return redirect(url_for("ops.show_mail", email_id=email_id), 303)
 
 

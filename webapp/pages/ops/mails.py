@@ -56,10 +56,10 @@ class FilterForm(Form):
             return Words()
 
     status = SelectField(_("State"), choices=_choices(queries.STATUSES))
-    template = SelectField(_("Mail"), choices=_choices(TEMPLATES))
+    template = SelectField(_("Email"), choices=_choices(TEMPLATES))
     address = StringField(_("Address"), filters=[strip], validators=[_short(email_addresses.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
-    user = IntegerField(_("User number"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
+    user = IntegerField(_("User ID"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
     since = DateField(_("From (UTC)"), validators=[Optional()])
     until = DateField(_("To (UTC)"), validators=[Optional()])
     # Not typed: by links alone.

@@ -111,5 +111,5 @@ def knows_password(user: User, field: PasswordField, *, link: uuid.UUID | None =
             sessions.prove(user.session_token)
         return True
     sessions.refuse()
-    field.errors = [_("This is not your password. Please try again.")]
+    field.errors = [_("That password is wrong. Please try again.")]
     return False

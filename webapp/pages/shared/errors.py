@@ -23,18 +23,18 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER = 10
 
 TEXTS = {
-    400: (_("That request made no sense to us"), _("Please go back, reload the page and try again.")),
-    403: (_("That is not for you"), _("You may need to sign in with another account.")),
-    404: (_("There is nothing here"), _("The address may be mistyped, or the page has moved.")),
-    405: (_("That does not work here"), _("Please open the page again and use its buttons.")),
-    410: (_("That is not here any more"), _("Please start again from the beginning.")),
-    413: (_("That was too much at once"), _("Please send less text; nothing was saved.")),
-    429: (_("That was often enough for now"), _("Please wait a little, and try again then.")),
+    400: (_("Something was wrong with that request"), _("Please go back, reload the page and try again.")),
+    403: (_("You don't have access to this page"), _("You may need to sign in with another account.")),
+    404: (_("Page not found"), _("The address may be mistyped, or the page has moved.")),
+    405: (_("This page can't do that"), _("Please open the page again and use its buttons.")),
+    410: (_("This page is gone"), _("Please start again from the beginning.")),
+    413: (_("That was too much text"), _("Please send less text. Nothing was saved.")),
+    429: (_("Too many attempts"), _("Please wait a little, then try again.")),
     503: (
-        _("We cannot reach our own database"),
-        _("Nothing was lost, and it mends itself mostly. Please try again in a minute."),
+        _("We're having trouble right now"),
+        _("Nothing was lost. This usually fixes itself within a minute."),
     ),
-    500: (_("Something broke on our side"), _("Nothing was lost. Please try again in a minute.")),
+    500: (_("Something went wrong on our side"), _("Nothing was lost. Please try again in a minute.")),
 }
 
 

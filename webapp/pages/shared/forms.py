@@ -126,7 +126,7 @@ def are_short(form: Iterable[Field]) -> bool:
         longest = getattr(field.flags, "maxlength", None)
         if any(len(sent.strip()) > (longest or LONGEST) for sent in field.raw_data or ()):
             field.errors = [
-                _("Please use at most %(max)d characters.", max=longest) if longest else _("That is too long.")
+                _("Please use at most %(max)d characters.", max=longest) if longest else _("This is too long.")
             ]
     return not any(field.errors for field in form)
 
@@ -162,14 +162,14 @@ def western(text: str | None) -> str:
 
 def code_field() -> StringField:
     return StringField(
-        _("Code from the mail"),
+        _("Code from the email"),
         filters=[strip, western],
         # Whoever copies the whole sentence means the digits in it.
         validators=[
-            DataRequired(_("Please type the six digits.")),
-            Length(max=CODE_MAX, message=_("That is too long.")),
+            DataRequired(_("Please enter the six digits.")),
+            Length(max=CODE_MAX, message=_("This is too long.")),
         ],
-        description=_("Six digits. They work in this browser only."),
+        description=_("The six-digit code from the email."),
         render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
     )
 

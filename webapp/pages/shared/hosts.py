@@ -33,7 +33,7 @@ def _refuse_other_names() -> ResponseReturnValue | None:
         "In development we answer to localhost alone, and to the host of PUBLIC_URL. Please open %(url)s instead.",
         url=current_app.config["PUBLIC_URL"],
     )
-    title = gettext("This is not our address")
+    title = gettext("This isn't our address")
     return render_template("error.html", code=400, title=title, advice=advice, forgets=False), 400
 
 

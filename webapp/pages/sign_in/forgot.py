@@ -25,10 +25,10 @@ class ForgotForm(Form):
     limit = "RATELIMIT_RESET"
 
     email = EmailField(
-        _("E-mail address"),
+        _("Email address"),
         filters=[strip],
-        validators=[DataRequired(_("Please enter your e-mail address."))],
-        description=_("The one that you signed up with."),
+        validators=[DataRequired(_("Please enter your email address."))],
+        description=_("The one you signed up with."),
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 

@@ -23,10 +23,10 @@ blueprint = Blueprint("login", __name__)
 
 class LoginForm(Form):
     identifier = StringField(
-        _("Username or e-mail address"),
+        _("Username or email address"),
         filters=[strip],
         validators=[
-            DataRequired(_("Please enter your username or e-mail address.")),
+            DataRequired(_("Please enter your username or email address.")),
             Length(max=email_addresses.EMAIL_MAX, message=_("Please use at most %(max)d characters.")),
         ],
         render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"},
@@ -68,7 +68,7 @@ def submit() -> ResponseReturnValue:
             waiting.remember(signup.id_of(user, way_on.asked()))
             return redirect(url_for("waiting.show"), 303)
         sessions.refuse()
-        form.password.errors = [_("Username, address or password is wrong. Please try again.")]
+        form.password.errors = [_("That username, email address, or password is wrong. Please try again.")]
     return render_template("login.html", form=form), form.status
 
 

@@ -27,7 +27,7 @@ PATH = links.PATHS["reset"]
 
 
 class ResetForm(link_cookie.LinkForm):
-    username = StringField(_("Another username"), filters=[strip])
+    username = StringField(_("New username"), filters=[strip])
     password = new_password_field(_("New password"))
 
 
@@ -72,7 +72,7 @@ def submit() -> ResponseReturnValue:
             proof.id, password_hash=passwords.hash(form.password.data), holder=user, username=name
         )
     except users.UsernameTaken:
-        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        form.username.errors = [_("That username was just taken. Please choose another.")]
         return _page(_opened(), form), form.status
     except usernames.UsernameInvalid as error:
         form.username.errors = [username_advice(error)]
@@ -86,7 +86,7 @@ def submit() -> ResponseReturnValue:
     # Whoever failed to guess the former password must not keep its owner from using the new one.
     rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))
     sign_in(user)
-    flash(gettext("Your new password is set. You are signed out everywhere else."))
+    flash(gettext("Your password was changed. You were signed out everywhere else."))
     response = make_response(way_on.follow(proof.leads_to or verification.leads_to(user)))
     link_cookie.drop(response, PATH)
     return response

@@ -28,10 +28,10 @@ class SignupForm(NameFields, Form):
     limit = "RATELIMIT_SIGNUP"
 
     email = EmailField(
-        _("E-mail address"),
+        _("Email address"),
         filters=[strip],
-        validators=[DataRequired(_("Please enter your e-mail address."))],
-        description=_("We send one mail there to check that it is yours."),
+        validators=[DataRequired(_("Please enter your email address."))],
+        description=_("We'll send an email there to check that it's yours."),
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
     password = new_password_field(_("Password"))
@@ -77,7 +77,7 @@ def submit() -> ResponseReturnValue:
                 own=form.own,
             )
         except users.UsernameTaken:
-            form.username.errors = [_("Somebody else has this username. Please choose another.")]
+            form.username.errors = [_("That username is taken. Please choose another.")]
         else:
             if email_id is not None:
                 tasks.deliver_later(email_id, delay=signup.delay())

@@ -23,9 +23,9 @@ blueprint = Blueprint("verify", __name__)
 
 
 class ConfirmForm(link_cookie.LinkForm):
-    username = StringField(_("Another username"), filters=[strip])
+    username = StringField(_("New username"), filters=[strip])
     password = PasswordField(
-        _("Password you chose"),
+        _("Your password"),
         validators=[Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters."))],
         render_kw={"autocomplete": "current-password"},
     )
@@ -89,7 +89,7 @@ def confirm() -> ResponseReturnValue:
             return _page(proof, form), form.status
         user = verification.confirm(proof.id, holder=holder, username=_chosen_name(form), password_hash=password_hash)
     except users.UsernameTaken:
-        form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+        form.username.errors = [_("That username was just taken. Please choose another.")]
         return _page(_opened(), form, needs_username=True), form.status
     except usernames.UsernameInvalid as error:
         form.username.errors = [username_advice(error)]
@@ -163,12 +163,12 @@ def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | 
     if holder is not None:
         return None
     if not form.password.data:
-        form.password.errors = [_("Please give the password that you chose, or set a new one below.")]
+        form.password.errors = [_("Please enter the password you chose, or set a new one below.")]
         return None
     with rate_limits.guessing(user.email_key, known_by=f"link:{proof.id}") as guess:
         guess.is_right = authentication.is_password(user, form.password.data)
     if not guess.is_right:
-        form.password.errors = [_("This is not the password of this signup. Try again, or set a new one below.")]
+        form.password.errors = [_("That isn't the password of this signup. Try again, or set a new one below.")]
     return None
 
 

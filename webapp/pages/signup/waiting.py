@@ -31,16 +31,16 @@ CONFIRM_SECONDS = 3600
 
 class CodeForm(Form):
     code = code_field()
-    username = StringField(_("Another username"), filters=[strip])
+    username = StringField(_("New username"), filters=[strip])
 
 
 class AddressForm(Form):
     limit = "RATELIMIT_SIGNUP"
 
     email = EmailField(
-        _("Right address"),
+        _("Correct address"),
         filters=[strip],
-        validators=[DataRequired(_("Please enter your e-mail address."))],
+        validators=[DataRequired(_("Please enter your email address."))],
         render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 
@@ -131,7 +131,7 @@ def change_address() -> ResponseReturnValue:
             user, form.address, rate_limits.spent("RATELIMIT_SIGNUP", rate_limits.network())
         )
     except signup.TooManyChanges:
-        form.email.errors = [_("You changed the address several times already. Please sign up again.")]
+        form.email.errors = [_("You've changed the address several times already. Please sign up again.")]
         return _page(user, form), form.status
     except AlreadyVerified:
         email_id = None
@@ -150,11 +150,11 @@ def confirm_by_code() -> ResponseReturnValue:
             chosen = read_username(form.username.data) if form.username.data else None
             verified = codes.confirm(user, form.code.data, username=chosen)
         except codes.CodeWrong:
-            form.code.errors = [_("This is not the code, or it is too old. You can have a mail sent again.")]
+            form.code.errors = [_("That code is wrong or has expired. Check it, or send a new one.")]
         except codes.TooManyTries:
-            form.code.errors = [_("That were too many wrong codes. Please follow the link in the mail instead.")]
+            form.code.errors = [_("Too many wrong codes. Use the link in the email instead.")]
         except users.UsernameTaken:
-            form.username.errors = [_("Somebody else has this username by now. Please choose another.")]
+            form.username.errors = [_("That username was just taken. Please choose another.")]
         except usernames.UsernameInvalid as error:
             form.username.errors = [username_advice(error)]
         except AlreadyVerified:
