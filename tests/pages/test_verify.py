@@ -157,10 +157,38 @@ def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(visitor: V
     assert not user(app).is_email_verified
 
 
+@pytest.mark.parametrize("around", ["", ".", ",", ")", ">", "/", "%3E.", "!”"])
+def test_what_was_copied_behind_a_link_does_no_harm(visitor: Visitor, app: Flask, link: str, around: str) -> None:
+    visitor.open(link + around)
+    visitor.submit("/verify")
+    assert user(app).is_email_verified
+
+
 def test_the_page_without_a_link_says_what_to_do(visitor: Visitor) -> None:
     visitor.open("/verify")
     assert visitor.page.status_code == 404
     assert "open it here from your email again, and allow cookies" in visitor.text
+
+
+def test_a_page_moved_to_the_browser_that_signed_up_leads_to_the_code(
+    visitor: Visitor, another_visitor: Visitor, link: str
+) -> None:
+    """As mail apps do that open links themselves, and then offer to open the page in the real browser."""
+    another_visitor.open(link)
+    visitor.open("/verify")
+    assert visitor.page.status_code == 404
+    assert 'href="/signup/sent"' in visitor.page.text
+    another_visitor.open("/verify/garbage")
+    assert 'href="/signup/sent"' not in another_visitor.page.text
+
+
+def test_a_password_manager_finds_whose_password_it_is(visitor: Visitor, another_visitor: Visitor, link: str) -> None:
+    another_visitor.open(link)
+    assert 'autocomplete="username"' in another_visitor.page.text
+    visitor.open(link)
+    visitor.submit("/verify")
+    visitor.open("/account/password")
+    assert 'value="mick19" autocomplete="username"' in visitor.page.text
 
 
 def test_an_expired_link_offers_a_new_one(

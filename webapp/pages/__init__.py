@@ -18,7 +18,18 @@ from webapp.pages.account import (
     restore_email,
     sessions,
 )
-from webapp.pages.shared import auth, errors, heads, hosts, language, password_feedback, proxies, turns, way_on
+from webapp.pages.shared import (
+    auth,
+    errors,
+    heads,
+    hosts,
+    language,
+    link_cookie,
+    password_feedback,
+    proxies,
+    turns,
+    way_on,
+)
 from webapp.pages.shared.forms import csrf
 from webapp.pages.sign_in import forgot, login, reset
 from webapp.pages.signup import form, verify, waiting
@@ -33,6 +44,7 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 
 def init_app(app: Flask) -> None:
+    link_cookie.init_app(app)
     of_account = (overview, password, profile, email, confirm_email, restore_email, sessions, export, deletion)
     for page in (
         health,

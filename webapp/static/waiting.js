@@ -5,6 +5,7 @@
 const announcement = document.getElementById("announcement");
 const details = document.getElementById("wrong-address");
 const code = document.getElementById("code");
+const title = document.title;
 let told = progress().dataset.state;
 
 function progress() {
@@ -23,7 +24,24 @@ document.addEventListener("htmx:after:swap", () => {
   const now = steps.findIndex((step) => step.hasAttribute("aria-current"));
   const said = steps.slice(state === "sent" ? now - 1 : now, now + 1);
   announcement.textContent = said.map((step) => step.textContent.trim()).join(" ");
+  document.title = `${said[0].textContent.trim()} · ${title}`;
   details.open ||= state === "failed";
+  awaitCode();
+});
+
+/* Next comes the code, unless somebody is at something else. */
+awaitCode();
+
+function awaitCode() {
+  if (told === "sent" && document.activeElement === document.body && !document.querySelector("[autofocus]")) {
+    code.focus({ preventScroll: true });
+  }
+}
+
+details.addEventListener("toggle", () => {
+  if (details.open) {
+    details.querySelector("input[type=email]").select();
+  }
 });
 
 /* The seconds until another mail makes sense go by here too; until then the button rests. */
@@ -62,10 +80,14 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/* Six digits, however they were pasted, are shown as the mail shows them. */
+/* Six digits, however they were pasted, are shown as the mail shows them, and sent. */
 code.addEventListener("input", () => {
   const digits = code.value.normalize("NFKC").replace(/\D/g, "");
   if (digits.length === 6) {
     code.value = `${digits.slice(0, 3)} ${digits.slice(3)}`;
+    // With another username there is more to type.
+    if (!code.form.elements.username) {
+      code.form.requestSubmit();
+    }
   }
 });

@@ -28,7 +28,7 @@ class PasswordForm(ConfirmForm):
     password = current_password_field()
 
 
-@blueprint.get(f"{PATH}/<token>")
+@blueprint.get(f"{PATH}/<link_token:token>")
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:

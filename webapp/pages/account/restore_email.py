@@ -18,7 +18,7 @@ blueprint = Blueprint("put_back", __name__)
 PATH = links.PATHS["revoke"]
 
 
-@blueprint.get(f"{PATH}/<token>")
+@blueprint.get(f"{PATH}/<link_token:token>")
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:

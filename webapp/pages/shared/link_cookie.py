@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Response, current_app, make_response, render_template, request
+from flask import Flask, Response, current_app, make_response, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.routing import BaseConverter
 from wtforms import HiddenField
 
 from webapp.accounts.email_change import AddressTaken
@@ -11,6 +12,24 @@ from webapp.accounts.links import AlreadyVerified, LinkExpired, VerifyEmail
 from webapp.pages.shared.forms import Form
 
 COOKIE_SECONDS = 3600
+
+# How sentences, brackets and quotes around a link end, which are copied and followed with it.
+NOT_OF_THE_LINK = "/.,;:!?)>]}'\"\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}"
+
+
+class TokenConverter(BaseConverter):
+    """A link's token in a path, with or without what was pasted behind it."""
+
+    regex = "[^/]+/?"
+    part_isolating = False
+
+    def to_python(self, value: str) -> str:
+        return value.rstrip(NOT_OF_THE_LINK)
+
+
+def init_app(app: Flask) -> None:
+    """Must come before the pages of the links."""
+    app.url_map.converters["link_token"] = TokenConverter
 
 
 class LinkForm(Form):

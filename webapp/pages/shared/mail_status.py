@@ -27,7 +27,9 @@ RESEND_SECONDS = 60
 
 # From here on minutes say it better.
 MANY_SECONDS = 100
-RECENT_SECONDS = 600
+
+# Seconds since a mail was sent, and how often to look until then: pages stay open for days.
+SENT_INTERVALS = ((60, 5), (600, 20), (float("inf"), 60))
 
 
 @dataclass(frozen=True)
@@ -109,5 +111,6 @@ def _interval(state: str, seconds: int, since_sent: float) -> int | None:
     if state == "leaving":
         return 1 if seconds <= MANY_SECONDS else 10
     if state == "sent":
-        return 3 if since_sent < RECENT_SECONDS else 15
+        # Who comes back from the mailbox to this page sees the news at once, whatever this says.
+        return next(every for until, every in SENT_INTERVALS if since_sent < until)
     return 2 if state == "sending" else 5

@@ -31,7 +31,7 @@ class ResetForm(link_cookie.LinkForm):
     password = new_password_field(_("New password"))
 
 
-@blueprint.get(f"{PATH}/<token>")
+@blueprint.get(f"{PATH}/<link_token:token>")
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:

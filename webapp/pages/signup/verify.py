@@ -42,7 +42,7 @@ class ConfirmForm(link_cookie.LinkForm):
     )
 
 
-@blueprint.get("/verify/<token>")
+@blueprint.get("/verify/<link_token:token>")
 def follow(token: str) -> ResponseReturnValue:
     """Move the token out of the address bar, history and logs. Mail scanners come here too: nothing is written."""
     try:
@@ -197,4 +197,4 @@ def _expired(form: Form | None = None) -> ResponseReturnValue:
 
 
 def _invalid() -> ResponseReturnValue:
-    return render_template("verify/invalid.html"), 404
+    return render_template("verify/invalid.html", is_waiting=waiting.held() is not None), 404

@@ -183,7 +183,7 @@ def _page(user: User, form: Form | None = None) -> str:
         "waiting.html",
         form=form or Form(),
         code_form=form if isinstance(form, CodeForm) else CodeForm(formdata=None),
-        address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None),
+        address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None, email=user.email),
         suggestion=email_domains.suggestion(user.email),
         **_shown(user),
     )
