@@ -354,7 +354,7 @@ def test_another_mail_can_be_asked_for_once_the_seconds_went_by(
     page.reload()
     expect(again).to_have_attribute("aria-disabled", "false")
     again.click()
-    expect(page.get_by_text("on its way")).to_be_visible()
+    expect(page.get_by_text("Sending…")).to_be_visible()
     send_due()
     assert len(smtp.mails) == 2
 

@@ -82,7 +82,7 @@ def test_a_viewer_sees_everything_and_changes_nothing(app: Flask, smtp: Server) 
     for path in (*PAGES, f"/ops/mails/{email_id}"):
         assert viewer.open(path).status_code == 200
     viewer.open(f"/ops/mails/{email_id}")
-    assert "Revive" not in viewer.text
+    assert "Retry" not in viewer.text
     token = admin.open("/ops/pause")
     for path in (f"/ops/retry?id={email_id}", "/ops/pause", "/ops/resume", "/ops/test"):
         assert viewer.http.post(path, data={"reason": "because"}).status_code == 403
@@ -143,7 +143,7 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
     assert "2 Refused 550" in admin.text
     assert "no such user" in admin.text
     admin.open(f"/ops/mails/{email_id}")
-    for words in ("Mail to mick19@example.com", "failed at recipient 550", "no such user", "Revive"):
+    for words in ("Email to mick19@example.com", "failed at recipient 550", "no such user", "Retry"):
         assert words in admin.text
     admin.open(f"/ops/retry?id={email_id}")
     assert "Send 1 email again?" in admin.text
@@ -337,7 +337,7 @@ def test_a_test_mail_is_sent_from_here(admin: Visitor, app: Flask, smtp: Server)
     press(admin, email="nonsense")
     assert admin.page.status_code == 422
     press(admin, email="ops@example.com")
-    assert "Mail to ops@example.com" in admin.text
+    assert "Email to ops@example.com" in admin.text
     work(app)
     assert len(smtp.mails) == 1
     admin.open(admin.path)

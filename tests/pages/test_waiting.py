@@ -54,7 +54,7 @@ def test_a_mail_that_nobody_takes_is_told_to_be_in_line(visitor: Visitor, app: F
     visitor.sign_up()
     travel(app, 12)
     visitor.open("/signup/sent")
-    assert "on its way" in visitor.text
+    assert "Sending…" in visitor.text
     travel(app, 5)
     visitor.open("/signup/sent")
     assert "Email is slow right now. Yours is queued; you can close this page." in visitor.text

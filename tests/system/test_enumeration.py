@@ -446,7 +446,7 @@ def test_the_waiting_page_tells_the_same_story_of_every_address(probes: list[Pro
     assert "Sent " in story()[1]
     for probe in probes:
         probe.resend()
-    assert "on its way" in story()[1]
+    assert "Sending…" in story()[1]
     send_due()
     assert "Sent " in story()[1]
 
