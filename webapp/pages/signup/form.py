@@ -17,9 +17,9 @@ from wtforms.validators import DataRequired
 from webapp.accounts import passwords, signup, users
 from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
-from webapp.pages.shared import email_domains, page_cache, rate_limits, way_on
+from webapp.pages.shared import email_domains, rate_limits, way_on
 from webapp.pages.shared.forms import Form, NameFields, is_strong, new_password_field, read_address, strip
-from webapp.pages.signup import waiting
+from webapp.pages.signup import page_cache, waiting
 
 blueprint = Blueprint("signup", __name__)
 
