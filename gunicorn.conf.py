@@ -1,7 +1,6 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
 import gc
-import os
 import select
 import shutil
 import socket
@@ -22,12 +21,10 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from sqlalchemy.exc import SQLAlchemyError
 
-# Before anything counts in it: each process has a file there, and whichever is asked adds them up.
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts = tempfile.mkdtemp(prefix="signup-metrics-")
-
 from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
 from webapp.config import load
 from webapp.db import engines, outages, schema
+from webapp.monitoring import http_requests
 from webapp.pages.shared import heads, turns
 from webapp.setting_types import ConfigError
 
@@ -38,6 +35,10 @@ except ConfigError as error:
     # Here rather than in every worker, so that it is said once.
     sys.exit(str(error))
 logs.configure(settings)
+
+# Requests are counted there, in a file of each process; whichever is asked adds them up.
+counts = tempfile.mkdtemp(prefix="signup-metrics-")
+http_requests.share(counts)
 
 # So often a process looks for a database that was away when it started.
 LOOK_SECONDS = 2

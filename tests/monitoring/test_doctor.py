@@ -184,7 +184,8 @@ def test_that_there_is_no_worker_is_found_also_before_a_mail_is_due(app: Flask) 
 
 
 def test_a_frozen_worker_is_found_until_another_takes_its_place(app: Flask, process_environ: Environ) -> None:
-    with consumer(process_environ | {"LOG_FORMAT": "json"}) as frozen:
+    # One that begins by itself, and so knows its own number.
+    with consumer(process_environ | {"LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}) as frozen:
         frozen.wait_for_event("worker_started")
         pid = frozen.popen.pid
         with app.app_context():

@@ -1,13 +1,13 @@
 """Requests as Prometheus counts them: how many, how they ended, how long they took, by endpoint.
 
-Each process counts for itself; gunicorn.conf.py names a folder in which all of a server's processes do.
+Each process counts for itself, unless a folder is shared in which all of a server's processes do.
 """
 
 from __future__ import annotations
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 # A page is quick, or waits for a password's hash; forms wait for their turn.
@@ -26,6 +26,13 @@ seconds = Histogram(
     buckets=BOUNDS,
     registry=registry,
 )
+
+
+def share(folder: str) -> None:
+    """Let this process, and those that it forks, count in files there."""
+    # What the library does where its variable is set before it is imported; here it was, for its names.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    values.ValueClass = values.MultiProcessValue()
 
 
 def count(endpoint: str | None, method: str, code: int, duration: float) -> None:
