@@ -63,8 +63,9 @@ SIGN_UP = text(
     )
     SELECT id FROM person
     """.format(  # noqa: S608 - names of columns, from our own code
-        own_columns="".join(f", {column.name}" for column in users.OWN_FIELDS),
-        own_values="".join(f", :{column.name}" for column in users.OWN_FIELDS),
+        own_columns="".join(f', "{column.name}"' for column in users.OWN_FIELDS),
+        # Their names may be those of other tables' columns.
+        own_values="".join(f", :own_{column.name}" for column in users.OWN_FIELDS),
     )
 )
 
@@ -118,9 +119,9 @@ def add(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, prio
     """
     if db.engine.dialect.name == "sqlite":
         return _add_step_by_step(person, signup_id, leads_to, priority)
-    email_id = uuid.uuid4()
+    email_id, own = uuid.uuid4(), {column.name for column in users.OWN_FIELDS}
     values = {
-        **person,
+        **{f"own_{name}" if name in own else name: value for name, value in person.items()},
         **links.about(signup_id, outgoing_email.SIGNUPS, person["email_key"]),
         **posting.stamp(email_id),
         **audit.who(),
