@@ -324,7 +324,7 @@ def test_no_visitors_words_are_shown_to_the_next(app: Flask, visitor: Visitor, a
     theirs = (
         "{% extends 'base.html' %}{% from 'form.html' import hidden with context %}{% block main %}"
         "<form action='/signup'>{{ hidden(form) }}</form>"
-        "{{ request.args.x }} {{ request.cookies.x }} {{ request.headers['X-Words'] }} {{ g.client }} {{ session }}"
+        "{{ request.args.get('x') }} {{ request.cookies.get('x') }} {{ request.headers.get('X-Words') }} {{ session }}"
         "{% endblock %}"
     )
     app.jinja_loader = ChoiceLoader([DictLoader({"signup.html": theirs}), cast("BaseLoader", app.jinja_loader)])
