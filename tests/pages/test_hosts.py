@@ -83,7 +83,7 @@ def test_a_trial_on_another_port_leads_nowhere_else(trial: Flask) -> None:
 
 @pytest.mark.parametrize(
     ("env", "told"),
-    [("development", "This page was opened over http"), ("production", "please open https://localhost")],
+    [("development", "This page was opened over http"), ("production", "Please open https://localhost")],
 )
 def test_a_form_over_http_where_cookies_are_for_https_says_so(
     make: Make, capsys: pytest.CaptureFixture[str], env: str, told: str

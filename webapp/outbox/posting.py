@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import structlog
 from flask import current_app
-from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import CursorResult, Table, insert
+from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.db.base import db, table
 from webapp.db.clock import db_now
@@ -23,17 +24,28 @@ SIGNUP_PRIORITY = 1
 LAST_SIGNUP_PRIORITY = 9
 NOTICE_PRIORITY = 10
 
+INSERT: Mapping[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
 
 def post(**promise: Any) -> uuid.UUID | None:
     """Promise a mail, as add() does, unless one with its key waits already: its promise serves both."""
-    try:
-        with db.session.begin_nested():
-            return add(**promise)
-    except IntegrityError:
-        return None
+    # What it refers to may be new.
+    db.session.flush()
+    email_id, times, row = _promise(**promise)
+    # No savepoint: a full SQLite would lose it, and the reason with it.
+    insert_into = INSERT[db.engine.dialect.name]
+    added = db.session.execute(insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing(), row)
+    return email_id if cast("CursorResult[Any]", added).rowcount else None
 
 
-def add(
+def add(**promise: Any) -> uuid.UUID:
+    """Add a mail, as part of the caller's transaction, and return its id; `promise` is what _promise() takes."""
+    email_id, times, row = _promise(**promise)
+    db.session.execute(insert(table(OutgoingEmail)).values(times), row)
+    return email_id
+
+
+def _promise(
     *,
     to_address: str,
     user_id: int | None,
@@ -47,8 +59,8 @@ def add(
     max_attempts: int | None = None,
     delay: float = 0,
     expires_in: float | None = None,
-) -> uuid.UUID:
-    """Add a mail that is due in `delay` seconds, as part of the caller's transaction, and return its id.
+) -> tuple[uuid.UUID, dict[str, Any], dict[str, Any]]:
+    """Return the id of a mail that is due in `delay` seconds, the database's times in its row, and the rest of it.
 
     Without `template` the first claim chooses one. One of one's own is a folder in instance/templates/mail/, knows
     its `facts` (of which JSON can be made) by their names, and is canceled when its user is gone.
@@ -70,8 +82,7 @@ def add(
     times = {"next_attempt_at": db_now(delay), "created_at": db_now()}
     if expires_in is not None:
         times["expires_at"] = db_now(expires_in)
-    db.session.execute(insert(table(OutgoingEmail)).values(times), promise)
-    return email_id
+    return email_id, times, promise
 
 
 def stamp(email_id: uuid.UUID, max_attempts: int | None = None) -> dict[str, Any]:
