@@ -62,7 +62,7 @@ SIGN_UP = text(
         SELECT created_at, 'signed_up', id, :address, :actor FROM person
     )
     SELECT id FROM person
-    """.format(  # noqa: S608 - names of columns, from our own code
+    """.format(  # noqa: S608 - columns of our own code  # nosec B608
         own_columns="".join(f', "{column.name}"' for column in users.OWN_FIELDS),
         # Their names may be those of other tables' columns.
         own_values="".join(f", :own_{column.name}" for column in users.OWN_FIELDS),
