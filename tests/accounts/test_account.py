@@ -96,7 +96,7 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert sign_in(third)
     travel(app, 2 * 3600)
     member.open("/account/sessions")
-    assert "Unknown browser This one" in member.text
+    assert "Unknown browser This device" in member.text
     assert "Firefox on Android Last active 2 hours ago · from 127.0.0.1" in member.text
     assert "from 192.0.2.7" in member.text
     (android,) = [one.token_hash for one in rows(app, UserSession) if one.system == "Android"]
@@ -142,6 +142,8 @@ def test_what_was_seen_is_noted_once_an_hour_and_where(member: Visitor, app: Fla
     member.open("/account/sessions")
     assert "from 127.0.0.1" not in member.text
     travel(app, sessions.SEEN_SECONDS + 1)
+    # It is noted once this page was answered.
+    member.open("/account/sessions")
     member.open("/account/sessions")
     assert "from 127.0.0.1" in member.text
 
@@ -209,7 +211,7 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
     send_due()
     (mail,) = smtp.mails
     assert mail.recipients == ["mick@example.com"]
-    assert mail.message["Subject"] == "Your account was deleted at Acme"
+    assert mail.message["Subject"] == "Your Acme account was deleted"
     assert not sign_in(member)
     # A day later nothing knows the address or the names any more.
     travel(app, 86401)

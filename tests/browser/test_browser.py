@@ -148,7 +148,7 @@ def test_the_mailbox_works_without_javascript(page: Page, mailbox_url: str, tmp_
     for view in ("HTML", "On a phone"):
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.frame_locator("iframe").get_by_role("heading", name="Hi")).to_be_visible()
-    page.frame_locator("iframe").get_by_role("link", name="Continue").click()
+    page.frame_locator("iframe").get_by_role("link", name="Go on").click()
     expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
     page.go_back()
     page.get_by_role("button", name="Delete").click()

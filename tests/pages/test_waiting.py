@@ -79,7 +79,7 @@ def test_when_it_is_told_to_wait_it_says_who_said_so(visitor: Visitor, send_due:
     visitor.sign_up()
     send_due()
     visitor.open("/signup/sent")
-    assert "The mail server of example.com asks us to come back later." in visitor.text
+    assert "example.com's mail server is busy." in visitor.text
 
 
 def test_after_a_minute_another_mail_makes_sense(visitor: Visitor, send_due: Send, app: Flask) -> None:

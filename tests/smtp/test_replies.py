@@ -349,7 +349,7 @@ def test_an_error_of_the_machine_amid_a_mail_is_an_attempt_with_its_class(
     email_id = make_signup(app)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mail, "connect", Unconnected)
+        patched.setattr(mail.pool, "take", unconnected)
         with pytest.raises(DeliveryFailed, match="can't start new thread"):
             deliver(app, email_id)
     row = get(app, email_id)
@@ -357,14 +357,9 @@ def test_an_error_of_the_machine_amid_a_mail_is_an_attempt_with_its_class(
     assert not is_open(app)
 
 
-class Unconnected:
-    """What connecting is when the machine has no more threads."""
-
-    def __enter__(self) -> None:
-        raise RuntimeError("can't start new thread")
-
-    def __exit__(self, *_: object) -> None:
-        pass
+def unconnected(_patience: object) -> None:
+    """Connect on a machine that has no more threads."""
+    raise RuntimeError("can't start new thread")
 
 
 def test_closing_after_250_changes_nothing(app: Flask, smtp: Server) -> None:

@@ -24,7 +24,7 @@ Exit codes:
   1  doctor found something, retry or cancel found nothing, relay could not send all,
      the mail server did not accept the test email, the question was answered with no
   2  the command was mistyped, or names a mail or a user that is not there
-  3  the database does not answer (a test email may have been accepted all the same)
+  3  the database isn't responding (a test email may have been accepted all the same)
 """
 
 
@@ -38,7 +38,7 @@ class Commands(AppGroup):
         except (OperationalError, PoolExhausted) as error:
             original = getattr(error, "orig", None) or error
             advice = f"; this gives it its tables: {outages.MIGRATE}" if outages.is_unmigrated(original) else ""
-            click.echo(f"the database does not answer: {outages.reason(original)}{advice}", err=True)
+            click.echo(f"the database isn't responding: {outages.reason(original)}{advice}", err=True)
             ctx.exit(NO_DATABASE)
         except signals.ReceiverFailed as error:
             click.echo(f"nothing was changed: {error}", err=True)

@@ -22,7 +22,7 @@ Exit codes:
   0  done
   1  there was nothing to find or to do, or a question was answered with no
   2  the command was mistyped, or names a user that is not there, is there already, or is one of several
-  3  the database does not answer
+  3  the database isn't responding
   4  a receiver of a signal failed, and nothing was changed
 """
 IN_LISTS = ("id", "username", "email", "role", "email_verified_at", "created_at")

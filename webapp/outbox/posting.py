@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from flask import current_app
-from sqlalchemy import CursorResult, Table, insert
+from sqlalchemy import Table, insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.db.base import db, table
@@ -34,8 +34,8 @@ def post(**promise: Any) -> uuid.UUID | None:
     email_id, times, row = _promise(**promise)
     # No savepoint: a full SQLite would lose it, and the reason with it.
     insert_into = INSERT[db.engine.dialect.name]
-    added = db.session.execute(insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing(), row)
-    return email_id if cast("CursorResult[Any]", added).rowcount else None
+    statement = insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing()
+    return email_id if db.session.scalar(statement.returning(table(OutgoingEmail).c.id), row) else None
 
 
 def add(**promise: Any) -> uuid.UUID:
