@@ -260,6 +260,11 @@ def test_what_a_receiver_breaks_did_not_happen_and_works_once_it_is_mended(
         assert db.session.scalar(select(func.count()).where(AuditEvent.action == "billed")) == 1
 
 
+def changes(tables: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Leave out the sessions, where it is noted that somebody gave the password."""
+    return {name: rows for name, rows in tables.items() if name != "user_sessions"}
+
+
 def test_each_kind_of_change_is_undone(
     app: Flask, member: Visitor, send_due: Send, smtp: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,7 +287,7 @@ def test_each_kind_of_change_is_undone(
         with connected(app, signal, refuses):
             member.submit(action, **typed)
         assert member.page.status_code == 500, action
-        assert everything(app) == before, action
+        assert changes(everything(app)) == changes(before), action
     assert caplog.text.count("receiver_failed") == 4
     # Who asked is signed in as before.
     member.open("/account")

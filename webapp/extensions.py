@@ -15,6 +15,8 @@ from webapp.queue.storage import limits_storage
 from webapp.smtp.connection import Mail
 
 login = LoginManager()
+# Sessions are rows of ours, and nothing asks whether one is "fresh": it would only write to each visitor's cookie.
+login.session_protection = None
 babel = Babel()
 mail = Mail()
 huey = FlaskHuey()

@@ -290,7 +290,7 @@ def test_a_changed_address_ends_all_that_was_asked_for_before(
     member.submit(CONFIRM)
     member.open(link)
     assert member.page.status_code == 200
-    assert "did its work before" in member.text
+    assert "has already been used" in member.text
     member.open("/account/email")
     assert "Check your email" not in member.text
     assert events(app, "address_changed") == 1

@@ -133,7 +133,7 @@ def test_the_alternatives_are_on_top_text_first(mail: Mail) -> None:
 def test_the_headers_say_who_what_and_that_no_person_wrote_it(mail: Mail) -> None:
     headers = mail.message
     assert re.fullmatch(r"<[0-9a-f-]{36}@signup\.example>", headers["Message-ID"])
-    assert headers["Subject"].endswith(" Acme")
+    assert " Acme" in headers["Subject"]
     assert headers["From"] == "Acme <no-reply@signup.example>"
     assert headers["To"] == ADDRESS
     assert headers["Reply-To"] == "help@acme.example"
@@ -158,7 +158,7 @@ def test_the_verify_mail_has_one_link_which_the_html_shows_as_a_button_and_in_fu
 
 
 def test_the_verify_mail_has_the_code_where_an_inbox_shows_it_first(verify_mail: Mail) -> None:
-    (code,) = re.findall(r"type (\d{3} \d{3}) on the page where you signed up", verify_mail.text)
+    (code,) = re.findall(r"enter (\d{3} \d{3}) on the page where you signed up", verify_mail.text)
     assert shown(verify_mail.html, hidden=True).startswith(f"Your code is {code}.")
 
 

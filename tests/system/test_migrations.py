@@ -281,7 +281,7 @@ def test_what_flask_db_migrate_writes_runs_up_and_down(
 ) -> None:
     visitor.sign_up()
     tree = tmp_path / "tree"
-    for folder in ("webapp", "migrations"):
+    for folder in ("webapp", "own", "migrations"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tree)
     users = tree / "webapp" / "accounts" / "users.py"
@@ -313,7 +313,7 @@ def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Ser
     mick.open("/login")
     mick.submit("/login", identifier="mick19", password=PASSWORD)
     assert mick.path == "/signup/sent"
-    assert "not verified yet" in mick.text
+    assert "isn't confirmed yet" in mick.text
     mick.submit("/signup/resend")
     send_due_mails(old)
     mick.open(smtp.wait_for("mick@example.com").link)

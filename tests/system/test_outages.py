@@ -190,7 +190,7 @@ def test_without_postgres_pages_say_so_at_once_and_go_on_when_it_is_back(
                 if attempt == 2:
                     visitor.submit("/signup", username="a", email="a@example.com", password="correct horse battery")
             assert visitor.page.status_code == 503
-            assert "try again in a minute" in visitor.text
+            assert "fixes itself within a minute" in visitor.text
             assert "Retry-After" in visitor.page.headers
         own_postgres.postgres.start()
         visitor.open("/signup/sent")
