@@ -157,7 +157,7 @@ def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(visitor: V
     assert not user(app).is_email_verified
 
 
-@pytest.mark.parametrize("around", ["", ".", ",", ")", ">", "/", "%3E.", "!%E2%80%9D"])
+@pytest.mark.parametrize("around", ["", ".", ",", ")", ">", "/", "%3E.", "!"])
 def test_what_was_copied_behind_a_link_does_no_harm(visitor: Visitor, app: Flask, link: str, around: str) -> None:
     visitor.open(link + around)
     visitor.submit("/verify")

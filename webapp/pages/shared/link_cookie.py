@@ -14,7 +14,7 @@ from webapp.pages.shared.forms import Form
 COOKIE_SECONDS = 3600
 
 # How sentences, brackets and quotes around a link end, which are copied and followed with it.
-NOT_OF_THE_LINK = "/.,;:!?)>]}'\"\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}"
+NOT_OF_THE_LINK = "/.,;:!?)>]}'\""
 
 
 class TokenConverter(BaseConverter):
