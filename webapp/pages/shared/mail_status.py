@@ -29,7 +29,7 @@ RESEND_SECONDS = 60
 MANY_SECONDS = 100
 
 # Seconds since a mail was sent, and how often to look until then: pages stay open for days.
-SENT_INTERVALS = ((60, 5), (600, 20), (float("inf"), 60))
+SENT_INTERVALS = ((60, 3), (600, 20), (float("inf"), 60))
 
 
 @dataclass(frozen=True)
