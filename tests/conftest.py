@@ -74,6 +74,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+    begin_with_long_ones(items, at_once=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def begin_with_long_ones(items: list[pytest.Item], at_once: int) -> None:
+    """Let each worker, which gets a row of them, begin with one: at the end all others would wait for it."""
+    longest = [item for item in items if item.get_closest_marker("timeout")]
+    share = len(items) // at_once
+    items[:] = [item for item in items if item not in set(longest)]
+    for number, item in enumerate(longest):
+        items.insert(number % at_once * share, item)
 
 
 def on_the_other_backend(items: list[pytest.Item]) -> list[pytest.Item]:
