@@ -54,8 +54,10 @@ def execute_alone(statement: TextClause, values: dict[str, Any]) -> Row[Any] | N
 
 
 def read_alone(statement: Executable, values: dict[str, Any]) -> Row[Any] | None:
-    """Return the first row that a statement finds, which takes part in no transaction and holds none open."""
-    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    """Return the first row that a statement finds, in a transaction of its own; on Postgres in one round trip."""
+    with db.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="AUTOCOMMIT")
         return connection.execute(statement, values).first()
 
 
