@@ -148,10 +148,10 @@ def sweep() -> float:
         worker.probe()
         return LONGEST_SLEEP / 2
     try:
-        if huey.waiting() >= QUEUE_MAX:
+        if (waiting := huey.waiting()) >= QUEUE_MAX:
             db.session.commit()
             return LONGEST_SLEEP / 2
-        hinted = hint()
+        hinted = hint(waiting)
     except BrokerDown:
         # Workers get no messages then: what is due is sent from here.
         hinted = len(worker.deliver_due(BATCH))
@@ -164,8 +164,8 @@ def sweep() -> float:
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
-def hint() -> int:
-    """Wake workers up for overdue mails; return for how many. Raises BrokerDown."""
+def hint(waiting: int = 0) -> int:
+    """Wake workers up for overdue mails, unless so many hints wait already; return for how many. Raises BrokerDown."""
     # Over a limit in all, signups' mails wait, and then all do.
     may_go = throttle.room()
     if not may_go.mails:
@@ -173,7 +173,7 @@ def hint() -> int:
         return 0
     email_ids = due.to_hint(BATCH, overdue=OVERDUE, signups=may_go.signups)
     db.session.commit()
-    # A worker takes others with the mail of its hint.
-    for email_id in email_ids[:: batch_size.now()]:
+    # A worker takes others with the mail of its hint, and any hint wakes one up.
+    for email_id in email_ids[:: batch_size.now()][waiting:]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(email_ids)
