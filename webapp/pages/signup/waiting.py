@@ -184,7 +184,6 @@ def _page(user: User, form: Form | None = None) -> str:
         form=form or Form(),
         code_form=form if isinstance(form, CodeForm) else CodeForm(formdata=None),
         address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None, email=user.email),
-        suggestion=email_domains.suggestion(user.email),
         **_shown(user),
     )
 
@@ -192,7 +191,13 @@ def _page(user: User, form: Form | None = None) -> str:
 def _shown(user: User) -> dict[str, object]:
     domain = user.email.rpartition("@")[2]
     progress = progress_page.of(links.latest_mail(user))
-    return {"user": user, "progress": progress, "webmail": webmail(user.email), "domain": domain}
+    return {
+        "user": user,
+        "progress": progress,
+        "suggestion": email_domains.suggestion(user.email),
+        "webmail": webmail(user.email),
+        "domain": domain,
+    }
 
 
 def webmail(address: str) -> tuple[str, str] | None:
