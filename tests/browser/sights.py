@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from justhtml import JustHTML
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
 
@@ -16,8 +16,8 @@ OF_MAILS = ("wcag2a", "wcag2aa")
 OF_COLOURS = ("color-contrast", "link-in-text-block")
 
 # CSS pixels. A phone of the smallest kind is also a desktop at 400 %, and the other one a desktop at 200 %.
-NARROW = {"width": 320, "height": 500}
-ZOOMED = {"width": 640, "height": 360}
+NARROW: ViewportSize = {"width": 320, "height": 500}
+ZOOMED: ViewportSize = {"width": 640, "height": 360}
 
 # Goes from one to the next as the tab key does, and notes what cannot be seen to have the focus or jumps back up.
 FOCUS = """() => {
@@ -62,7 +62,7 @@ def width(page: Page) -> Iterator[str]:
     size = page.viewport_size
     assert size
     for window in (NARROW, ZOOMED):
-        page.set_viewport_size(window)  # type: ignore[arg-type]
+        page.set_viewport_size(window)
         needed = page.evaluate("document.documentElement.scrollWidth")
         if needed > window["width"]:
             yield f"{needed} pixels wide in a window of {window['width']}"
