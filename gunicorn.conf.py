@@ -1,7 +1,10 @@
 """How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
 
+import bisect
 import gc
+import os
 import select
+import selectors
 import shutil
 import socket
 import sys
@@ -11,6 +14,7 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from flask import Flask
@@ -37,11 +41,14 @@ except ConfigError as error:
 logs.configure(settings)
 
 # Requests are counted there, in a file of each process; whichever is asked adds them up.
-counts = tempfile.mkdtemp(prefix="signup-metrics-")
+counts = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="signup-metrics-")
 http_requests.share(counts)
 
 # So often a process looks for a database that was away when it started.
 LOOK_SECONDS = 2
+
+# So long the other side has to hang up after its last answer.
+PARTING_SECONDS = 2.0
 
 
 class Logger(glogging.Logger):
@@ -84,8 +91,39 @@ class Worker(ThreadWorker):
             return False
 
     def finish_request(self, conn: TConn, done: Future[Any]) -> None:
-        if done.cancelled() or not isinstance(done.exception(), turns.ComeAgain):
+        if done.cancelled() or not (done.exception() or done.result()):
+            self.part(conn)
+        elif not isinstance(done.exception(), turns.ComeAgain):
             super().finish_request(conn, done)
+
+    def part(self, conn: TConn) -> None:
+        """Close once the other side has, or its time is over: gunicorn itself would wait while nobody is served."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.settimeout(0)
+        except OSError:
+            self.nr_conns -= 1
+            conn.close()
+            return
+        conn.timeout = time.monotonic() + PARTING_SECONDS
+        # Whose time is over first is closed first.
+        bisect.insort(self.pending_conns, conn, key=attrgetter("timeout"))
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.drain, conn))
+
+    def drain(self, conn: TConn, sock: socket.socket) -> None:
+        """Throw away what still comes: the answer would be lost with the connection that is reset because of it."""
+        try:
+            rest = sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            rest = b""
+        if rest:
+            return
+        self.poller.unregister(sock)
+        self.pending_conns.remove(conn)
+        self.nr_conns -= 1
+        conn.close()
 
 
 def has_hung_up(sock: socket.socket) -> bool:

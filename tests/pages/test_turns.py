@@ -81,7 +81,8 @@ def web(process_environ: dict[str, str]) -> Iterator[tuple[Process, str]]:
     """A web server with two processes, as everywhere, whose passwords take long; and its URL."""
     port = free_port()
     settings = {"PASSWORD_HASH_PASSES": "6", "LOG_FORMAT": "json"}
-    with gunicorn({**process_environ, **settings}, port, "--timeout", "10") as web:
+    # Whoever asks again just as an idle connection is closed gets no answer: here none is idle for so long.
+    with gunicorn({**process_environ, **settings}, port, "--timeout", "10", "--keep-alive", "60") as web:
         wait_for_port(port, 60)
         yield web, f"http://127.0.0.1:{port}"
         assert "WORKER TIMEOUT" not in web.log
@@ -148,6 +149,34 @@ def test_who_hangs_up_while_waiting_takes_no_turn(
         list(pool.map(lambda _: one.http.post("/login", data=form), range(AFTER)))
     served = [event for event in process.events("request") if event["rule"] == "/login" and event["method"] == "POST"]
     assert len(served) < AFTER + MANY * 3 / 4
+
+
+def test_who_keeps_a_connection_open_after_the_answer_holds_up_nobody(process_environ: dict[str, str]) -> None:
+    port = free_port()
+    with gunicorn(process_environ, port, "--timeout", "10") as web, ExitStack() as held:
+        wait_for_port(port, 60)
+        for _ in range(MANY):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        # Each of them for 2 s would be a minute in each process.
+        assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=30).status_code == 200
+        assert "WORKER TIMEOUT" not in web.log
+
+
+def test_the_answer_to_a_body_that_is_too_long_is_read_to_its_end(process_environ: dict[str, str]) -> None:
+    port = free_port()
+    with gunicorn(process_environ, port) as _, ExitStack() as held:
+        wait_for_port(port, 60)
+        connection = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        connection.settimeout(30)
+        connection.sendall(b"POST /signup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n")
+        connection.sendall(b"x" * 4_000_000)
+        answer = b""
+        while more := connection.recv(65536):
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.rstrip().endswith(b"</html>")
 
 
 def count_done(futures: list[Future[int]]) -> int:
