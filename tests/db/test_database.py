@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from flask import Flask
 from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError
 
 from harness.postgres_pair import Pair
 from harness.processes import BIN, Process, consumer, free_port, wait_until
@@ -27,7 +28,7 @@ from tests.factories import change, get, make_signup
 from tests.system.test_journey import Environ, website_and_log
 from webapp import create_app, operations
 from webapp.accounts.identifiers import email_addresses
-from webapp.db import outages
+from webapp.db import outages, schema
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery.tasks import deliver_email
@@ -294,6 +295,15 @@ def test_a_full_database_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch)
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
     assert visitor.path == "/signup/sent"
+
+
+def test_a_mistake_in_a_statement_is_no_outage(app: Flask) -> None:
+    with app.app_context():
+        schema.check()
+        with pytest.raises(DBAPIError, match="no_such_column") as error:
+            db.session.execute(text("SELECT no_such_column FROM users"))
+        assert not outages.is_outage(error.value)
+        assert outages.of(app).is_over
 
 
 @on_embedded

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 
-from webapp.db.outages import DatabaseAway, Outage, is_away, keeps_connection
+from webapp.db.outages import DatabaseAway, Outage, is_away, is_unmigrated, keeps_connection
 from webapp.setting_types import ConfigError
 
 # A connection to Postgres that rested for longer is asked whether it still lives.
@@ -47,12 +47,14 @@ def tune(engine: Engine, seconds: float) -> Outage:
 
     @event.listens_for(engine, "handle_error", retval=True)
     def tell_when_away(context: ExceptionContext) -> DatabaseAway | None:
-        if not is_away(context.original_exception):
+        error = context.original_exception
+        # What is missing although the migrations were all there is a mistake in a statement.
+        if not is_away(error) or (is_unmigrated(error) and outage.was_migrated):
             return None
         # All connections lead to the same server, or to one that may only be read by now. (That of an SQLite file with
         # a statement amid it would keep its lock until Python finds the pieces.)
-        context.is_disconnect = context.is_disconnect or not keeps_connection(context.original_exception)
-        return outage.note(context.original_exception)
+        context.is_disconnect = context.is_disconnect or not keeps_connection(error)
+        return outage.note(error)
 
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)

@@ -108,7 +108,7 @@ class Outage:
         self.full_at: float | None = None
         self.failures = 0
         self.answers = True
-        self.is_unmigrated = False
+        self.is_unmigrated = self.was_migrated = False
         self.next_try = 0.0
 
     def note(self, error: BaseException) -> DatabaseAway:
@@ -129,6 +129,7 @@ class Outage:
 
     def note_answer(self, *, is_migrated: bool = False) -> None:
         """Note that it answers: it is back, unless somebody failed just now. One that lacks tables answers as ever."""
+        self.was_migrated = self.was_migrated or is_migrated
         if self.began_at is None or (self.is_unmigrated and not is_migrated):
             return
         with self.lock:
