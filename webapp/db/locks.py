@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, Text, TextClause, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp.db.base import db
+
+log = structlog.get_logger(__name__)
 
 # Made once, as what every mail needs.
 LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
@@ -49,8 +52,10 @@ def one_at_a_time(connection: Connection, key: str) -> Iterator[None]:
     if connection.dialect.name == "postgresql":
         # Whoever waits within a statement is waited for when an index is built: both would wait without end.
         taken = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))").bindparams(key=key)
-        while not _at_once(connection, taken):
-            time.sleep(LOOK_SECONDS)
+        if not _at_once(connection, taken):
+            log.info("waiting_for_another", what=key)
+            while not _at_once(connection, taken):
+                time.sleep(LOOK_SECONDS)
         try:
             yield
         finally:
