@@ -11,11 +11,12 @@ from datetime import datetime
 import pytest
 from flask import Flask
 from limits import parse_many
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from harness.processes import wait_until
 from harness.smtp_server import Connection, Server
 from tests.factories import attempts, change, claim, get, make_signup, travel
+from webapp.accounts.links import VerifyEmail
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import batch, relay, send, tasks, throughput, worker
@@ -109,7 +110,7 @@ def test_one_hint_is_enough_for_all_that_is_due(app: Flask, smtp: Server) -> Non
     ids = make_signups(app, 23)
     travel(app, 2)
     with app.app_context():
-        assert relay.hint() == 23
+        assert relay.hint(0) == 23
     assert huey.waiting() == 3
     work_once(app)
     assert {get(app, email_id).status for email_id in ids} == {"sent"}
@@ -126,7 +127,7 @@ def test_a_mail_that_outlived_a_worker_is_sent_by_whoever_wakes_up(app: Flask, s
     change(app, ids[1], lease_expiries=1)
     travel(app, 2)
     with app.app_context():
-        assert relay.hint() == 4
+        assert relay.hint(0) == 4
     assert huey.waiting() == 1
     work_once(app)
     assert {get(app, email_id).status for email_id in ids} == {"sent"}
@@ -256,7 +257,7 @@ def test_a_batch_that_turns_out_to_be_slow_leaves_the_rest_to_others(
     ids = make_signups(app, 3)
     left: list[tuple[uuid.UUID, list[str]]] = []
     with app.app_context():
-        worker.deliver_due(3, lambda first: left.append((first, [get(app, email_id).status for email_id in ids])))
+        worker.deliver_due(6, lambda first: left.append((first, [get(app, email_id).status for email_id in ids])))
     assert left == [(ids[1], ["sent", "queued", "queued"]), (ids[2], ["sent", "sent", "queued"])]
     assert {(get(app, email_id).status, get(app, email_id).lease_token) for email_id in ids} == {("sent", None)}
 
@@ -312,6 +313,51 @@ def test_while_all_workers_are_at_it_the_relay_hints_nothing(app: Flask) -> None
             tasks.deliver_later(uuid.uuid4())
         assert relay.sweep() == relay.LONGEST_SLEEP / 2
     assert huey.waiting() == relay.QUEUE_MAX
+
+
+def test_tasks_of_ones_own_that_wait_keep_no_mail_from_its_hint(app: Flask) -> None:
+    task = huey.task(name="one_of_my_own")(print)
+    make_signup(app)
+    travel(app, 2)
+    try:
+        with app.app_context():
+            for number in range(relay.QUEUE_MAX):
+                huey.enqueue(task.s(number))
+            relay.sweep()
+        # A hint goes before them.
+        assert [waiting.name for waiting in huey.pending(2)] == ["deliver_email", "one_of_my_own"]
+    finally:
+        huey._registry.unregister(task.task_class)
+
+
+def test_the_relay_fills_the_queue_no_further(app: Flask) -> None:
+    make_signups(app, relay.QUEUE_MAX + 5)
+    travel(app, 2)
+    throughput.batch_size.note(1, 10)
+    with app.app_context():
+        relay.sweep()
+        relay.sweep()
+    assert huey.waiting() == relay.QUEUE_MAX
+
+
+def test_who_finds_all_places_taken_is_free_for_other_tasks(app: Flask, smtp: Server) -> None:
+    (email_id,) = make_signups(app, 1)
+    taken = [mail.places.acquire(blocking=False) for _ in range(app.config["MAIL_CONNECTIONS"])]
+    wake(app, email_id)
+    assert (all(taken), smtp.mails) == (True, [])
+    for _ in taken:
+        mail.places.release()
+    wake(app, email_id)
+    assert len(smtp.mails) == 1
+
+
+def test_a_pass_through_what_is_due_ends_where_nobody_needs_it(app: Flask) -> None:
+    ids = make_signups(app, 6)
+    with app.app_context():
+        db.session.execute(update(VerifyEmail).values(used_at=db_now()))
+        db.session.commit()
+        worker.deliver_due(4)
+    assert [get(app, email_id).status for email_id in ids].count("queued") == 2
 
 
 def test_mails_that_outlived_a_worker_are_hinted_as_any_other(app: Flask) -> None:

@@ -103,8 +103,7 @@ class Batch:
 
     def _may_go_on(self, seconds: float) -> bool:
         """Return whether to wait on for an answer; what is left of the batch is for others in any case."""
-        self._let_go()
-        if not patience.is_over(seconds):
+        if (self._let_go() and mail.has_place()) or not patience.is_over(seconds):
             return True
         now = room()
         db.session.commit()
@@ -112,14 +111,15 @@ class Batch:
             return True
         return patience.may_wait_on(is_only=min(huey.workers, mail.pool.size) == 1)
 
-    def _let_go(self) -> None:
-        """Give back what was not tried, for whoever has time."""
+    def _let_go(self) -> bool:
+        """Give back what was not tried, for whoever has time; return whether there was any."""
         left = [*(email for email, _ in self.ready), *self.admitted]
         if left:
             claims.let_go(left)
             self.ready.clear()
             self.admitted.clear()
             self.wake(left[0].id)
+        return bool(left)
 
     def _is_over(self) -> bool:
         return time.monotonic() - self.begun > LONGEST_SECONDS

@@ -34,7 +34,7 @@ SHORTEST_SLEEP = 0.1
 # Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
 PRUNE_SECONDS = 3600.0
 
-# With so many in the queue the relay adds no hints to them: all workers are at it, and go on while mails are due.
+# With so many hints in the queue the relay adds none: whoever takes one goes on while mails are due.
 QUEUE_MAX = 20
 BATCH = 100
 
@@ -148,7 +148,7 @@ def sweep() -> float:
         worker.probe()
         return LONGEST_SLEEP / 2
     try:
-        if (waiting := huey.waiting()) >= QUEUE_MAX:
+        if (waiting := huey.hints_waiting(QUEUE_MAX)) >= QUEUE_MAX:
             db.session.commit()
             return LONGEST_SLEEP / 2
         hinted = hint(waiting)
@@ -164,7 +164,7 @@ def sweep() -> float:
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
-def hint(waiting: int = 0) -> int:
+def hint(waiting: int) -> int:
     """Wake workers up for overdue mails, unless so many hints wait already; return for how many. Raises BrokerDown."""
     # Over a limit in all, signups' mails wait, and then all do.
     may_go = throttle.room()
@@ -174,6 +174,6 @@ def hint(waiting: int = 0) -> int:
     email_ids = due.to_hint(BATCH, overdue=OVERDUE, signups=may_go.signups)
     db.session.commit()
     # A worker takes others with the mail of its hint, and any hint wakes one up.
-    for email_id in email_ids[:: batch_size.now()][waiting:]:
+    for email_id in email_ids[:: batch_size.now()][waiting:QUEUE_MAX]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(email_ids)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 
 import structlog
 
 from webapp import counters
 from webapp.delivery import worker
+from webapp.delivery.batch import Tried
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import huey, mail
 from webapp.queue.broker_breaker import BrokerDown
@@ -21,6 +23,9 @@ HINT_PRIORITY = 10
 
 # So many emails a worker sends before it takes the next hint.
 ON_AND_ON = 1000
+
+# Whether somebody was woken up since the last look at what is due.
+woken = threading.Event()
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -35,10 +40,20 @@ logging.getLogger("huey").addFilter(is_news)
 @huey.task(name="deliver_email", priority=HINT_PRIORITY, __module__="webapp.tasks")
 def deliver_email(email_id: str) -> None:
     """Send what is due: the hint wakes a worker up, and its id says in the log which email it was given for."""
-    with mail.places:
-        tried = worker.deliver_due(ON_AND_ON, wake=deliver_later)
+    tried: Tried = {}
+    woken.set()
+    # Without a place this worker is free for other tasks: whoever gives one back looks once more.
+    while woken.is_set() and mail.places.acquire(blocking=False):
+        try:
+            woken.clear()
+            tried |= worker.deliver_due(ON_AND_ON, wake=deliver_later)
+        finally:
+            mail.places.release()
     if failure := tried.get(uuid.UUID(email_id)):
         raise failure
+
+
+huey.hints.add("deliver_email")
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:

@@ -33,11 +33,12 @@ def deliver_due(limit: int, wake: Wake = nobody) -> Tried:
     all of them.
     """
     tried: Tried = {}
-    newest = False
-    while len(tried) < limit and not mail.stopping and (now := room()).mails:
-        size = min(batch_size.now(), limit - len(tried))
+    taken, newest = 0, False
+    while taken < limit and not mail.stopping and (now := room()).mails:
+        size = min(batch_size.now(), limit - taken)
         if not (claimed := (_claim(now, size, order="newest") if newest else []) or _claim(now, size)):
             break
+        taken += len(claimed)
         # A failure is logged, and written down: the others go on.
         last = Batch(claimed, wake).send()
         newest = any(failure and failure.is_slow for failure in last.values())

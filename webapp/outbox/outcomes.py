@@ -27,7 +27,7 @@ SETTLE = text("""
         SET status = 'sent', attempts = attempts + 1, last_smtp_code = 250,
             sent_at = statement_timestamp(), finished_at = statement_timestamp(),
             in_doubt = false, last_error_class = NULL, last_error = NULL,
-            lease_token = NULL, lease_until = NULL, locked_by = NULL, hinted_at = NULL
+            lease_token = NULL, lease_until = NULL, locked_by = NULL
         WHERE id = :id AND status = 'sending' AND lease_token = :lease_token
         RETURNING id, user_id, budget, to_address, created_at
     ), attempt AS (
@@ -196,7 +196,7 @@ def _free(email: OutgoingEmail, **values: Any) -> None:
     freed = db.session.execute(
         update(OutgoingEmail)
         .where(*still_held([email]))
-        .values(lease_token=None, lease_until=None, locked_by=None, hinted_at=None, **values)
+        .values(lease_token=None, lease_until=None, locked_by=None, **values)
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     )

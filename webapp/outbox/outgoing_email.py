@@ -111,6 +111,7 @@ class OutgoingEmail(Model):
     lease_expiries: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
+    # Written by the releases before 1.0 alone, whose workers may run beside ours.
     hinted_at: Mapped[datetime | None]
     lease_token: Mapped[uuid.UUID | None]
     lease_until: Mapped[datetime | None]

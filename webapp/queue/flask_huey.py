@@ -41,6 +41,8 @@ class FlaskHuey(Huey):
         self.companions: list[Companion] = []
         self.stop_hooks: list[Callable[[], None]] = []
         self.workers = 1
+        # The names of tasks that only wake a worker up, who goes on while there is something to do.
+        self.hints: set[str] = set()
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
         self.signal(SIGNAL_ERROR)(_log_error)
@@ -75,6 +77,11 @@ class FlaskHuey(Huey):
             count: int = self.pending_count()
             return count
 
+    def hints_waiting(self, limit: int) -> int:
+        """Return how many hints are among so many messages that are taken next. Raises BrokerDown."""
+        with self.breaker:
+            return sum(task.name in self.hints for task in self.pending(limit))
+
     def enqueue(self, task: Task) -> None:
         """Queue the task, or schedule it until it is due. Raises BrokerDown."""
         with self.breaker:
@@ -98,18 +105,16 @@ class FlaskHuey(Huey):
             return None
 
     def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
-        """Return tasks that are due: of many at once one for each worker.
-
-        The others are done with that, since a worker that wakes up goes on while there is something to do.
-        """
+        """Return tasks that are due: of the hints one for each worker, and the others are done with that."""
         try:
             with self.breaker:
                 due: list[Task] = super().read_schedule(timestamp)
         except BrokerDown:
             return []
-        for task in due[self.workers :]:
-            self._emit(SIGNAL_COMPLETE, task)
-        return due[: self.workers]
+        hints = [task for task in due if task.name in self.hints]
+        for hint in hints[self.workers :]:
+            self._emit(SIGNAL_COMPLETE, hint)
+        return [task for task in due if task.name not in self.hints] + hints[: self.workers]
 
     # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
 

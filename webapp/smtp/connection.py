@@ -45,6 +45,13 @@ class Mail(flask_mail.Mail):
         """Whom TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
         return ssl.create_default_context()
 
+    def has_place(self) -> bool:
+        """Return whether one more worker might send just now."""
+        is_free = self.places.acquire(blocking=False)
+        if is_free:
+            self.places.release()
+        return is_free
+
     def connect(self) -> Connection:
         return Connection(self)
 
