@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -235,14 +236,17 @@ def test_a_click_is_not_lost_when_a_mistyped_domain_is_noticed_at_that_moment(pa
 
 
 def test_a_click_is_not_lost_when_the_meter_shows_at_that_moment(page: Page) -> None:
+    page.clock.install()
     fill_in(page)
     expect(page.locator(".meter")).to_be_visible()
     page.get_by_label("Password", exact=True).fill("")
     expect(page.locator(".meter")).to_be_hidden()
     page.get_by_role("button", name="Sign up").hover()
+    # However long it takes to type and press, it would show while the button is down.
+    page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
     page.keyboard.type(PASSWORD)
     page.mouse.down()
-    page.wait_for_timeout(400)
+    page.clock.run_for(1000)
     page.mouse.up()
     expect(page.get_by_role("heading", name="Check your email")).to_be_visible()
 
