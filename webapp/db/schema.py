@@ -28,6 +28,9 @@ class Migrations(NamedTuple):
 
 def check() -> None:
     """See to it that the database may be written, and has the tables that this build needs. Raises DatabaseAway."""
+    outage = outages.of(current_app)
+    # Tables that were there may be gone.
+    outage.was_migrated = False
     # It changes nothing, and is refused all the same by a database that may only be read.
     db.session.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
     current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
@@ -36,8 +39,8 @@ def check() -> None:
     # A migration that this build does not know is of a newer one, which keeps to what this one needs.
     if current is None or (current != newest and current in known):
         behind = outages.Unmigrated(f"it is at migration {current}, and this release needs {newest}")
-        raise outages.of(current_app).note(behind)
-    outages.of(current_app).note_answer(is_migrated=True)
+        raise outage.note(behind)
+    outage.note_answer(is_migrated=True)
 
 
 @cache
