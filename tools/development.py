@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # As it was called: the link that a virtual environment's python is leads elsewhere.
 BIN = Path(sys.executable).parent
 # What the programs read when they start.
-WATCHED = [ROOT / "webapp", ROOT / "instance" / "templates"]
+WATCHED = ("webapp", "own", "instance/templates", "instance/translations")
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
         environ["FORCE_COLOR"] = "1"
     banner = [*places(settings, port, mail_port), "", *for_another_terminal(environ)]
     threading.Thread(target=announce, args=[console, port, banner], daemon=True).start()
-    ended = Programs(commands(port, mail_port), environ, ROOT, console).run(Watch(*WATCHED))
+    ended = Programs(commands(port, mail_port), environ, ROOT, console).run(watch(ROOT))
     if ended:
         console.say("", f"The {ended} ended by itself, so everything was ended: see above.")
         return 1
@@ -139,6 +139,10 @@ def commands(port: int, mail_port: int | None) -> dict[str, list[str]]:
 
 
 # While everything runs.
+
+
+def watch(root: Path) -> Watch:
+    return Watch(*(root / folder for folder in WATCHED))
 
 
 def places(settings: Mapping[str, str | None], port: int, mail_port: int | None) -> list[str]:

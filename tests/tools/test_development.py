@@ -116,6 +116,22 @@ def test_links_lead_to_the_chosen_port_unless_a_url_is_set() -> None:
     assert line == "Links in emails lead to https://signup.example, as PUBLIC_URL says, and not here."
 
 
+def test_ones_own_code_templates_and_words_are_watched_as_ours_are(tmp_path: Path) -> None:
+    files = {"webapp/pages/hello.py", "own/pages.py", "instance/templates/base.html", "instance/translations/th.po"}
+    watch = development.watch(tmp_path)
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("changed")
+    changed: set[str] = set()
+
+    def is_noticed() -> bool:
+        changed.update(watch.changed())
+        return bool(changed)
+
+    wait_until(is_noticed, "nothing was noticed")
+    assert {Path(name).relative_to(tmp_path).as_posix() for name in changed} == files
+
+
 def test_the_example_of_settings_changes_nothing() -> None:
     example = dotenv_values(ROOT / ".env.example")
     ours = development.overrides({}, 5001, 1025)
