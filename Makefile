@@ -33,10 +33,10 @@ demo: $(VENV)/installed-dev ## sign 50 people up while everything breaks, beside
 test: $(VENV)/installed-dev ## run the tests (ARGS="-k signup" for some of them)
 	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
 
-accessibility: $(VENV)/installed-dev ## let axe look at every page in both themes, languages, windows, and in forced colours
+accessibility: $(VENV)/installed-dev ## let axe look at every page in both themes, languages, windows, and in forced colors
 	@$(BIN)/pytest -n $(TESTS_AT_ONCE) tests/browser/accessibility.py $(ARGS)
 
-chaos: $(VENV)/installed-dev ## break everything for a minute and count the mails (ARGS="--seed 1 --seconds 60")
+chaos: $(VENV)/installed-dev ## inject faults for a minute and count the emails (ARGS="--seed 1 --seconds 60")
 	@$(BIN)/python -m chaos $(ARGS)
 
 model: $(VENV)/installed-dev ## let spin look at every state of two emails, and break each property (ARGS="--steps" shows how)
