@@ -59,7 +59,7 @@ def test_while_mail_is_paused_nobody_sends_any_and_afterwards_all_of_it_goes(app
     # It is as the operator wants it.
     assert findings(app) == []
     assert flask_mail(app, "pause", "again").exit_code == 1
-    assert flask_mail(app, "resume").stdout == "mail goes again, 1 of it now\n"
+    assert flask_mail(app, "resume").stdout == "resumed; 1 email is due\n"
     assert flask_mail(app, "resume").exit_code == 1
     work(app)
     assert get(app, email_id).status == "sent"

@@ -190,7 +190,7 @@ def test_the_doctor_says_that_all_is_well(app: Flask, smtp: Server) -> None:
     assert flask_mail(app, "relay", "--once").exit_code == 0
     result = flask_mail(app, "doctor")
     assert result.exit_code == 0
-    told = "note: 1 mail is dead, the newest of 550 5.1.1 no such user: flask mail list --status dead"
+    told = "note: 1 email is dead, most recently: 550 5.1.1 no such user: flask mail list --status dead"
     assert result.stdout == f"all is well\n{told}\n"
 
 

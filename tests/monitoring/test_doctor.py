@@ -145,7 +145,7 @@ def test_a_recipient_that_is_refused_is_noted_and_many_are_found(living: Flask, 
     report = examined(living)
     assert report["is_well"]
     (note,) = report["notes"]
-    assert note["text"] == "1 mail is dead, the newest of 550 5.1.1 no such user"
+    assert note["text"] == "1 email is dead, most recently: 550 5.1.1 no such user"
     dead = {"status": "dead", "finished_at": db_now(), "last_smtp_code": 550, "last_error": "5.1.1 no such user"}
     for number in range(10):
         change(living, make_signup(living, username=f"ann{number}", address=f"ann{number}@example.com"), **dead)
@@ -158,8 +158,8 @@ def test_mails_that_wait_are_never_beside_a_word_that_all_is_well(living: Flask)
     email_id = make_signup(living)
     change(living, email_id, next_attempt_at=db_now(-6))
     told = flask_mail(living, "doctor")
-    assert (told.exit_code, told.stdout.splitlines()[0]) == (0, "nothing is broken, and mails wait")
-    assert "note: 1 mail is due, and not sent yet: flask mail stats" in told.stdout
+    assert (told.exit_code, told.stdout.splitlines()[0]) == (0, "nothing is broken, but emails are waiting")
+    assert "note: 1 email is due, but not sent yet: flask mail stats" in told.stdout
     change(living, email_id, next_attempt_at=db_now(-61))
     assert only_finding(living)[0] == "overdue"
 
@@ -173,14 +173,14 @@ def test_a_pause_is_noted_and_one_that_was_forgotten_is_found(living: Flask) -> 
         db.session.commit()
     check, text = only_finding(living)
     assert check == "paused"
-    assert text.startswith("all mail has been held back for 2 h, by ")
+    assert text.startswith("all email has been paused for 2 h, by ")
     assert text.endswith(": moving")
 
 
 def test_that_there_is_no_worker_is_found_also_before_a_mail_is_due(app: Flask) -> None:
     assert only_finding(app, beats=False) == ("no_worker", "no worker is alive")
     make_signup(app)
-    assert only_finding(app, beats=False) == ("no_worker", "no worker is alive, and 1 mail is due")
+    assert only_finding(app, beats=False) == ("no_worker", "no worker is alive, and 1 email is due")
 
 
 def test_a_frozen_worker_is_found_until_another_takes_its_place(app: Flask, process_environ: Environ) -> None:

@@ -23,8 +23,9 @@ Exit codes:
   0  done, and nothing is wrong
   1  doctor found something, retry or cancel found nothing, relay could not send all,
      the mail server did not accept the test email, the question was answered with no
-  2  the command was mistyped, or names a mail or a user that is not there
-  3  the database isn't responding (a test email may have been accepted all the same)
+  2  the command was mistyped, or names an email or a user that isn't there
+  3  the database isn't responding (a test email may still have been accepted)
+  4  prune: a receiver of a signal failed, and what it was told of wasn't forgotten
 """
 
 
@@ -56,14 +57,14 @@ class Mail(click.ParamType[OutgoingEmail]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not like:
-            self.fail(f"no mail has an id that begins with {value!r}", param, ctx)
+            self.fail(f"no email ID starts with {value!r}", param, ctx)
         if len(like) > 1:
-            self.fail(f"several mails have an id that begins with {value!r}: type more of it", param, ctx)
+            self.fail(f"several email IDs start with {value!r}: type more of it", param, ctx)
         return like[0]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 def act_as_operator() -> None:

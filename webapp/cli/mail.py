@@ -1,4 +1,4 @@
-"""`flask mail`, what shows: what became of each promised mail, and what is wrong."""
+"""`flask mail`, what shows: what became of each promised email, and what is wrong."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ OF_ATTEMPTS = ("started_at", "finished_at", "outcome", "phase", "code", "reply",
 # Here too, since the arguments of a command are looked up before it begins.
 @with_appcontext
 def mail_commands() -> None:
-    """See what became of each promised mail, and mend what went wrong."""
+    """See what became of each email, and fix what went wrong."""
     act_as_operator()
 
 
 @mail_commands.command()
 @json_option
 def stats(*, as_json: bool) -> None:
-    """Count the mails by status, and say how fast they leave."""
+    """Count emails by status, and say what keeps them waiting."""
     now = queries.stats()
     if as_json:
         print_json(asdict(now))
@@ -53,9 +53,7 @@ def stats(*, as_json: bool) -> None:
             "sent in the last hour": now.sent_last_hour,
             "mail server": f"down for {duration(now.breaker_seconds)}: {now.breaker_reason}" if is_open else "up",
             "limit in all": f"reached: {now.limit_reached}" if now.limit_reached else "not reached",
-            "held back": f"for {duration(now.paused_seconds)}, by {now.paused_by}: {now.pause_reason}"
-            if is_held
-            else "",
+            "paused": f"for {duration(now.paused_seconds)}, by {now.paused_by}: {now.pause_reason}" if is_held else "",
             "workers alive": now.workers,
         }
     )
@@ -68,10 +66,10 @@ def stats(*, as_json: bool) -> None:
 @click.option("--code", type=int, help="The mail server's last answer, such as 550.")
 @click.option("--user", "user_id", type=int, help="The user's number.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--before", type=Mail(), help="Go on after this mail.")
+@click.option("--before", type=Mail(), help="Continue after this email.")
 @json_option
 def list_(*, limit: int, before: OutgoingEmail | None, as_json: bool, **wanted: Any) -> None:
-    """List mails, the newest first."""
+    """List emails, newest first."""
     found = queries.mails(queries.Filter(**wanted), limit=limit + 1, before=before.id if before else None)
     rows = [picked(email, IN_LISTS) for email in found[:limit]]
     print_rows(rows, as_json=as_json)
@@ -83,7 +81,7 @@ def list_(*, limit: int, before: OutgoingEmail | None, as_json: bool, **wanted: 
 @click.argument("email", metavar="ID", type=Mail())
 @json_option
 def show(*, email: OutgoingEmail, as_json: bool) -> None:
-    """Show one mail and each try at it. The beginning of its ID is enough."""
+    """Show one email and each try at it. The beginning of its ID is enough."""
     fields = picked(email, IN_FULL)
     tries = [picked(attempt, OF_ATTEMPTS) for attempt in queries.attempts_at(email.id)]
     if as_json:
@@ -121,7 +119,7 @@ def run_doctor(*, as_json: bool) -> None:
         if report.is_well:
             click.echo("all is well")
         elif not report.findings:
-            click.echo("nothing is broken, and mails wait")
+            click.echo("nothing is broken, but emails are waiting")
         for note in report.notes:
             click.echo(f"note: {note.text}: {note.command}")
     sys.exit(FOUND if report.findings else 0)

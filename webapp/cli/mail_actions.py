@@ -1,4 +1,4 @@
-"""`flask mail`, what acts: send again, cancel, hold back, try out, forget."""
+"""`flask mail`, what acts: send again, cancel, pause, try out, forget."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from webapp.db.base import db
 from webapp.delivery import circuit_breaker, heartbeats, relay, tasks, trial, worker
 from webapp.extensions import mail
 from webapp.monitoring import queries
+from webapp.monitoring.formatting import emails_are
 from webapp.operations import Retried
 from webapp.outbox import pause, reaper
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.client import Reply
 from webapp.smtp.protocol import SmtpError
+
+PAUSED = "all email is paused; to resume: flask mail resume"
 
 
 class AddressType(click.ParamType[Address]):
@@ -41,48 +44,48 @@ class AddressType(click.ParamType[Address]):
 
 @click.command()
 @click.argument("emails", metavar="[ID]...", nargs=-1, type=Mail())
-@click.option("--dead", is_flag=True, help="All dead mails.")
-@click.option("--code", type=int, help="All that wait or are dead after this answer, such as 550.")
+@click.option("--dead", is_flag=True, help="All dead emails.")
+@click.option("--code", type=int, help="All queued or dead emails with this answer, such as 550.")
 def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> None:
-    """Send mails again: revive dead ones, and let waiting ones go at once.
+    """Send emails again: revive dead ones, and send queued ones now.
 
-    A revived mail has all its attempts again, and the same Message-ID.
+    A revived email gets all its attempts back, and keeps its Message-ID.
     """
-    chosen = chosen_mails(emails, dead=dead, code=code)
+    chosen = chosen_emails(emails, dead=dead, code=code)
     retried = Retried()
     with progress("retrying", len(chosen)) as advance:
         for chunk in operations.chunks(chosen):
             retried += operations.retry(chunk)
             advance(len(chunk))
     if not retried.revived + retried.hurried:
-        click.echo(f"nothing to retry: of {len(chosen)} mails none waits or can be revived", err=True)
+        click.echo("nothing to retry: no queued email matches, and no dead one that can be revived", err=True)
         sys.exit(FOUND)
     # Hints must not flood the queue; the relay gives those of the others.
     for email_id in chosen[: relay.BATCH]:
         tasks.deliver_later(email_id)
     click.echo(f"revived {retried.revived}, made due {retried.hurried}")
-    say_what_holds_mail_up()
+    say_what_holds_email_up()
 
 
 @click.command()
 @click.argument("emails", metavar="[ID]...", nargs=-1, type=Mail())
-@click.option("--dead", is_flag=True, help="All dead mails.")
-@click.option("--code", type=int, help="All that wait or are dead after this answer, such as 550.")
+@click.option("--dead", is_flag=True, help="All dead emails.")
+@click.option("--code", type=int, help="All queued or dead emails with this answer, such as 550.")
 @yes_option
 def cancel(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None, yes: bool) -> None:
-    """End mails that wait or are dead. What is being sent goes on.
+    """Cancel queued and dead emails. Those being sent are not stopped.
 
-    Who waits for such a mail is told that it did not arrive, and can ask for another.
+    Whoever waits for one is told that it didn't arrive, and can ask for another.
     """
-    chosen = chosen_mails(emails, dead=dead, code=code)
-    ask(f"cancel what waits or is dead of {len(chosen)} mails?", yes=yes)
+    chosen = chosen_emails(emails, dead=dead, code=code)
+    ask(f"{len(chosen)} found; cancel those that are queued or dead?", yes=yes)
     canceled = 0
     with progress("canceling", len(chosen)) as advance:
         for chunk in operations.chunks(chosen):
             canceled += operations.cancel(chunk)
             advance(len(chunk))
     if not canceled:
-        click.echo(f"nothing to cancel: of {len(chosen)} mails none waits or is dead", err=True)
+        click.echo("nothing to cancel: no queued or dead email matches", err=True)
         sys.exit(FOUND)
     click.echo(f"canceled {canceled}")
 
@@ -90,20 +93,20 @@ def cancel(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None, yes
 @click.command("pause")
 @click.argument("reason")
 def pause_(*, reason: str) -> None:
-    """Hold all mail back, on every machine, until `resume`. What is being sent goes on."""
+    """Pause all email, on every machine, until `resume`. Emails being sent are not stopped."""
     if not operations.pause_mail(reason[: pause.REASON_MAX]):
-        click.echo("it is held back already: flask mail stats", err=True)
+        click.echo("already paused: flask mail stats", err=True)
         sys.exit(FOUND)
-    click.echo("all mail is held back; this lets it go: flask mail resume")
+    click.echo(PAUSED)
 
 
 @click.command()
 def resume() -> None:
-    """Let mail go again, what is due first."""
+    """Resume all email, what is due first."""
     if not operations.resume_mail():
-        click.echo("no mail was held back", err=True)
+        click.echo("email wasn't paused", err=True)
         sys.exit(FOUND)
-    click.echo(f"mail goes again, {queries.due()} of it now")
+    click.echo(f"resumed; {emails_are(queries.due())} due")
 
 
 @click.command()
@@ -112,22 +115,22 @@ def resume() -> None:
 def test(*, address: Address, timeout: int | None) -> None:
     """Send a test email from here, at once, and print what the mail server says at each step.
 
-    Whether or not emails are paused, or wait for the mail server. When it takes this one, those that wait for it go.
+    Even while email is paused or the mail server is down. When it accepts this one, emails that wait for it are sent.
     """
     tell_step("server", f"{mail.server}:{mail.port}")
     try:
         message_id = trial.send(address, timeout or mail.timeout, tell_step)
     except SmtpError as error:
         tell_step(error.phase, f"{error.code or ''} {error.reply}".strip())
-        click.echo(f"not accepted: the mail server stopped it at this step: {error.phase}", err=True)
+        click.echo(f"not accepted: it failed at this step: {error.phase}", err=True)
         # What it answered is told, with or without a database.
         with suppress(SQLAlchemyError):
             trial.note(f"not accepted: {error.phase}", accepted=False)
         sys.exit(FOUND)
     click.echo(f"accepted as {message_id}", err=True)
     if trial.note(message_id, accepted=True):
-        click.echo("the mail server works again: what waited for it goes now", err=True)
-    say_what_holds_mail_up()
+        click.echo("the mail server works again; emails that waited for it are sent now", err=True)
+    say_what_holds_email_up()
 
 
 def tell_step(phase: str, reply: Reply | str) -> None:
@@ -139,7 +142,7 @@ def tell_step(phase: str, reply: Reply | str) -> None:
 @click.command()
 @yes_option
 def prune(*, yes: bool) -> None:
-    """Forget signups that nobody verified in time, and mails, audit and sessions older than RETENTION_DAYS.
+    """Forget signups that nobody verified in time, and emails, audit and sessions older than RETENTION_DAYS.
 
     Every worker does so once an hour.
     """
@@ -159,9 +162,9 @@ def prune(*, yes: bool) -> None:
 
 
 @click.command("relay")
-@click.option("--once", is_flag=True, help="One turn; without end it runs in every worker.")
+@click.option("--once", is_flag=True, help="One turn; in every worker it runs all the time.")
 def run_relay(*, once: bool) -> None:
-    """Take mails back from dead workers and send what is due, from here: without worker and queue."""
+    """Take emails back from dead workers and send what is due, from here: without worker and queue."""
     if not once:
         raise click.UsageError("the relay runs in every worker; here it does one turn: --once")
     before = queries.last_attempt()
@@ -174,28 +177,28 @@ def run_relay(*, once: bool) -> None:
     click.echo(", ".join([f"took back {reaped}", *(f"{outcome} {count}" for outcome, count in outcomes.items())]))
     if left:
         click.echo(f"{left} still due", err=True)
-    if say_what_holds_mail_up() or left or set(outcomes) - {"sent", "canceled"}:
+    if say_what_holds_email_up() or left or set(outcomes) - {"sent", "canceled"}:
         sys.exit(FOUND)
 
 
 COMMANDS = (retry, cancel, pause_, resume, test, prune, run_relay)
 
 
-def chosen_mails(emails: Sequence[OutgoingEmail], *, dead: bool, code: int | None) -> Sequence[uuid.UUID]:
+def chosen_emails(emails: Sequence[OutgoingEmail], *, dead: bool, code: int | None) -> Sequence[uuid.UUID]:
     if [bool(emails), dead, code is not None].count(True) != 1:
-        raise click.UsageError("say which mails: by ID, by --dead or by --code")
+        raise click.UsageError("say which emails: by ID, by --dead or by --code")
     if emails:
         return [email.id for email in emails]
     return queries.ids(queries.Filter(status="dead" if dead else None, code=code))
 
 
-def say_what_holds_mail_up() -> bool:
-    """Say why mails wait though they are due, if so."""
+def say_what_holds_email_up() -> bool:
+    """Say why emails wait though they are due, if so."""
     is_open, is_paused = circuit_breaker.is_open(), pause.is_paused()
     if is_open:
-        click.echo("the mail server is down: mails wait for it", err=True)
+        click.echo("the mail server is down; emails are queued until it works", err=True)
     if is_paused:
-        click.echo("all mail is held back; this lets it go: flask mail resume", err=True)
+        click.echo(PAUSED, err=True)
     return is_open or is_paused
 
 
@@ -211,7 +214,7 @@ def send_due() -> None:
 
 @contextmanager
 def stopping_softly() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the mail in hand as they do in a worker, so that none is left leased."""
+    """Let Ctrl-C and SIGTERM end the email in hand as they do in a worker, so that none is left leased."""
 
     def stop(*_: Any) -> None:
         # In a thread of its own, since it waits for a lock that the interrupted code may hold.

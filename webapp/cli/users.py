@@ -1,4 +1,4 @@
-"""`flask users`: accounts for operators, also while no mail goes."""
+"""`flask users`: accounts for operators, also while no email is sent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def user_commands() -> None:
 @click.option("--viewer", "role", flag_value="viewer", help="May see everything under /ops.")
 @click.option("--generate", is_flag=True, help="Print a new password instead of asking for one.")
 def create(*, address: Address, username: str | None, role: str | None, generate: bool) -> None:
-    """Make a verified account without a mail: you vouch for the address."""
+    """Make a verified account without an email: you vouch for the address."""
     try:
         name = usernames.normalize(username or address.mailed.partition("@")[0].replace("+", "-"))
     except usernames.UsernameInvalid as error:

@@ -20,7 +20,7 @@ from webapp.db.clock import MOMENT, db_now, seconds_between, was_lately
 from webapp.delivery import circuit_breaker, heartbeats, throttle
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.monitoring import looks, queries, remedies
-from webapp.monitoring.formatting import duration, plain
+from webapp.monitoring.formatting import duration, emails_are, plain
 from webapp.monitoring.looks import Finding
 from webapp.outbox import pause
 from webapp.outbox.attempts import DeliveryAttempt
@@ -31,9 +31,9 @@ from webapp.outbox.pause import MailPause
 LEASE_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
 BREAKER_SECONDS = 60.0
-# A mail that is due goes at once; after this it waits for something.
+# An email that is due is sent at once; after this it waits for something.
 DUE_SECONDS = 5.0
-# Mails that were never confirmed are told for so long.
+# Emails that were never confirmed are told for so long.
 UNCONFIRMED_SECONDS = 86400.0
 
 # A pause that lasts so long was forgotten, perhaps.
@@ -79,7 +79,7 @@ def examine() -> Report:
     answer = looks.begin(lambda: _told(noted))
     wait([answer], SECONDS - (time.monotonic() - begun))
     if not answer.done():
-        text = f"the database did not answer all questions within {SECONDS:g} s"
+        text = f"the database didn't answer everything within {SECONDS:g} s"
         return Report([*found, Finding("database_slow", text, remedies.start_database())], [])
     # Once is enough: also of what a look says more of.
     checks = {finding.check for finding in found}
@@ -110,7 +110,7 @@ def findings() -> list[Finding]:
         _refused(),
         _mails(
             "unconfirmed",
-            "dead since yesterday, as the mail server did not confirm them in time, though it may have sent them: raise"
+            "dead since yesterday: the mail server didn't confirm them in time, but may have sent them. Raise"
             " MAIL_ANSWER_TIMEOUT",
             OutgoingEmail.status == literal_column("'dead'"),
             OutgoingEmail.last_error_class == UNCONFIRMED,
@@ -119,17 +119,17 @@ def findings() -> list[Finding]:
         ),
         _mails(
             "lease_expired",
-            "held by workers whose time was over half a minute ago",
+            "still held by workers whose lease ended over 30 seconds ago",
             OutgoingEmail.status == "sending",
             OutgoingEmail.lease_until < db_now(-LEASE_SECONDS),
             command=remedies.flask(SEND_NOW),
         ),
-        _mails("lease_inconsistent", "in a state that the lease contradicts", _contradicts_lease()),
+        _mails("lease_inconsistent", "in a state that contradicts the lease", _contradicts_lease()),
         _mails("sent_without_250", "sent without an attempt that got a 250", OutgoingEmail.status == "sent", ~_proof()),
-        _mails("promised_twice", "on their way twice", OutgoingEmail.status.in_(queries.ACTIVE), _active_twin()),
+        _mails("promised_twice", "queued twice", OutgoingEmail.status.in_(queries.ACTIVE), _active_twin()),
         _user(
             "verified_in_vain",
-            "used a verification, and is not verified",
+            "used a link or code, but isn't verified",
             User.email_verified_at.is_(None),
             exists().where(VerifyEmail.user_id == User.id, VerifyEmail.used_at.is_not(None)),
             # A link proves its address, for whichever signup of it the browser held.
@@ -137,7 +137,7 @@ def findings() -> list[Finding]:
         ),
         _user(
             "verified_but_purged",
-            "is verified, and would be purged all the same",
+            "is verified, but would still be purged",
             User.email_verified_at.is_not(None),
             User.purge_at.is_not(None),
         ),
@@ -151,15 +151,17 @@ def notes() -> list[Finding]:
     noted = [
         _breaker_open(),
         _paused(),
-        Finding("limit_reached", f"mails wait, since {limit} were sent: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
+        Finding(
+            "limit_reached", f"emails are queued, since {limit} were sent: see MAIL_LIMIT_TOTAL", remedies.flask(STATS)
+        )
         if limit
         else None,
-        Finding("pace", "mails wait for their turns: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
+        Finding("pace", "emails are queued for their turns: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
         if throttle.is_full()
         else None,
         _mails(
             "due",
-            "due, and not sent yet",
+            "due, but not sent yet",
             OutgoingEmail.status == "queued",
             OutgoingEmail.next_attempt_at < db_now(-DUE_SECONDS),
             command=remedies.flask(STATS),
@@ -174,7 +176,9 @@ def _breaker_open(since: float = 0) -> Finding | None:
     row = _held_for(MailBreaker.opened_at, since, MailBreaker.reason)
     if row is None:
         return None
-    text = f"the mail server has been failing for {duration(row.seconds)}, and mails wait for it: {row.reason}"
+    text = (
+        f"the mail server has been failing for {duration(row.seconds)}; emails are queued until it works: {row.reason}"
+    )
     return Finding("breaker_open", text, remedies.flask(looks.TRY_IT))
 
 
@@ -182,7 +186,7 @@ def _paused(since: float = 0) -> Finding | None:
     row = _held_for(MailPause.paused_at, since, MailPause.paused_by, MailPause.reason)
     if row is None:
         return None
-    text = f"all mail has been held back for {duration(row.seconds)}, by {row.paused_by}: {row.reason}"
+    text = f"all email has been paused for {duration(row.seconds)}, by {row.paused_by}: {row.reason}"
     return Finding("paused", text, remedies.flask(RESUME))
 
 
@@ -201,7 +205,7 @@ def _dead() -> Finding | None:
 def _newest_reason() -> str:
     newest = select(OutgoingEmail.last_smtp_code, OutgoingEmail.last_error).where(OutgoingEmail.status == "dead")
     row = db.session.execute(newest.order_by(OutgoingEmail.created_at.desc()).limit(1)).one_or_none()
-    return " ".join(["the newest of", *(str(part) for part in row or () if part)])
+    return " ".join(["most recently:", *(str(part) for part in row or () if part)])
 
 
 def _refused() -> Finding | None:
@@ -210,7 +214,7 @@ def _refused() -> Finding | None:
     count = db.session.scalar(select(func.count()).where(OutgoingEmail.status == literal_column("'dead'"), lately)) or 0
     if count <= REFUSED_MOST:
         return None
-    text = f"{count} mails died within an hour, {_newest_reason()}"
+    text = f"{count} emails died within an hour, {_newest_reason()}"
     return Finding("many_dead", text, remedies.flask(SHOW_DEAD))
 
 
@@ -218,8 +222,10 @@ def _no_proxy() -> Finding | None:
     # We speak no https ourselves.
     if not current_app.config["SESSION_COOKIE_SECURE"] or current_app.config["TRUSTED_PROXIES"]:
         return None
-    text = "PUBLIC_URL is https, so a proxy stands before us, and none is trusted: all people share one limit"
-    return Finding("no_proxy", f"{text}, and forms that are opened over http fail", "TRUSTED_PROXIES=1")
+    text = (
+        "PUBLIC_URL is https but no proxy is trusted: everyone shares one rate limit, and forms opened over http fail"
+    )
+    return Finding("no_proxy", f"{text}. Set this", "TRUSTED_PROXIES=1")
 
 
 def _no_worker() -> Sequence[Finding | None]:
@@ -231,12 +237,12 @@ def _no_worker() -> Sequence[Finding | None]:
     if alive or found:
         return found
     due = db.session.scalar(select(func.count()).where(queries.is_due())) or 0
-    waiting = f", and {due} {'mail is' if due == 1 else 'mails are'} due" if due else ""
+    waiting = f", and {emails_are(due)} due" if due else ""
     return [Finding("no_worker", f"no worker is alive{waiting}", remedies.start_worker())]
 
 
 def _frozen(gone: queries.Worker) -> Finding:
-    text = f"worker {gone.host}:{gone.pid} was last seen at {plain(gone.seen_at)}: it is frozen, or was killed"
+    text = f"worker {gone.host}:{gone.pid} was last seen at {plain(gone.seen_at)}: it's frozen or was killed"
     return Finding("worker_frozen", text, remedies.replace_worker(gone.host, gone.pid))
 
 
@@ -253,14 +259,13 @@ def _overdue() -> Finding | None:
 
 
 def _mails(check: str, trouble: str, *conditions: ColumnElement[bool], command: str | None = None) -> Finding | None:
-    """Return what is wrong with the mails that are so; without a command, the one that shows the first of them."""
+    """Return what is wrong with the emails that are so; without a command, the one that shows the first of them."""
     query = select(OutgoingEmail.id, func.count().over()).where(*conditions).order_by(OutgoingEmail.id).limit(1)
     first = db.session.execute(query).one_or_none()
     if first is None:
         return None
     email_id, count = first
-    text = f"{count} {'mail is' if count == 1 else 'mails are'} {trouble}"
-    return Finding(check, text, command or remedies.flask(f"mail show {email_id}"))
+    return Finding(check, f"{emails_are(count)} {trouble}", command or remedies.flask(f"mail show {email_id}"))
 
 
 def _user(check: str, trouble: str, *conditions: ColumnElement[bool]) -> Finding | None:

@@ -20,3 +20,7 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def emails_are(count: int) -> str:
+    return "1 email is" if count == 1 else f"{count} emails are"

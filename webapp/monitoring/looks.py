@@ -68,7 +68,7 @@ def look() -> list[Finding]:
             found += answer.result()
         else:
             nothing = silent[one]
-            found.append(Finding(nothing.check, f"{nothing.text} did not answer within {SECONDS:g} s", nothing.command))
+            found.append(Finding(nothing.check, f"{nothing.text} didn't answer within {SECONDS:g} s", nothing.command))
     return found
 
 
@@ -109,7 +109,11 @@ def database() -> list[Finding]:
         return [of_outage(away.orig)]
     except SQLAlchemyError as error:
         return [
-            Finding("database_slow", f"the database could not do it: {type(error).__name__}", remedies.start_database())
+            Finding(
+                "database_slow",
+                f"the database couldn't save an email: {type(error).__name__}",
+                remedies.start_database(),
+            )
         ]
 
 
@@ -173,7 +177,7 @@ def of_queue(error: Exception) -> Finding:
 
 
 def mail_server() -> list[Finding]:
-    """Sign in there, and say who we are; no email goes."""
+    """Sign in there, and say who we are; no email is sent."""
     sender = bare(current_app.config["MAIL_DEFAULT_SENDER"])
     patience = Patience(SECONDS - MARGIN, lambda: False)
     try:
@@ -193,4 +197,4 @@ def of_mail_server(error: SmtpError) -> Finding:
     if error.phase == "sender":
         text = f"the mail server refuses MAIL_DEFAULT_SENDER: {said}"
         return Finding("mail_server_sender", text, remedies.apply_settings(TRY_IT))
-    return Finding("mail_server_down", f"the mail server does not take emails: {said}", remedies.flask(TRY_IT))
+    return Finding("mail_server_down", f"the mail server isn't accepting email: {said}", remedies.flask(TRY_IT))

@@ -31,22 +31,22 @@ def _lines() -> Iterator[str]:
 
     build_info = {"version": RELEASE, "build": build()}
     yield from _gauge("build_info", "Which release this is, and which build of it.", [(build_info, 1)])
-    yield from _gauge("mails", "Mails by state.", [({"state": state}, n) for state, n in now.by_status.items()])
-    yield from _gauge("mails_due", "Mails that wait for nothing but a worker.", [({}, now.due)])
+    yield from _gauge("mails", "Emails by state.", [({"state": state}, n) for state, n in now.by_status.items()])
+    yield from _gauge("mails_due", "Emails that wait for nothing but a worker.", [({}, now.due)])
     yield from _gauge(
         "oldest_due_age_seconds",
-        "How long the mail has waited that is due longest.",
+        "How long the email that is due longest has waited.",
         [({}, now.oldest_due_seconds or 0)],
     )
     yield from _counter(
         "delivery_attempts_total",
-        "Tries at mails by how they ended.",
+        "Tries at emails by how they ended.",
         [({"outcome": outcome}, attempts.get(outcome, 0)) for outcome in OUTCOMES],
     )
     yield from _acceptance()
     yield from _counter(
         "leases_expired_total",
-        "Mails taken back from workers that did not write down the outcome.",
+        "Emails taken back from workers that did not write down the outcome.",
         [({}, attempts.get("lease_expired", 0))],
     )
     yield from _counter(
@@ -62,7 +62,7 @@ def _lines() -> Iterator[str]:
     yield from _gauge("broker_up", "Whether the queue answers.", [({}, queued is not None)])
     yield from _gauge("hints_waiting", "Hints in the queue.", [({}, queued or 0)])
     yield from _gauge("mail_server_up", "Whether the breaker is closed.", [({}, now.breaker_seconds is None)])
-    yield from _gauge("mail_paused", "Whether an operator holds all mail back.", [({}, now.paused_seconds is not None)])
+    yield from _gauge("mail_paused", "Whether an operator paused all email.", [({}, now.paused_seconds is not None)])
     yield from _gauge("workers_alive", "Consumers that were seen lately.", [({}, now.workers)])
     yield from _gauge(
         "worker_heartbeat_timestamp_seconds",
