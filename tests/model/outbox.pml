@@ -175,6 +175,10 @@ inline release(m, new_status, when) {
     forget(m)
 }
 
+/*
+ * Here by the mail's own hint; in the code any hint claims any mail. That leaves no claim out: `wake` may hint each that
+ * is due, whenever it can be claimed.
+ */
 inline claim(m) {
     d_step {
         IS(idle) && (w == 0 || !FREE(0)) && mail[m].hint && CLAIMABLE(m) ->

@@ -60,7 +60,7 @@ def _lines() -> Iterator[str]:
         [({}, counters.counted(counters.HINT_FAILURES))],
     )
     yield from _gauge("broker_up", "Whether the queue answers.", [({}, queued is not None)])
-    yield from _gauge("hints_waiting", "Hints in the queue.", [({}, queued or 0)])
+    yield from _gauge("hints_waiting", "Hints and other tasks in the queue.", [({}, queued or 0)])
     yield from _gauge("mail_server_up", "Whether the breaker is closed.", [({}, now.breaker_seconds is None)])
     yield from _gauge("mail_paused", "Whether an operator paused all email.", [({}, now.paused_seconds is not None)])
     yield from _gauge("workers_alive", "Consumers that were seen lately.", [({}, now.workers)])
