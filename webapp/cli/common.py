@@ -1,4 +1,4 @@
-"""Shared by the commands: how they end without a database, how mails are named, and who acts."""
+"""Shared by the commands: how they end without a database, how emails are named, and who acts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FOUND, NO_DATABASE, UNDONE = 1, 3, 4
 EXIT_CODES = """\b
 Exit codes:
   0  done, and nothing is wrong
-  1  doctor found something, retry or cancel found nothing, relay could not send all,
-     the mail server did not accept the test email, the question was answered with no
+  1  doctor found something, relay couldn't send all, there was nothing to retry, cancel,
+     pause or resume, the test email wasn't accepted, the question was answered with no
   2  the command was mistyped, or names an email or a user that isn't there
   3  the database isn't responding (a test email may still have been accepted)
   4  prune: a receiver of a signal failed, and what it was told of wasn't forgotten
