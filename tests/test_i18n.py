@@ -14,6 +14,7 @@ from flask import Flask
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
+from tests.accounts.test_codes import code_in
 from tests.pages.test_ops import operator
 from tools import translations
 from tools.translations import texts
@@ -241,7 +242,7 @@ def test_all_of_an_account_is_in_thai(thai: Visitor, send_due: Send, smtp: Serve
     thai.submit("/account/email/revoke")
     assert_all_thai(thai)
     assert [mail.message["Subject"] for mail in smtp.mails[1:]] == [
-        "ยืนยันอีเมลใหม่ของคุณสำหรับ Acme",
+        f"{code_in(smtp.mails[1])} คือรหัสยืนยัน Acme ของคุณ",
         "อีเมลของบัญชี Acme ถูกเปลี่ยนแล้ว",
     ]
     assert re.search(r"เมื่อ \d+ \S+ ค\.ศ\. \d{4} เวลา \d\d:\d\d น\. \(UTC\) ผ่าน", smtp.mails[-1].text)
@@ -294,7 +295,7 @@ def test_mail_is_in_the_language_of_the_signup(thai: Visitor, send_due: Send, sm
     thai.http.headers["Accept-Language"] = "en"
     send_due()
     (mail,) = smtp.mails
-    assert mail.message["Subject"] == "ยืนยันอีเมลของคุณสำหรับ Acme"
+    assert mail.message["Subject"].endswith(" คือรหัสยืนยัน Acme ของคุณ")
     assert '<html lang="th">' in mail.html
     assert mail.link.startswith("http://signup.example/verify/")
     assert "ยืนยันอีเมลนี้" in mail.html
@@ -310,8 +311,8 @@ def test_mails_follow_the_language_that_one_chooses_while_waiting(thai: Visitor,
     thai.submit("/signup/resend")
     send_due()
     first, second = (mail.message["Subject"] for mail in smtp.mails)
-    assert first == "Confirm your email address for Acme"
-    assert second == "ยืนยันอีเมลของคุณสำหรับ Acme"
+    assert first.endswith(" is your Acme code")
+    assert second.endswith(" คือรหัสยืนยัน Acme ของคุณ")
 
 
 def test_mails_follow_the_language_that_one_chooses_while_signed_in(

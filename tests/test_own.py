@@ -17,6 +17,7 @@ from sqlalchemy.orm import mapped_column
 from harness.processes import wait_until
 from harness.smtp_server import Server
 from harness.visitor import Visitor
+from tests.accounts.test_codes import code_in
 from tests.conftest import Embedded, send_due_mails
 from tests.factories import get, make_signup, only_user, work
 from webapp import create_app, paths
@@ -88,7 +89,7 @@ def test_an_app_in_one_language_offers_no_other(start: Callable[..., Flask], smt
     with app.app_context():
         users.speak(db.session.merge(only_user(app)), "th")
     send_due_mails(app)
-    assert smtp.mails[-1].message["Subject"] == "Confirm your email address for Acme"
+    assert smtp.mails[-1].message["Subject"] == f"{code_in(smtp.mails[-1])} is your Acme code"
     assert "Preferred-Languages: en\n" in visitor.open("/.well-known/security.txt").text
 
 

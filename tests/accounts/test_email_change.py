@@ -102,7 +102,7 @@ def test_the_new_address_gets_a_link_and_a_code_and_the_old_one_stays_until_then
     member: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
     mail = asked(member, send_due, smtp)
-    assert mail.message["Subject"] == "Confirm your new email address for Acme"
+    assert mail.message["Subject"] == f"{code_in(mail)} is your Acme code"
     assert mail.link.startswith(f"http://signup.example{CONFIRM}/")
     assert "mick19" not in mail.text
     assert OLD not in mail.text

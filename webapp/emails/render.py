@@ -99,6 +99,7 @@ def render(
     # Not a new one, which would get an id, and ask for this machine's name for it.
     message = copy(frame)
     message.recipients = [address]
+    message.subject = MARK.sub(lambda mark: own[mark[1]], frame.subject or "")
     message.body = MARK.sub(lambda mark: own[mark[1]], frame.body or "")
     message.alts = {"html": MARK.sub(lambda mark: str(escape(own[mark[1]])), frame.html or "")}
     return message
