@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.accounts.test_codes import code_in
 from tests.accounts.test_email_change import CONFIRM, PUT_BACK, addresses, asked, change, is_signed_in, sign_in
-from webapp.accounts import sessions
+from webapp.accounts import sessions, users
 from webapp.accounts.support import actions
 from webapp.accounts.users import User
 from webapp.db.base import db
+from webapp.db.clock import db_now
 
 Send = Callable[[], None]
 
@@ -73,6 +74,31 @@ def test_nobody_whose_password_was_checked_just_before_gets_in(member: Visitor, 
     lock(app)
     with app.app_context(), pytest.raises(sessions.PasswordChanged):
         sessions.begin(checked)
+
+
+def test_nobody_who_was_found_just_before_gets_a_link(member: Visitor, app: Flask) -> None:
+    found = of(app)
+    lock(app)
+    with app.app_context():
+        assert not users.stays(found)
+
+
+def test_a_link_that_was_begun_just_before_does_nothing(
+    member: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    member.open(asked(member, send_due, smtp).link)
+    another_visitor.open(forget(another_visitor, send_due, smtp))
+    former = of(app).password_hash
+    # As if both links had been committed after those of before were withdrawn.
+    with app.app_context():
+        db.session.execute(update(User).values(locked_at=db_now()))
+        db.session.commit()
+    another_visitor.submit("/reset", password=ANOTHER)
+    assert another_visitor.page.status_code == 404
+    member.submit(CONFIRM)
+    assert member.page.status_code == 404
+    assert of(app).password_hash == former
+    assert addresses(app) == ["mick@example.com"]
 
 
 def test_its_links_and_codes_are_void_and_stay_so(

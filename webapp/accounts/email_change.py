@@ -149,6 +149,8 @@ def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
     users.hold(user)
     db.session.refresh(proof)
     check(proof)
+    if user.locked_at is not None and proof.purpose != "revoke":
+        raise LinkInvalid
     owner = users.find_verified(email_key=proof.email_key)
     if owner is not None and owner is not user:
         db.session.rollback()

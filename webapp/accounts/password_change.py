@@ -56,8 +56,8 @@ def find_owner(email: OutgoingEmail) -> None:
     and every one that bounces harms the others.
     """
     user = users.find_by_address(email_addresses.address_key(email.to_address))
-    # Whoever is being deleted has it no more, and whoever is locked gets no way in.
-    if user is None or user.locked_at is not None or not users.stays(user):
+    # Whoever is being deleted has it no more, and whoever is being locked gets no way in.
+    if user is None or not users.stays(user):
         return
     proof = links.begin(user, "reset", leads_to=(email.facts or {}).get("leads_to"))
     db.session.flush()
@@ -95,7 +95,7 @@ def reset_password(
         db.session.refresh(proof)
         db.session.refresh(user, with_for_update=True)
         links.check(proof)
-        if user.email_key != proof.email_key:
+        if user.email_key != proof.email_key or user.locked_at is not None:
             raise LinkInvalid
         proof.used_at = db_now()
         user.password_hash = password_hash

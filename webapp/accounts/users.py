@@ -239,9 +239,9 @@ def hold(user: User) -> None:
 
 
 def stays(user: User) -> bool:
-    """Return whether the user is still there, and let nobody delete it until the commit."""
-    row = select(User.id).where(User.id == user.id).with_for_update(read=True, key_share=True)
-    return db.session.scalar(row) is not None
+    """Return whether the user is still there and not locked, and let nobody delete or lock it until the commit."""
+    row = select(User.id).where(User.id == user.id, User.locked_at.is_(None))
+    return db.session.scalar(row.with_for_update(read=True, key_share=True)) is not None
 
 
 def lock(email_key: str, username: str) -> None:
