@@ -180,6 +180,23 @@ def test_a_code_that_was_pasted_with_its_sentence_verifies(page: Page, send_due:
     expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
 
 
+def test_after_a_wrong_code_the_person_says_when_it_is_right(page: Page, send_due: Send, smtp: Server) -> None:
+    tries = []
+    page.on("request", lambda request: tries.append(request) if request.url.endswith("/signup/code") else None)
+    sign_up(page)
+    send_due()
+    right = code_in(smtp.mails[0]).replace(" ", "")
+    wrong, half = (right[: 6 - n] + "".join(str(9 - int(digit)) for digit in right[6 - n :]) for n in (2, 1))
+    field = page.get_by_label("Code from the email")
+    field.fill(wrong)
+    expect(page.get_by_role("alert")).to_be_visible()
+    field.fill(half)
+    field.fill(right)
+    page.get_by_role("button", name="Confirm with the code").click()
+    expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+    assert len(tries) == 2
+
+
 def test_the_tab_says_when_the_email_was_sent_and_the_code_is_what_comes_next(page: Page, send_due: Send) -> None:
     sign_up(page)
     page.evaluate("document.activeElement.blur()")

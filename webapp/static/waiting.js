@@ -85,8 +85,9 @@ code.addEventListener("input", () => {
   const digits = code.value.normalize("NFKC").replace(/\D/g, "");
   if (digits.length === 6) {
     code.value = `${digits.slice(0, 3)} ${digits.slice(3)}`;
-    // With another username there is more to type.
-    if (!code.form.elements.username) {
+    // With another username there is more to type. And a wrong code comes back to be mended: digit by digit, of which
+    // none may be taken for a try.
+    if (!code.form.elements.username && !code.defaultValue) {
       code.form.requestSubmit();
     }
   }
