@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from flask import Flask, request, session
+from flask import Flask, g, request, session
 from jinja2 import UndefinedError
 from sqlalchemy import String
 from sqlalchemy.orm import mapped_column
@@ -163,6 +163,24 @@ def test_what_a_page_says_to_one_visitor_nobody_else_sees(
         assert f"For {name}" in page.text
     visitor = visit(app, "/signup?x=nobody", Cookie="x=nobody", **{"X-X": "nobody"})
     assert "alice" not in visitor.text
+
+
+@on_embedded
+def test_a_template_of_ones_own_knows_what_was_done_before_the_request(
+    write: Write, start: Callable[..., Flask]
+) -> None:
+    write("templates/base.html", "In {{ g.theme }}.{% block main %}{% endblock %}")
+    app = start()
+
+    @app.before_request
+    def choose() -> None:
+        g.theme = request.args.get("theme", "plain")
+
+    for path in ("/signup", "/login"):
+        for query, theme in (("", "plain"), ("?theme=dark", "dark")):
+            page = visit(app, path + query)
+            assert page.status_code == 200
+            assert page.text.startswith(f"In {theme}.")
 
 
 # Emails.

@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
+from urllib.parse import quote
 
 import pytest
-from flask import Flask
+from flask import Flask, template_rendered
 from jinja2 import BaseLoader, ChoiceLoader, DictLoader
 from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import CompileError
@@ -322,6 +323,36 @@ def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, 
         assert visitor.path == "/signup/sent"
 
 
+def rendered(app: Flask, visitor: Visitor, *urls: str) -> int:
+    """Return how many templates it took to open these."""
+    templates: list[object] = []
+    with template_rendered.connected_to(lambda _sender, template, **_more: templates.append(template), app):
+        for url in urls:
+            assert visitor.open(url).status_code == 200
+    return len(templates)
+
+
+def test_the_form_is_rendered_once_whatever_it_is_asked_with(app: Flask, visitor: Visitor) -> None:
+    assert rendered(app, visitor, "/signup") == 1
+    assert rendered(app, visitor, "/signup", "/signup?x=1", "/signup?x=2&next=//evil.example", "/signup?next=") == 0
+    assert rendered(app, visitor, "/signup?next=/a") == 1
+    assert rendered(app, visitor, "/signup?next=/b", "/signup?x=1&next=/c%3Fd%3De%26f", "/signup") == 0
+
+
+def test_each_is_led_where_it_wants_to_go_and_nobody_where_others_do(
+    app: Flask, visitor: Visitor, another_visitor: Visitor
+) -> None:
+    places = {"/account?a=1&b='2'": visitor, "http://signup.example/account/export": another_visitor}
+    for place, person in places.items():
+        person.open(f"/signup?next={quote(place, safe='')}")
+        assert f'action="/signup?next={quote(place)}"' in person.page.text
+        assert f'href="/login?next={quote(place)}"' in person.page.text
+        assert f"?next={quote(place)}&amp;language=" in person.page.text or len(LANGUAGES) == 1
+        assert set(re.findall(r'next=([^"&]+)', person.page.text)) == {quote(place)}
+    for query in ("", "?x=1"):
+        assert "next=" not in visitor.open(f"/signup{query}").text
+
+
 def test_no_visitors_words_are_shown_to_the_next(app: Flask, visitor: Visitor, another_visitor: Visitor) -> None:
     theirs = (
         "{% extends 'base.html' %}{% from 'form.html' import hidden with context %}{% block main %}"
@@ -331,10 +362,7 @@ def test_no_visitors_words_are_shown_to_the_next(app: Flask, visitor: Visitor, a
     )
     app.jinja_loader = ChoiceLoader([DictLoader({"signup.html": theirs}), cast("BaseLoader", app.jinja_loader)])
     told = {"Cookie": "x=secret", "X-Words": "secret", "X-Forwarded-For": "secret", "Host": "signup.example"}
-    for query in ("", "?x=secret"):
+    for query in ("", "?x=secret", "?next=/secret&x=secret"):
         visitor.http.get(f"/signup{query}", headers=told)
-    assert "secret" in visitor.http.get("/signup?x=secret").text
-    for query in ("", "?x=mine"):
-        page = another_visitor.open(f"/signup{query}").text
-        assert "secret" not in page
-        assert ("mine" in page) == bool(query)
+    for query in ("", "?x=mine", "?next=/mine"):
+        assert "secret" not in another_visitor.open(f"/signup{query}").text

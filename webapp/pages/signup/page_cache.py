@@ -10,27 +10,40 @@ from flask import current_app, request
 from flask_babel import get_locale
 from flask_login import current_user
 from flask_wtf.csrf import generate_csrf
+from markupsafe import escape
+
+from webapp import paths
+from webapp.pages.shared import way_on
 
 
 def fill(render: Callable[[str], str], nonce: str) -> str:
     """Return what `render` does with this nonce, or what it did for nobody: that takes most of a page's time.
 
-    What is kept was asked for without cookies, headers and query, so it can hold no visitor's words. Whoever is signed
-    in or brings a query gets a page that is rendered anew.
+    What is kept was asked for without cookies, headers and query but for a random place to go to, so it can hold no
+    visitor's words. Of a query our pages know that place alone. Whoever is signed in gets a page that is rendered anew.
     """
-    if current_user.is_authenticated or request.query_string or request.script_root or current_app.debug:
+    if current_user.is_authenticated or request.script_root or current_app.debug or _may_know_more():
         return render(nonce)
-    pages: dict[tuple[str, str], tuple[str, str, str]] = current_app.extensions.setdefault("pages_for_nobody", {})
-    key = request.path, str(get_locale())
+    pages: dict[tuple[str, str, bool], tuple[str, str, str, str]]
+    pages = current_app.extensions.setdefault("pages_for_nobody", {})
+    leads_on = way_on.query()
+    key = request.path, str(get_locale()), bool(leads_on)
     if key not in pages:
-        asking = current_app.test_request_context(request.path, headers={"Accept-Language": key[1]})
-        blank = secrets.token_urlsafe(16)
+        blank, nowhere = secrets.token_urlsafe(16), f"/{secrets.token_urlsafe(16)}"
+        asking = current_app.test_request_context(
+            request.path, query_string={"next": nowhere} if leads_on else None, headers={"Accept-Language": key[1]}
+        )
 
-        def rendered() -> tuple[str, str, str]:
+        def rendered() -> tuple[str, str, str, str]:
             with asking:
-                return render(blank), generate_csrf(), blank
+                return render(blank), generate_csrf(), blank, way_on.query()
 
         # In a context that knows nothing of this request.
         pages[key] = Context().run(rendered)
-    page, token, blank = pages[key]
-    return page.replace(token, generate_csrf()).replace(blank, nonce)
+    page, token, blank, nowhere = pages[key]
+    return page.replace(token, generate_csrf()).replace(blank, nonce).replace(escape(nowhere), escape(leads_on))
+
+
+def _may_know_more() -> bool:
+    """Return whether there are templates of one's own: they may use whatever code of one's own did with the request."""
+    return any((paths.INSTANCE / "templates").rglob("*.html"))
