@@ -11,7 +11,7 @@ import httpx
 import pytest
 from flask import Flask, g, request, session
 from jinja2 import UndefinedError
-from sqlalchemy import String
+from sqlalchemy import Column, String
 from sqlalchemy.orm import mapped_column
 
 from harness.processes import wait_until
@@ -22,10 +22,13 @@ from tests.conftest import Embedded, send_due_mails
 from tests.factories import get, make_signup, only_user, work
 from webapp import create_app, paths
 from webapp.accounts import users
-from webapp.accounts.identifiers import usernames
 from webapp.db.base import db
 from webapp.extensions import huey, mail
 from webapp.outbox import posting
+from webapp.pages.account.profile import ProfileForm
+from webapp.pages.shared import forms
+from webapp.pages.shared.forms import NameFields
+from webapp.pages.signup.form import SignupForm
 
 Write = Callable[[str, str], None]
 
@@ -288,7 +291,33 @@ def test_delayed_tasks_of_ones_own_run_beside_hints(app: Flask, caplog: pytest.L
     huey._registry.unregister(task.task_class)
 
 
-def test_a_field_that_is_not_complete_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "Fields", type("Fields", (), {"full_name": mapped_column(String(usernames.LONGEST))}))
-    with pytest.raises(TypeError, match=r"own/fields\.py: full_name must be a name that users do not have yet, and"):
+@pytest.mark.parametrize("name", ["full_name", "key", "own_fields", "is_authenticated", "session_token", "metadata"])
+def test_a_field_that_is_not_complete_or_named_as_one_of_ours_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    field = mapped_column(String(100), server_default="", info={"label": "Mine"})
+    monkeypatch.setattr(users, "Fields", type("Fields", (), {name: field}))
+    with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that users do not have yet, and"):
         users._own_fields()
+
+
+@pytest.mark.parametrize("form", [SignupForm, ProfileForm])
+@pytest.mark.parametrize("name", ["limit", "status", "data", "errors", "meta", "csrf_token"])
+def test_a_field_named_as_what_forms_have_is_told(
+    monkeypatch: pytest.MonkeyPatch, form: type[NameFields], name: str
+) -> None:
+    monkeypatch.setattr(users, "OWN_FIELDS", (Column(name, String(100)),))
+    with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that our forms do not have yet"):
+        type("Again", (form,), {})
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [(NameFields, "name"), (NameFields, "own"), (SignupForm, "nonce"), (SignupForm, "address")],
+)
+def test_a_field_named_as_what_one_form_has_is_told(
+    monkeypatch: pytest.MonkeyPatch, form: type[NameFields], name: str
+) -> None:
+    monkeypatch.setattr(users, "OWN_FIELDS", (Column(name, String(100)),))
+    with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that our forms do not have yet"):
+        forms.refuse_own_names(form)

@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapped, MappedColumn, mapped_column
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, MappedColumn, mapped_column
 
 from own.fields import Fields
 from webapp.accounts.identifiers import usernames
@@ -123,15 +123,25 @@ Index(
 def _own_fields() -> tuple[Column[Any], ...]:
     """Return the columns that own/fields.py adds. Raises TypeError."""
     names = [name for name, value in vars(Fields).items() if isinstance(value, MappedColumn)]
-    columns = tuple(table(User).columns[name] for name in names)
-    for column in columns:
-        complete = isinstance(column.type, String) and column.type.length and column.server_default is not None
-        if not complete or "label" not in column.info or column.name in User.__annotations__:
+    for name in names:
+        if _is_ours(name) or not _is_complete(table(User).columns[name]):
             raise TypeError(
-                f"own/fields.py: {column.name} must be a name that users do not have yet, and"
+                f"own/fields.py: {name} must be a name that users do not have yet, and"
                 ' mapped_column(String(100), server_default="", info={"label": …})'
             )
-    return columns
+    return tuple(table(User).columns[name] for name in names)
+
+
+def _is_complete(column: Column[Any]) -> bool:
+    sized = isinstance(column.type, String) and column.type.length
+    return bool(sized and column.server_default is not None and "label" in column.info)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether users have this without own/fields.py."""
+    if name in User.__annotations__ or any(hasattr(base, name) for base in (UserMixin, Model)):
+        return True
+    return not isinstance(vars(User).get(name), InstrumentedAttribute)
 
 
 OWN_FIELDS = _own_fields()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from inspect import get_annotations
 from typing import Any, ClassVar
 
 from flask import current_app, request
@@ -27,6 +28,9 @@ LONGEST = 512
 CODE_MAX = 200
 
 HEARD_BYTES = 2**20
+
+# What a form has besides, once it is made.
+OF_EVERY_FORM = ("csrf_token", "form_errors", "meta")
 
 # For pages that have no form of ours: it refuses what comes without a token before they are asked.
 csrf = CSRFProtect()
@@ -244,6 +248,11 @@ class NameFields:
 
     name: str
 
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError."""
+        super().__init_subclass__()
+        refuse_own_names(*(base for base in cls.__mro__ if base is not NameFields))
+
     @property
     def own(self) -> dict[str, str]:
         """The fields of one's own, as they were filled in."""
@@ -274,5 +283,15 @@ def _own_field(column: Column[Any]) -> StringField:
     )
 
 
+def refuse_own_names(*forms: type) -> None:
+    """Raises TypeError if a field of one's own would take the place of what one of these has."""
+    for form in forms:
+        ours = {*vars(form), *get_annotations(form), *OF_EVERY_FORM}
+        for column in users.OWN_FIELDS:
+            if column.name in ours:
+                raise TypeError(f"own/fields.py: {column.name} must be a name that our forms do not have yet")
+
+
+refuse_own_names(NameFields)
 for _column in users.OWN_FIELDS:
     setattr(NameFields, _column.name, _own_field(_column))
