@@ -177,7 +177,9 @@ def test_the_end_of_an_account_is_told_and_of_a_signup_nobody_verified_is_not(
     app: Flask, member: Visitor, told: list[Any]
 ) -> None:
     user_id = id_of(app)
-    Visitor("http://signup.example", app).sign_up(username="ann", email="ann@example.com")
+    for name in ("ann", "ben"):
+        Visitor("http://signup.example", app).sign_up(username=name, email=f"{name}@example.com")
+    assert flask_users(app, "delete", "ben", "--yes").exit_code == 0
     travel(app, 8 * 86400)
     prune(app)
     assert only_user(app).id == user_id

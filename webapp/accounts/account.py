@@ -75,8 +75,9 @@ def end(user: User, *, notice: str | None = kinds.ACCOUNT_DELETED) -> uuid.UUID 
     transitions.cancel(OutgoingEmail.user_id == user.id, reason="its user is gone")
     audit.record("account_deleted", detail=f"user {user.id}")
     email_id = notices.post(user, notice) if notice else None
-    # While there is somebody to delete: others' rows may refer to its own.
-    signals.send(signals.user_deleted, user)
+    # While there is somebody to delete: others' rows may refer to its own. Of a mere signup nobody was told.
+    if user.is_email_verified:
+        signals.send(signals.user_deleted, user)
     db.session.execute(delete(User).where(User.id == user.id), execution_options={"synchronize_session": False})
     db.session.commit()
     return email_id
