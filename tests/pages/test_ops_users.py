@@ -15,6 +15,7 @@ from tests.accounts.test_email_change import is_signed_in, sign_in
 from tests.accounts.test_locked import of
 from tests.factories import make_signup, travel
 from tests.pages.test_ops import admin, operator
+from tests.pages.test_verify import everything
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
@@ -239,6 +240,33 @@ def test_a_forged_action_gets_no_page_that_asks_for_the_password(admin: Visitor,
     assert page.status_code == 400
     assert 'type="password"' not in page.text
     assert "mick19" in usernames(app)
+
+
+def posts(app: Flask) -> list[str]:
+    """Return the address of each action under /ops, for the user and the emails that there are."""
+    found = []
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint.startswith("ops.") and "POST" in (rule.methods or ()):
+            texts = [re.sub("<int:[^>]+>", str(of(app).id), rule.rule)]
+            for choice in re.findall(r"<any\(([^)]+)\):[^>]+>", rule.rule):
+                names = [name.strip(" '\"") for name in choice.split(",")]
+                texts = [re.sub(r"<any[^>]+>", name, text) for text in texts for name in names]
+            found += texts
+    return found
+
+
+def test_no_action_is_done_with_a_stale_token_when_the_password_was_given_long_ago(
+    admin: Visitor, visitor: Visitor, app: Flask
+) -> None:
+    visitor.sign_up()
+    travel(app, 700)
+    key, before = of(app).key, everything(app)
+    paths = posts(app)
+    assert {"/ops/retry", "/ops/pause", "/ops/test", f"/ops/users/{of(app).id}/end-sessions"} < set(paths)
+    for path in paths:
+        sent = {"csrf_token": "stale", "key": key, "reason": "a test", "email": "ann@example.com"}
+        assert admin.http.post(path, data=sent).status_code == 400, path
+    assert everything(app) == before
 
 
 def test_looking_takes_no_password(admin: Visitor, app: Flask) -> None:
