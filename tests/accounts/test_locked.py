@@ -204,6 +204,9 @@ def test_whoever_had_the_address_before_can_still_put_it_back_and_is_not_let_in(
     lock(app)
     another_visitor.open(undo.link)
     another_visitor.submit(PUT_BACK)
+    assert "This account is locked. Please contact us." in another_visitor.text
+    # From there nothing would come.
+    assert "/forgot" not in another_visitor.page.text
     assert addresses(app) == ["mick@example.com"]
     assert not is_signed_in(another_visitor)
     assert not sign_in(another_visitor)

@@ -51,7 +51,11 @@ def act() -> ResponseReturnValue:
         email_change.put_back(proof.id, passwords.hash(secrets.token_urlsafe(32)))
     except (AlreadyVerified, LinkInvalid, AddressTaken) as error:
         return _dead(error)
-    return render_template("account/put_back_done.html", address=link_cookie.mask(proof.email or ""))
+    return render_template(
+        "account/put_back_done.html",
+        address=link_cookie.mask(proof.email or ""),
+        is_locked=proof.user.locked_at is not None,
+    )
 
 
 def _opened() -> VerifyEmail:
