@@ -40,6 +40,14 @@ else:
 
 # For tables whose rows are numbered: SQLite would give the number of the newest row out again, once that is deleted.
 NUMBERED_ONCE = {"sqlite_autoincrement": True}
+NUMBER_MAX = 2**31 - 1
+
+
+def row_number(text: str | None) -> int | None:
+    """Return the number that this is, if a row may have it."""
+    if not text or not text.isascii() or not text.isdigit() or len(text) > len(str(NUMBER_MAX)):
+        return None
+    return int(text) if 1 <= int(text) <= NUMBER_MAX else None
 
 
 def execute_alone(statement: TextClause, values: dict[str, Any]) -> Row[Any] | None:

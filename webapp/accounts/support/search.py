@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.identifiers.email_addresses import EMAIL_MAX, address_key
 from webapp.accounts.users import User
-from webapp.db.base import db
+from webapp.db.base import db, row_number
 
 # Of those who are alike in one way, as many are found: whoever looks for one of more has to type more.
 FOUND_MAX = 200
@@ -18,7 +18,6 @@ FOUND_MAX = 200
 NEWEST = 5000
 TYPED_MAX = EMAIL_MAX
 
-ID_MAX = 2**31 - 1
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -66,8 +65,8 @@ def meant(text: str) -> list[Select[int]]:
         select(User.id).where(User.email_key == address_key(text)).order_by(User.id.desc()),
         select(User.id).where(User.username_key == usernames.key(text)).order_by(User.id.desc()),
     ]
-    if text.isascii() and text.isdigit() and int(text) <= ID_MAX:
-        questions.append(select(User.id).where(User.id == int(text)))
+    if number := row_number(text):
+        questions.append(select(User.id).where(User.id == number))
     return questions
 
 

@@ -16,7 +16,7 @@ from wtforms.fields.choices import SelectChoice
 from wtforms.validators import Length, NumberRange, Optional
 
 from webapp.accounts.identifiers import email_addresses
-from webapp.db.base import db
+from webapp.db.base import NUMBER_MAX, db
 from webapp.emails.render import sample
 from webapp.monitoring import queries
 from webapp.monitoring.formatting import plain
@@ -59,7 +59,7 @@ class FilterForm(Form):
     template = SelectField(_("Email"), choices=_choices(TEMPLATES))
     address = StringField(_("Address"), filters=[strip], validators=[_short(email_addresses.EMAIL_MAX), OneLine()])
     code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
-    user = IntegerField(_("User ID"), validators=[Optional(), NumberRange(1, 2**31 - 1)])
+    user = IntegerField(_("User ID"), validators=[Optional(), NumberRange(1, NUMBER_MAX)])
     since = DateField(_("From (UTC)"), validators=[Optional()])
     until = DateField(_("To (UTC)"), validators=[Optional()])
     # Not typed: by links alone.

@@ -14,9 +14,9 @@ from flask_login import current_user
 from wtforms import HiddenField
 
 from webapp.accounts import users
-from webapp.accounts.support import actions, search
+from webapp.accounts.support import actions
 from webapp.accounts.users import User
-from webapp.db.base import db
+from webapp.db.base import NUMBER_MAX, db
 from webapp.delivery import tasks
 from webapp.pages.ops.access import blueprint
 from webapp.pages.shared.forms import Form
@@ -112,12 +112,12 @@ ACTIONS = {
         is_grave=True,
     ),
 }
-NAMED = "any(resend, 'end-sessions', lock, unlock, delete)"
+NAMED = f"any({', '.join(map(repr, ACTIONS))})"
 
 
 def find(user_id: int) -> User:
     """Return the user, or answer that there is none."""
-    user = db.session.get(User, user_id) if user_id <= search.ID_MAX else None
+    user = db.session.get(User, user_id) if user_id <= NUMBER_MAX else None
     return user or abort(404)
 
 

@@ -6,6 +6,7 @@ from flask import render_template, request
 
 from webapp.accounts import sessions, users
 from webapp.accounts.support import actions, search
+from webapp.db.base import row_number
 from webapp.monitoring import queries
 from webapp.monitoring.queries import Filter
 from webapp.pages.ops import user_actions
@@ -20,8 +21,7 @@ SHOWN = 20
 def show_users() -> str:
     typed = request.args.get("q", "").strip()[: search.TYPED_MAX]
     ids = search.find(typed) if typed else None
-    before = request.args.get("before", type=int)
-    found = search.page(ids=ids, limit=PAGE + 1, before=min(before, search.ID_MAX) if before else None)
+    found = search.page(ids=ids, limit=PAGE + 1, before=row_number(request.args.get("before")))
     shown = found[:PAGE]
     return render_template(
         "ops/users.html",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import render_template, request
 
+from webapp.db.base import row_number
 from webapp.delivery import heartbeats
 from webapp.monitoring import queries
 from webapp.pages.ops.access import blueprint
@@ -23,7 +24,6 @@ def show_workers() -> str:
 
 @blueprint.get("/audit")
 def show_audit() -> str:
-    before = request.args.get("before", type=int)
-    found = queries.audited(limit=PAGE + 1, before=min(before, 2**31 - 1) if before else None)
+    found = queries.audited(limit=PAGE + 1, before=row_number(request.args.get("before")))
     shown = found[:PAGE]
     return render_template("ops/audit.html", events=shown, more=shown[-1].id if len(found) > PAGE else None)
