@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import Column, select
 
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
@@ -16,6 +16,7 @@ from tests.accounts.test_locked import of
 from tests.factories import make_signup, travel
 from tests.pages.test_ops import admin, operator
 from tests.pages.test_verify import everything
+from webapp.accounts import users
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
@@ -87,6 +88,15 @@ def test_a_person_is_shown_with_sessions_and_history(
         assert words in admin.text
     admin.open("/ops/audit")
     assert f'href="/ops/users/{of(app).id}"' in admin.page.text
+
+
+def test_a_person_is_shown_with_fields_of_ones_own(
+    admin: Visitor, member: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(User, "boat", "<Nautilus>", raising=False)
+    monkeypatch.setattr(users, "OWN_FIELDS", (Column("boat", info={"label": "Your boat"}),))
+    admin.open(f"/ops/users/{of(app).id}")
+    assert "Your boat <Nautilus>" in admin.text
 
 
 def test_people_are_listed_page_by_page(admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
