@@ -42,8 +42,7 @@ def parse(raw: str) -> dict[str, str]:
     for code in codes:
         if code not in known:
             raise ValueError(
-                f"must be languages of {', '.join(known)}, the first for whoever asks for none of them, not {code!r};"
-                " another one is a catalogue: instance/translations/<its code>.po"
+                f"must be languages of {', '.join(known)}, not {code!r}; add one as instance/translations/<its code>.po"
             )
     return {code: str(Locale(code).get_display_name(code)).capitalize() for code in codes}
 

@@ -73,7 +73,7 @@ def test_an_account_is_locked_unlocked_signed_out_exported_and_deleted(
     assert flask_users(app, "delete", "mick19", "--yes").exit_code == 0
     assert flask_users(app, "show", "mick19").exit_code == 2
     send_due()
-    assert "was deleted by its operator" in smtp.mails[-1].text
+    assert "We deleted the Acme account of" in smtp.mails[-1].text
     done = ["locked", "unlocked", "sessions_ended", "exported", "account_deleted"]
     assert actors(app) == [(action, "ann") for action in done]
 

@@ -92,7 +92,7 @@ ACTIONS = {
         _("Lock the account"),
         _(
             "They are signed out everywhere and can't sign in. Their links and codes stop working. "
-            "Nothing tells them or others why: signing in looks like a wrong password."
+            "They aren't told. Signing in looks like a wrong password."
         ),
         ("verified", "pending", "legacy"),
         _lock,
@@ -100,13 +100,13 @@ ACTIONS = {
     ),
     "unlock": Action(
         _("Unlock the account"),
-        _("They can sign in again. Links and codes from before stay void."),
+        _("They can sign in again. Old links and codes still won't work."),
         ("locked",),
         _unlock,
     ),
     "delete": Action(
         _("Delete the account"),
-        _("Permanently, with all its data. A verified address is told by email. The audit keeps what happened."),
+        _("Permanently, with all its data. If the address was verified, we send a last email. The audit log stays."),
         ("verified", "pending", "legacy", "locked"),
         _delete,
         is_grave=True,
