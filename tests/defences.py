@@ -53,7 +53,7 @@ DEFENCES = [
         29,
         "actions of operators ask for the password again",
         "webapp/pages/ops/access.py",
-        'request.method != "POST" or sessions.is_proved(me())',
+        'request.method != "POST" or sessions.is_reauthenticated(me())',
         "True",
         "test_after_ten_minutes_an_action_takes_the_password_and_goes_on_with_what_was_asked",
     ),

@@ -26,7 +26,7 @@ LONGEST_SECONDS = 90 * 86400.0
 SEEN_SECONDS = 3600.0
 
 # For so long whoever gave the password may do what takes it.
-PROVED_SECONDS = 600.0
+REAUTH_SECONDS = 600.0
 
 
 class PasswordChanged(Exception):
@@ -86,7 +86,7 @@ def find_user(token: str) -> User | None:
     if found is None:
         return None
     found.user.session_seen_at = found.seen_at
-    found.user.session_proved_at = found.proved_at or found.created_at
+    found.user.session_reauthenticated_at = found.proved_at or found.created_at
     return found.user
 
 
@@ -100,12 +100,12 @@ def may_be_touched(seen_at: datetime) -> bool:
     return seen_at < clock.now() - timedelta(seconds=SEEN_SECONDS)
 
 
-def is_proved(user: User) -> bool:
+def is_reauthenticated(user: User) -> bool:
     """Return whether whoever uses the session gave the password, or signed in, lately."""
-    return user.session_proved_at > clock.now() - timedelta(seconds=PROVED_SECONDS)
+    return user.session_reauthenticated_at > clock.now() - timedelta(seconds=REAUTH_SECONDS)
 
 
-def prove(token: str) -> None:
+def reauthenticate(token: str) -> None:
     """Note that whoever uses the session gave the password just now, and commit."""
     db.session.execute(
         update(UserSession).where(UserSession.token_hash == hashed(token)).values(proved_at=db_now()),

@@ -76,7 +76,7 @@ class User(UserMixin, Fields, Model):
     # Not a column: what this browser's session is known by, while it is signed in.
     session_token = ""  # nosec B105
     # And when that was used at last, as far as it was written down, and its password given at last.
-    session_seen_at = session_proved_at = datetime.min.replace(tzinfo=UTC)
+    session_seen_at = session_reauthenticated_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def is_operator(self) -> bool:

@@ -18,7 +18,7 @@ blueprint = Blueprint("ops", __name__, url_prefix="/ops")
 blueprint.add_app_template_filter(duration)
 
 
-class ProofForm(Form):
+class ReauthForm(Form):
     password = current_password_field()
 
 
@@ -35,12 +35,12 @@ def let_operators_in() -> ResponseReturnValue | None:
     if request.method == "POST" and not current_user.is_admin:
         abort(403)
     audit.acting.set(f"user {current_user.id} ({current_user.username})")
-    return None if request.method != "POST" or sessions.is_proved(me()) else _ask_for_password()
+    return None if request.method != "POST" or sessions.is_reauthenticated(me()) else _ask_for_password()
 
 
 def _ask_for_password() -> ResponseReturnValue | None:
     """Ask for the password on a page that holds what was asked; with it, what was asked is done."""
-    form = ProofForm()
+    form = ReauthForm()
     if form.validate() and knows_password(me(), form.password):
         return None
     if form.is_stale:

@@ -108,7 +108,7 @@ def knows_password(user: User, field: PasswordField, *, link: uuid.UUID | None =
         guess.is_right = authentication.is_password(user, field.data or "")
     if guess.is_right:
         if link is None:
-            sessions.prove(user.session_token)
+            sessions.reauthenticate(user.session_token)
         return True
     sessions.refuse()
     field.errors = [_("That password is wrong. Please try again.")]
