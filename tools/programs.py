@@ -114,7 +114,7 @@ class Programs:
 
     def _start(self) -> None:
         for name, command in self.commands.items():
-            program = subprocess.Popen(
+            program = subprocess.Popen(  # noqa: S603 - our own programs
                 command,
                 cwd=self.folder,
                 env=self.environ,

@@ -117,7 +117,7 @@ def test_the_owner_is_told_when_and_from_where_and_what_to_do(
     another_visitor.open(reset_link(smtp))
     another_visitor.submit("/reset", password=NEW)
     send_due()
-    told = last(smtp, "password was changed")
+    told = last(smtp, "Your Acme password was changed")
     assert told.recipients == [ADDRESS]
     assert re.search(r"On \d+ \w+ \d{4}, \d\d:\d\d UTC, from Firefox on Android at 127\.0\.0\.1\.", told.text)
     assert "If it wasn't you, set a new password right away" in told.text

@@ -38,6 +38,7 @@ def findings(app: Flask) -> list[str]:
     result = flask_mail(app, "doctor", "--json")
     report = json.loads(result.stdout)
     assert result.exit_code == (1 if report["findings"] else 0)
+    assert not (report["findings"] and report["is_well"])
     for finding in report["findings"]:
         # Each says what to type.
         assert finding["command"].startswith(("flask mail ", "huey_consumer "))
