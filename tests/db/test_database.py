@@ -107,7 +107,7 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
             doctor = run(environ, "mail", "doctor")
             assert doctor.returncode == 1
             said = "isn't responding" if trouble == "stopped" else "can only"
-            assert doctor.stdout.startswith(f"the database {said}")
+            assert_findings(doctor.stdout, doctor.stderr, f"the database {said}")
             # Nothing tells when workers failed again and again: that they say so once is what is looked at below.
             time.sleep(4)
         wait_until(lambda: Visitor(url).open("/readyz").status_code == 200, "the web is not ready", BACK_WITHIN)
@@ -132,6 +132,15 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, begins: 
     assert ended.returncode == code
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith(begins)
+
+
+def assert_findings(stdout: str, stderr: str, *begin: str) -> list[str]:
+    """Insist that the doctor told of these alone, and return its lines; beside them it says its version."""
+    lines = stdout.splitlines()
+    assert [line[: len(text)] for line, text in zip(lines, begin, strict=True)] == list(begin)
+    (told,) = stderr.splitlines()
+    assert told.startswith("version ")
+    return lines
 
 
 @pytest.fixture
@@ -289,8 +298,9 @@ def test_a_full_database_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch)
         assert visitor.page.json()["database"] == "full"
         doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
         assert doctor.exit_code == 1
-        (line,) = [line for line in doctor.stdout.splitlines() if line.startswith("the database is full: ")]
-        assert ": df -h" in line
+        # The rows can still be read.
+        full, _worker = assert_findings(doctor.stdout, doctor.stderr, "the database is full: ", "no worker is alive: ")
+        assert ": df -h" in full
     monkeypatch.setattr(outages, "QUIET_SECONDS", 0.0)
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
@@ -308,6 +318,7 @@ def test_a_mistake_in_a_statement_is_no_outage(app: Flask) -> None:
 
 @on_embedded
 def test_an_sqlite_file_that_may_only_be_read_is_a_database_that_is_away(app: Flask) -> None:
+    file = app.config["SQLALCHEMY_DATABASE_URI"].removeprefix("sqlite:///")
     visitor = Visitor("http://signup.example", app)
     visitor.open("/signup")
     with told(app, "PRAGMA query_only = 1"):
@@ -319,7 +330,10 @@ def test_an_sqlite_file_that_may_only_be_read_is_a_database_that_is_away(app: Fl
         assert paused.stderr == "the database isn't responding: attempt to write a readonly database\n"
         doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
         assert doctor.exit_code == 1
-        assert "the database can only be read: attempt to write a readonly database: ls -ld " in doctor.stdout
+        (finding,) = assert_findings(doctor.stdout, doctor.stderr, "the database can only be read: ")
+        assert finding == (
+            f"the database can only be read: attempt to write a readonly database: ls -ld {Path(file).parent} {file}"
+        )
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
     assert visitor.path == "/signup/sent"

@@ -239,6 +239,8 @@ def test_a_hint_whose_mail_went_with_others_claims_once(app: Flask, smtp: Server
         asked = count_queries()
         tasks.deliver_email.call_local(str(email_id))
     assert sum(statement.startswith(("UPDATE", "WITH")) for statement in asked) == 1
+    # That, and whether the breaker is open.
+    assert len([statement for statement in asked if not statement.startswith("BEGIN")]) == 2, asked
     assert len(smtp.mails) == 1
 
 

@@ -133,13 +133,32 @@ def test_the_alternatives_are_on_top_text_first(mail: Mail) -> None:
 def test_the_headers_say_who_what_and_that_no_person_wrote_it(mail: Mail) -> None:
     headers = mail.message
     assert re.fullmatch(r"<[0-9a-f-]{36}@signup\.example>", headers["Message-ID"])
-    assert " Acme" in headers["Subject"]
+    assert re.sub(r"^\d{3} \d{3} ", "123 456 ", headers["Subject"]) in SUBJECTS.values()
     assert headers["From"] == "Acme <no-reply@signup.example>"
     assert headers["To"] == ADDRESS
     assert headers["Reply-To"] == "help@acme.example"
     assert headers["Auto-Submitted"] == "auto-generated"
     assert abs(parsedate_to_datetime(headers["Date"]).timestamp() - time.time()) < 60
     assert headers.defects == []
+
+
+SUBJECTS = {
+    "account_deleted": "Your Acme account was deleted",
+    "account_exists": "You already have an account with Acme",
+    "account_removed": "Your Acme account was deleted",
+    "address_changed": "Your Acme address was changed",
+    "change_email": "123 456 is your Acme code",
+    "password_changed": "Your Acme password was changed",
+    "reset_password": "Set a new password for Acme",
+    "test": "Test email from Acme",
+    "username_changed": "Your Acme username was changed",
+    "verify_email": "123 456 is your Acme code",
+}
+
+
+def test_the_subject_says_what_it_is_about(app: Flask) -> None:
+    with app.app_context():
+        assert {template: render.sample(template).subject for template in kinds.TEMPLATES} == SUBJECTS
 
 
 def test_its_lines_pass_any_relay(mail: Mail) -> None:

@@ -134,7 +134,9 @@ def test_a_second_click_says_already_verified_and_gives_no_session(
     assert another_visitor.path == "/login"
 
 
-def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(visitor: Visitor, app: Flask, link: str) -> None:
+def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(
+    visitor: Visitor, another_visitor: Visitor, app: Flask, link: str
+) -> None:
     token = link.rpartition("/")[2]
     altered = [
         token[:-1] + ("A" if token[-1] != "A" else "B"),
@@ -154,6 +156,11 @@ def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(visitor: V
         pages.add(visitor.text)
     assert len(pages) == 1
     assert "Enter the code instead" in pages.pop()
+    # Without a signup in this browser, there is nowhere to enter it.
+    another_visitor.open("/verify/garbage")
+    assert another_visitor.page.status_code == 404
+    assert "Sign in to get a new link" in another_visitor.text
+    assert 'class="button" href="/login"' in another_visitor.page.text
     assert not user(app).is_email_verified
 
 

@@ -114,6 +114,13 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     processed = sorted(event["payload"] for event in events(caplog, "processed task"))
     assert processed == sorted(f'{{"email_id": "{email_id}"}}' for email_id in ids)
     assert scheduled(app) == queued(app) == huey.read_schedule() == []
+    # A mail that came back is hinted as any other.
+    change(app, ids[4], status="queued", next_attempt_at=db_now(-5))
+    with app.app_context():
+        relay.sweep()
+    run_queue(app)
+    assert get(app, ids[4]).status == "sent"
+    assert [mail.recipients for mail in smtp.mails].count(["mick4@example.com"]) == 2
 
 
 def test_a_hint_is_due_at_the_same_moment_wherever_it_is_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
