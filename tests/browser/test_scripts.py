@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
 from sqlalchemy import func, select
 
 from harness.browsers import needs_chromium, served
@@ -175,9 +176,56 @@ def test_what_is_wrong_has_the_focus_is_linked_and_is_said_at_its_field(page: Pa
 def test_a_code_that_was_pasted_with_its_sentence_verifies(page: Page, send_due: Send, smtp: Server) -> None:
     sign_up(page)
     send_due()
+    posted = codes_posted_by(page)
     digits = code_in(smtp.mails[0]).replace(" ", "")
-    page.get_by_label("Code from the email").fill(f"Code: {digits[:3]} {digits[3:]}")
+    page.get_by_label("Code from the email").fill(f"Code: {digits[:3]} - {digits[3:]}.")
     expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+    # As the email shows it.
+    assert posted == [code_in(smtp.mails[0])]
+
+
+def test_with_another_username_to_choose_the_code_waits_for_the_button(
+    page: Page, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    sign_up(page)
+    rival = Visitor(app.config["PUBLIC_URL"], app)
+    rival.sign_up(email="rival@example.com")
+    send_due()
+    rival.open(smtp.to("rival@example.com")[0].link)
+    rival.submit("/verify")
+    posted = codes_posted_by(page)
+    code = code_in(smtp.to("mick@example.com")[0])
+    field = page.get_by_label("Code from the email")
+    field.fill(code)
+    expect(page.get_by_role("alert")).to_contain_text("New username")
+    field.fill(code.replace(" ", ""))
+    expect(field).to_have_value(code)
+    page.get_by_label("New username").fill("mick20")
+    page.get_by_role("button", name="Confirm with the code").click()
+    expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+    assert posted == [code, code]
+
+
+def test_without_scripts_a_button_confirms_the_code(browser: Browser, app: Flask, send_due: Send, smtp: Server) -> None:
+    with browser.new_context(base_url=app.config["PUBLIC_URL"], java_script_enabled=False) as context:
+        page = context.new_page()
+        sign_up(page)
+        send_due()
+        page.get_by_label("Code from the email").fill(f"Code: {code_in(smtp.mails[0])}")
+        page.get_by_role("button", name="Confirm with the code").click()
+        expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
+
+
+def codes_posted_by(page: Page) -> list[str]:
+    """Return the codes that the page will have sent, as they were sent."""
+    posted: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            posted.extend(parse_qs(request.post_data or "").get("code", []))
+
+    page.on("request", note)
+    return posted
 
 
 def test_after_a_wrong_code_the_person_says_when_it_is_right(page: Page, send_due: Send, smtp: Server) -> None:
