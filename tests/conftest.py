@@ -334,6 +334,15 @@ def send_due_mails(app: Flask) -> None:
     mail.close()
 
 
+def installed(program: str) -> str:
+    """Return where it is. Without it the test is skipped; CI has it."""
+    path = shutil.which(program)
+    if path is None and os.environ.get("CI") != "true":
+        pytest.skip(f"{program} is not installed")
+    assert path, f"CI has {program}"
+    return path
+
+
 class OwnPostgres:
     """A PostgreSQL that this test may stop."""
 

@@ -211,6 +211,7 @@ def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monke
 
     def look(_connection: Connection) -> None:
         ends.extend(filter(None, [get(app, ids[2]).lease_until]))
+        # A moment later, as above.
         time.sleep(0.02)
 
     smtp.actions["dot"] = look

@@ -6,7 +6,6 @@ import os
 import re
 import runpy
 import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,7 +25,7 @@ from werkzeug.serving import make_server
 from harness.processes import Process, free_port, wait_until
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
-from tests.conftest import send_due_mails
+from tests.conftest import installed, send_due_mails
 from tests.factories import only_user, travel
 from webapp import config
 from webapp.db.base import db
@@ -144,8 +143,7 @@ class TestBehindAProxy:
 
     @pytest.fixture(params=["nginx", "caddy"])
     def door(self, request: pytest.FixtureRequest, app: Flask, port: int, tmp_path: Path) -> Iterator[str]:
-        if not shutil.which(request.param):
-            pytest.skip(f"{request.param} is not installed")
+        installed(request.param)
         command = {"nginx": nginx, "caddy": caddy}[request.param]
         behind = runpy.run_path(str(EXAMPLE / "app.py"))["app"]
         with served(app) as own, served(behind) as behind_port:

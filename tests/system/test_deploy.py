@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -18,7 +17,7 @@ from harness.processes import BIN, Process, free_port, wait_for_port
 from harness.servers import Postgres
 from harness.smtp_server import Server
 from harness.visitor import Visitor
-from tests.conftest import settings
+from tests.conftest import installed, settings
 from tests.system.test_journey import Environ
 from webapp.paths import ROOT
 
@@ -42,8 +41,7 @@ def delivers(port: int, smtp: Server) -> None:
 
 
 def test_systemd_understands_each_unit(tmp_path: Path) -> None:
-    if not (analyze := shutil.which("systemd-analyze")):
-        pytest.skip("systemd is not installed")
+    analyze = installed("systemd-analyze")
     (tmp_path / ".venv").symlink_to(BIN.parent)
     copies = [tmp_path / path.name for path in UNITS]
     for path, copy in zip(UNITS, copies, strict=True):

@@ -61,6 +61,7 @@ def wait_for_messages_to_flow(url: str, web: Process, worker: Process, seconds: 
         while time.monotonic() < heard_by:
             if any(event["payload"] == hint["payload"] for event in worker.events("processed task")):
                 return addresses
+            # Until its log is read again.
             time.sleep(0.1)
     raise AssertionError("no worker heard of a signup")
 

@@ -208,6 +208,7 @@ def test_a_restarted_postgres_costs_no_request_an_error(
     visitor.sign_up()
     own_postgres.postgres.stop()
     own_postgres.postgres.start()
+    # A connection that rested for as long as 7 s is asked first, one that did not is not.
     time.sleep(rest)
     visitor.open("/signup/sent")
     assert visitor.page.status_code == 200
@@ -250,7 +251,7 @@ def test_the_web_starts_while_its_database_answers_nothing(process_environ: Envi
         with website_and_log(process_environ) as (url, process):
             with within(1.5):
                 assert Visitor(url).open("/livez").status_code == 200
-            # What it tried in vain by itself is nobody's trouble.
+            # What it tries in vain by itself meanwhile is nobody's trouble.
             time.sleep(3)
             assert "Traceback" not in process.log
 
@@ -280,6 +281,7 @@ def test_a_postgres_that_is_frozen_keeps_no_request_for_long(
     with website(on_own_postgres) as url:
         visitor = Visitor(url)
         visitor.sign_up()
+        # A connection that rested for as long as 6 s is asked first, one that did not is not.
         time.sleep(rest)
         pids = own_postgres.postgres.pids()
         for pid in pids:

@@ -111,6 +111,7 @@ def test_a_limit_of_connections_makes_nobody_wait(
         wait_for_all(app, sent)
         for n in range(7):
             sent.append(sign_up(app, f"ann{n}"))
+            # Each comes while the connection of the one before rests, which counts for the server.
             time.sleep(1.5)
         wait_for_all(app, sent)
         assert worker.events("mail_server_down") == []
@@ -129,6 +130,7 @@ def test_two_processes_share_a_server_that_takes_one_connection(
         sent = []
         for n in range(16):
             sent.append(sign_up(app, f"ann{n}"))
+            # Now the one, now the other has the connection by then.
             time.sleep(0.5)
         wait_for_all(app, sent)
         assert one.events("mail_server_down") == other.events("mail_server_down") == []

@@ -40,11 +40,16 @@ def slowly(connection: Connection) -> None:
 def test_a_worker_told_to_stop_while_its_send_hangs_ends_soon_and_gives_the_mail_back(
     app: Flask, process_environ: Environ, smtp: Server, step: str
 ) -> None:
-    smtp.actions[step] = hang
+    hanging = threading.Event()
+
+    def hang_there(connection: Connection) -> None:
+        hanging.set()
+        hang(connection)
+
+    smtp.actions[step] = hang_there
     email_id = make_signup(app)
     with consumer(process_environ | {"MAIL_TIMEOUT": "60"}) as worker:
-        wait_until(lambda: smtp.connections, "the worker did not connect")
-        time.sleep(0.5)
+        wait_until(hanging.is_set, "the worker did not come so far")
         with within(10):
             assert worker.stop() == 0
     row = get(app, email_id)
@@ -173,6 +178,7 @@ def test_a_worker_told_to_stop_while_the_database_is_locked_ends_soon_all_the_sa
         with app.app_context(), db.engine.begin():
             for _ in range(4):
                 deliver_later(uuid.uuid4())
+            # Until a worker took one and waits for the lock, which it tells nobody.
             time.sleep(1)
             with within(10):
                 worker.stop()

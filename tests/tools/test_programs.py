@@ -14,7 +14,7 @@ import pytest
 
 from harness.processes import Process, wait_until
 
-# Two programs: one runs what lies in a file, the other waits.
+# Two programs: one runs what lies in a file, the other waits. Each would go on long after its test.
 RUN = """
 import os, sys
 from pathlib import Path
