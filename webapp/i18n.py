@@ -55,13 +55,13 @@ def offered(locale: str | None) -> str:
 
 def load(locale: str) -> NullTranslations:
     """Return what is said in this language: what one's own catalogue has in the place of ours, and ours."""
-    return _load(locale, (catalogue(locale), _own_folder() / f"{locale}.po"))
+    return _load(locale, paths.INSTANCE)
 
 
 @cache
-def _load(locale: str, catalogues: tuple[Path, ...]) -> NullTranslations:
+def _load(locale: str, instance: Path) -> NullTranslations:
     found = NullTranslations()
-    for path in filter(Path.exists, catalogues):
+    for path in filter(Path.exists, (catalogue(locale), instance / "translations" / f"{locale}.po")):
         with path.open("rb") as source:
             messages = read_po(source, locale)
         compiled = BytesIO()
