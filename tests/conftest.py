@@ -89,14 +89,19 @@ def begin_with_long_ones(items: list[pytest.Item], at_once: int) -> None:
 def on_the_other_backend(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return what need not run there, of tests of many inputs."""
     inputs: dict[str, set[str]] = {}
-    on_backends = [(item, *input_and_backend(item)) for item in items]
-    for item, own, backend in on_backends:
+    backends: dict[str, set[str]] = {}
+    on_backends = [(item, item.nodeid.partition("[")[0], *input_and_backend(item)) for item in items]
+    for _item, test, own, backend in on_backends:
         if backend:
-            inputs.setdefault(item.nodeid.partition("[")[0], set()).add(own)
+            inputs.setdefault(test, set()).add(own)
+            backends.setdefault(test, set()).add(backend)
     left_out = []
-    for item, own, backend in on_backends:
-        every = sorted(inputs.get(item.nodeid.partition("[")[0], ()))
-        if backend and len(every) >= MANY_INPUTS and BACKENDS.index(backend) != every.index(own) % len(BACKENDS):
+    for item, test, own, backend in on_backends:
+        every = sorted(inputs.get(test, ()))
+        # One that is about one backend has nowhere else to run.
+        if not backend or len(every) < MANY_INPUTS or len(backends[test]) < len(BACKENDS):
+            continue
+        if BACKENDS.index(backend) != every.index(own) % len(BACKENDS):
             left_out.append(item)
     return left_out
 
