@@ -16,7 +16,7 @@ NOT_MAILS := --extend-exclude templates/mail/
 TESTS_AT_ONCE := 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run admin demo test accessibility chaos model bench check defences audit alerts format translations secrets requirements vendor pictures clean
+.PHONY: help run admin demo test accessibility chaos model bench lint check defences audit alerts format translations secrets requirements vendor pictures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ model: $(VENV)/installed-dev ## let spin look at every state of two emails, and 
 bench: $(VENV)/installed-dev $(RIVALS)/installed ## measure this app beside its rivals (ARGS="delivery signup" for some of it)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: what CI runs
+lint: $(VENV)/installed-dev ## check style, types, imports and templates
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -55,7 +55,8 @@ check: $(VENV)/installed-dev ## lint, format, types, imports, templates, tests: 
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
-	@$(BIN)/pytest -n $(TESTS_AT_ONCE) $(ARGS)
+
+check: lint test ## all that CI runs
 
 defences: $(VENV)/installed-dev ## take out each defence of docs/security.md, and see a test fail
 	@$(BIN)/python -m tests.defences
