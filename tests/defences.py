@@ -77,7 +77,7 @@ DEFENCES = [
         29,
         "actions of operators ask for the password again",
         "webapp/pages/ops/access.py",
-        'request.method != "POST" or sessions.is_reauthenticated(me())',
+        'request.method != "POST" or sessions.is_reauthenticated(current())',
         "True",
         "test_after_ten_minutes_an_action_takes_the_password_and_goes_on_with_what_was_asked",
     ),
@@ -691,7 +691,7 @@ DEFENCES = [
         "webapp/pages/account/overview.py",
         "def show() -> str:\n",
         "def show() -> str:\n    from webapp.db.base import db\n    from webapp.pages.shared import auth, language\n\n"
-        "    language.keep(auth.me())\n    db.session.commit()\n",
+        "    language.keep(auth.current())\n    db.session.commit()\n",
         "test_a_link_changes_the_language_of_this_browsers_pages_alone",
     ),
     Defence(

@@ -90,7 +90,7 @@ def test_an_app_in_one_language_offers_no_other(start: Callable[..., Flask], smt
         assert "ไทย" not in page.text
     # Who chose a language that was taken away since.
     with app.app_context():
-        users.speak(db.session.merge(only_user(app)), "th")
+        users.set_locale(db.session.merge(only_user(app)), "th")
     send_due_mails(app)
     assert smtp.mails[-1].message["Subject"] == f"{code_in(smtp.mails[-1])} is your Acme code"
     assert "Preferred-Languages: en\n" in visitor.open("/.well-known/security.txt").text

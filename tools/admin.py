@@ -19,7 +19,7 @@ def main() -> None:
     with create_app().app_context():
         # It may come before the first `make run`.
         flask_migrate.upgrade(str(ROOT / "migrations"))
-        audit.acting.set("make admin")
+        audit.actor.set("make admin")
         password = secrets.token_urlsafe(15)
         name = make(password, "admin") or make(password, f"admin-{secrets.token_hex(3)}")
     print(f"name:      {name}\npassword:  {password}\nSign in with them, then open /ops.")

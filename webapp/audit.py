@@ -11,14 +11,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp.db.base import NUMBERED_ONCE, Model, db, table
 from webapp.db.clock import db_now
 
-# The network address of whoever asks now; the pages know it, the rooms that record it know no request.
-asked_from: ContextVar[str | None] = ContextVar("asked_from", default=None)
+# The network address of whoever asks now; the pages know it, what records it knows no request.
+client_ip: ContextVar[str | None] = ContextVar("client_ip", default=None)
 
 # What its browser says of itself.
-asked_with: ContextVar[str] = ContextVar("asked_with", default="")
+client_agent: ContextVar[str] = ContextVar("client_agent", default="")
 
 # The operator who acts now: a user's number and name, or whose command it is.
-acting: ContextVar[str | None] = ContextVar("acting", default=None)
+actor: ContextVar[str | None] = ContextVar("actor", default=None)
 
 ACTOR_MAX = 100
 DETAIL_MAX = 300
@@ -58,4 +58,4 @@ def record(action: str, user_id: int | None = None, detail: str | None = None) -
 
 def who() -> dict[str, str | None]:
     """Return who acts now, by the columns that say so."""
-    return {"address": asked_from.get(), "actor": acting.get()}
+    return {"address": client_ip.get(), "actor": actor.get()}

@@ -57,7 +57,7 @@ def chunks(email_ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
 
 def pause_mail(reason: str) -> bool:
     """Hold all mail back, and commit; return whether it was not so already."""
-    begun = pause.begin(reason, audit.acting.get())
+    begun = pause.begin(reason, audit.actor.get())
     if begun:
         audit.record("paused", detail=reason)
         log.warning("mail_paused", reason=reason)

@@ -239,7 +239,7 @@ def test_who_resets_before_verifying_proves_the_address_and_its_rivals_lose_it(
     visitor.sign_up()
     phone = forget(Visitor("http://signup.example", app))
     send_due()
-    own_link = last(smtp, "Confirm").link
+    own_link = last(smtp, "is your Acme code").link
     phone.open(reset_link(smtp))
     assert "mick19" in phone.page.text
     phone.submit("/reset", password=NEW)

@@ -25,11 +25,11 @@ def post(
     is kept, if they say the same.
     """
     where = {
-        "browser": user_agents.browser(audit.asked_with.get()),
-        "system": user_agents.system(audit.asked_with.get()),
-        "network_address": audit.asked_from.get(),
+        "browser": user_agents.browser(audit.client_agent.get()),
+        "system": user_agents.system(audit.client_agent.get()),
+        "network_address": audit.client_ip.get(),
     }
-    if audit.acting.get():
+    if audit.actor.get():
         # Where operators sit is nobody's business.
         where = {}
     address = to_address or user.email

@@ -70,9 +70,9 @@ def begin(user: User) -> str:
             user_id=user.id,
             created_at=db_now(),
             seen_at=db_now(),
-            browser=user_agents.browser(audit.asked_with.get()),
-            system=user_agents.system(audit.asked_with.get()),
-            address=audit.asked_from.get(),
+            browser=user_agents.browser(audit.client_agent.get()),
+            system=user_agents.system(audit.client_agent.get()),
+            address=audit.client_ip.get(),
         )
     )
     audit.record("signed_in", user.id)
@@ -119,7 +119,7 @@ def touch(token: str) -> None:
     db.session.execute(
         update(UserSession)
         .where(UserSession.token_hash == hashed(token), UserSession.seen_at < db_now(-SEEN_SECONDS))
-        .values(seen_at=db_now(), address=audit.asked_from.get())
+        .values(seen_at=db_now(), address=audit.client_ip.get())
     )
 
 

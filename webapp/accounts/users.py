@@ -152,7 +152,7 @@ def own_values(values: Mapping[str, str]) -> dict[str, str]:
     return {column.name: values.get(column.name, "") for column in OWN_FIELDS}
 
 
-def speak(user: User, locale: str) -> None:
+def set_locale(user: User, locale: str) -> None:
     """Write to the user in this language from now on, and commit."""
     user.locale = locale
     db.session.commit()

@@ -69,8 +69,8 @@ yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 def act_as_operator() -> None:
     """Let the audit name whose command it is, until it ends."""
-    former = audit.acting.set(_operator()[: audit.ACTOR_MAX])
-    click.get_current_context().call_on_close(lambda: audit.acting.reset(former))
+    former = audit.actor.set(_operator()[: audit.ACTOR_MAX])
+    click.get_current_context().call_on_close(lambda: audit.actor.reset(former))
 
 
 def _operator() -> str:

@@ -91,9 +91,9 @@ def _register(app: Flask, blueprint: Blueprint) -> None:
 
 
 def _note_where_from() -> None:
-    audit.asked_from.set(request.remote_addr or None)
-    audit.asked_with.set(request.user_agent.string)
-    audit.acting.set(None)
+    audit.client_ip.set(request.remote_addr or None)
+    audit.client_agent.set(request.user_agent.string)
+    audit.actor.set(None)
 
 
 def _refuse_other_sites() -> None:

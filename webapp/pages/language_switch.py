@@ -12,7 +12,7 @@ from werkzeug.routing import BuildError
 
 from webapp.accounts import users
 from webapp.pages.shared import language
-from webapp.pages.shared.auth import me
+from webapp.pages.shared.auth import current
 from webapp.pages.shared.forms import Form, csrf
 from webapp.pages.signup import waiting
 
@@ -31,10 +31,10 @@ def change() -> ResponseReturnValue:
     chosen = request.form.get("language", "")
     if not form.validate() or not language.is_spoken(chosen):
         abort(400)
-    written_to = [me()] if current_user.is_authenticated else []
+    written_to = [current()] if current_user.is_authenticated else []
     for user in (*written_to, waiting.pending_user()):
         if user is not None:
-            users.speak(user, chosen)
+            users.set_locale(user, chosen)
     response = make_response(redirect(_back(), 303))
     language.remember(response, chosen)
     return response

@@ -9,7 +9,7 @@ from flask_login import login_required
 
 from webapp.accounts import account
 from webapp.delivery import tasks
-from webapp.pages.shared.auth import current_password_field, knows_password, me
+from webapp.pages.shared.auth import current, current_password_field, knows_password
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("deletion", __name__)
@@ -29,8 +29,8 @@ def show() -> str:
 @login_required
 def submit() -> ResponseReturnValue:
     form = DeleteForm()
-    if form.validate() and knows_password(me(), form.password):
-        email_id = account.end(me())
+    if form.validate() and knows_password(current(), form.password):
+        email_id = account.end(current())
         session.clear()
         if email_id is not None:
             tasks.deliver_later(email_id)

@@ -17,7 +17,7 @@ from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
 from webapp.outbox import outgoing_email
 from webapp.pages.shared import mail_status, rate_limits, way_on
-from webapp.pages.shared.auth import current_password_field, knows_password, me
+from webapp.pages.shared.auth import current, current_password_field, knows_password
 from webapp.pages.shared.forms import Form, code_field, read_address, strip
 
 blueprint = Blueprint("address", __name__)
@@ -39,7 +39,7 @@ class AddressForm(Form):
 
     def validate_email(self, field: EmailField) -> None:
         self.address = read_address(field)
-        if self.address.key == me().email_key:
+        if self.address.key == current().email_key:
             raise ValidationError(_("This is already your address."))
 
 
@@ -58,7 +58,7 @@ def show() -> str:
 def ask() -> ResponseReturnValue:
     form = AddressForm()
     if form.validate():
-        user = me()
+        user = current()
         if knows_password(user, form.password):
             # Each address that one can have mailed counts, however it is asked for.
             rate_limits.spend("RATELIMIT_SIGNUP", rate_limits.network())
@@ -70,7 +70,7 @@ def ask() -> ResponseReturnValue:
 @blueprint.post("/account/email/code")
 @login_required
 def confirm_by_code() -> ResponseReturnValue:
-    form, user = CodeForm(), me()
+    form, user = CodeForm(), current()
     if form.validate():
         wish = email_change.awaited(user)
         try:
@@ -93,8 +93,8 @@ def resend() -> ResponseReturnValue:
     form = Form()
     if not form.validate():
         return _page(form), form.status
-    rate_limits.spend("RATELIMIT_RESEND", me().key)
-    _hint(email_change.resend(me()))
+    rate_limits.spend("RATELIMIT_RESEND", current().key)
+    _hint(email_change.resend(current()))
     return redirect(url_for("address.show"), 303)
 
 
@@ -104,7 +104,7 @@ def call_off() -> ResponseReturnValue:
     form = Form()
     if not form.validate():
         return _page(form), form.status
-    email_change.call_off(me())
+    email_change.call_off(current())
     return redirect(url_for("account.show"), 303)
 
 
@@ -122,7 +122,7 @@ def _hint(email_id: uuid.UUID | None) -> None:
 
 def _page(form: Form) -> str:
     """Show the page, with the one form that was sent and is wrong."""
-    user = me()
+    user = current()
     wish = email_change.awaited(user)
     return render_template(
         "account/email.html",

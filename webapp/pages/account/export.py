@@ -12,7 +12,7 @@ from flask_login import login_required
 from webapp import audit
 from webapp.accounts import account
 from webapp.db.base import db
-from webapp.pages.shared.auth import me
+from webapp.pages.shared.auth import current
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("export", __name__)
@@ -30,9 +30,9 @@ def download() -> ResponseReturnValue:
     form = Form()
     if not form.validate():
         return render_template("account/export.html", form=form), form.status
-    audit.record("exported", me().id)
+    audit.record("exported", current().id)
     db.session.commit()
-    text = json.dumps(account.export(me()), ensure_ascii=False, indent=2, default=datetime.isoformat)
+    text = json.dumps(account.export(current()), ensure_ascii=False, indent=2, default=datetime.isoformat)
     return Response(
         f"{text}\n",
         mimetype="application/json",

@@ -10,7 +10,7 @@ from flask_login import login_required
 
 from webapp.accounts import password_change, passwords, sessions
 from webapp.delivery import tasks
-from webapp.pages.shared.auth import current_password_field, knows_password, me, sign_in
+from webapp.pages.shared.auth import current, current_password_field, knows_password, sign_in
 from webapp.pages.shared.forms import Form, is_strong, new_password_field
 
 blueprint = Blueprint("password", __name__)
@@ -21,7 +21,7 @@ class PasswordForm(Form):
     new_password = new_password_field(_("New password"))
 
     def has_strong_password(self) -> bool:
-        return is_strong(self.new_password, me().username, me().full_name, me().email)
+        return is_strong(self.new_password, current().username, current().full_name, current().email)
 
 
 @blueprint.get("/account/password")
@@ -33,7 +33,7 @@ def show() -> str:
 @blueprint.post("/account/password")
 @login_required
 def submit() -> ResponseReturnValue:
-    form, user = PasswordForm(), me()
+    form, user = PasswordForm(), current()
     if form.validate() and knows_password(user, form.password):
         try:
             notice = password_change.change_password(user, passwords.hash(form.new_password.data))

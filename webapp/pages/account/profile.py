@@ -12,7 +12,7 @@ from wtforms import StringField
 from webapp.accounts import account, users
 from webapp.delivery import tasks
 from webapp.pages.shared import rate_limits
-from webapp.pages.shared.auth import me
+from webapp.pages.shared.auth import current
 from webapp.pages.shared.forms import Form, NameFields
 
 blueprint = Blueprint("profile", __name__)
@@ -21,8 +21,8 @@ blueprint = Blueprint("profile", __name__)
 class ProfileForm(NameFields, Form):
     def validate_username(self, field: StringField) -> None:
         """Let everybody keep the own name, also one that nobody may choose any more."""
-        if field.data == me().username.strip():
-            self.name = me().username
+        if field.data == current().username.strip():
+            self.name = current().username
         else:
             super().validate_username(field)
 
@@ -30,7 +30,7 @@ class ProfileForm(NameFields, Form):
 @blueprint.get("/account/profile")
 @login_required
 def show() -> str:
-    return _page(ProfileForm(obj=me()))
+    return _page(ProfileForm(obj=current()))
 
 
 @blueprint.post("/account/profile")
@@ -39,9 +39,9 @@ def submit() -> ResponseReturnValue:
     form = ProfileForm()
     if form.validate():
         # Each name that is tried tells whether somebody has it.
-        rate_limits.spend("RATELIMIT_RESEND", f"profile:{me().key}")
+        rate_limits.spend("RATELIMIT_RESEND", f"profile:{current().key}")
         try:
-            email_id = account.rename(me(), username=form.name, full_name=form.full_name.data, own=form.own)
+            email_id = account.rename(current(), username=form.name, full_name=form.full_name.data, own=form.own)
         except users.UsernameTaken:
             form.username.errors = [_("That username is taken. Please choose another.")]
         else:

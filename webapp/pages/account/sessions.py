@@ -13,7 +13,7 @@ from webapp.accounts import sessions
 from webapp.accounts.sessions import UserSession
 from webapp.db import clock
 from webapp.i18n import ago
-from webapp.pages.shared.auth import forget, me
+from webapp.pages.shared.auth import current, forget
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("sessions", __name__)
@@ -39,7 +39,7 @@ def show() -> str:
 @blueprint.post("/account/sessions/<key>/end")
 @login_required
 def end(key: str) -> ResponseReturnValue:
-    form, user = Form(), me()
+    form, user = Form(), current()
     if not form.validate():
         return _page(form), form.status
     if key == sessions.hashed(user.session_token):
@@ -53,7 +53,7 @@ def end(key: str) -> ResponseReturnValue:
 @blueprint.post("/account/sessions/end-others")
 @login_required
 def end_others() -> ResponseReturnValue:
-    form, user = Form(), me()
+    form, user = Form(), current()
     if not form.validate():
         return _page(form), form.status
     sessions.end_others(user, user.session_token)
@@ -67,7 +67,7 @@ def _page(form: Form) -> str:
 
 def _seen() -> list[Seen]:
     """Return the person's sessions, this browser's first."""
-    user = me()
+    user = current()
     own = sessions.hashed(user.session_token)
     return sorted((_describe(one, own) for one in sessions.of(user)), key=lambda one: not one.is_this_one)
 

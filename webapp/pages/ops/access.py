@@ -11,7 +11,7 @@ from flask_login import current_user
 from webapp import audit
 from webapp.accounts import sessions
 from webapp.monitoring.formatting import duration
-from webapp.pages.shared.auth import current_password_field, knows_password, me
+from webapp.pages.shared.auth import current, current_password_field, knows_password
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("ops", __name__, url_prefix="/ops")
@@ -34,14 +34,14 @@ def let_operators_in() -> ResponseReturnValue | None:
         abort(403)
     if request.method == "POST" and not current_user.is_admin:
         abort(403)
-    audit.acting.set(f"user {current_user.id} ({current_user.username})")
-    return None if request.method != "POST" or sessions.is_reauthenticated(me()) else _ask_for_password()
+    audit.actor.set(f"user {current_user.id} ({current_user.username})")
+    return None if request.method != "POST" or sessions.is_reauthenticated(current()) else _ask_for_password()
 
 
 def _ask_for_password() -> ResponseReturnValue | None:
     """Ask for the password on a page that holds what was asked; with it, what was asked is done."""
     form = ReauthForm()
-    if form.validate() and knows_password(me(), form.password):
+    if form.validate() and knows_password(current(), form.password):
         return None
     if form.is_stale:
         # Perhaps not asked by this person: the action refuses it, too, and shows its own page.
@@ -56,4 +56,4 @@ def _ask_for_password() -> ResponseReturnValue | None:
 
 @blueprint.teardown_request
 def let_operator_go(_error: BaseException | None) -> None:
-    audit.acting.set(None)
+    audit.actor.set(None)

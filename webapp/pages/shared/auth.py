@@ -79,7 +79,7 @@ def forget() -> None:
     session.clear()
 
 
-def me() -> User:
+def current() -> User:
     """Return who is signed in, on a page that asks for it."""
     user: User = current_user._get_current_object()  # noqa: SLF001 - Werkzeug's own way to what a proxy stands for
     return user

@@ -71,7 +71,7 @@ def submit() -> ResponseReturnValue:
                 address=form.address,
                 password_hash=password_hash,
                 locale=str(get_locale()),
-                verification_id=_identify(form),
+                verification_id=_idempotency_key(form),
                 rank=rate_limits.spent("RATELIMIT_SIGNUP", rate_limits.network()),
                 leads_to=way_on.asked(),
                 own=form.own,
@@ -86,7 +86,7 @@ def submit() -> ResponseReturnValue:
     return _page(form), form.status
 
 
-def _identify(form: SignupForm) -> uuid.UUID | None:
+def _idempotency_key(form: SignupForm) -> uuid.UUID | None:
     """Return what two submissions have in common that came from one page, in one browser, with the same content."""
     if not form.nonce.data:
         return None
