@@ -286,7 +286,7 @@ def test_what_flask_db_migrate_writes_runs_up_and_down(
     shutil.copy(ROOT / "pyproject.toml", tree)
     users = tree / "webapp" / "accounts" / "users.py"
     code = users.read_text("utf-8").replace("    role: Mapped[str]", f"{OWN_COLUMNS}    role: Mapped[str]")
-    code = code.replace("\n\ndef speak(", f"{OWN_TABLE}\n\ndef speak(").replace(
+    code = code.replace("\n\ndef set_locale(", f"{OWN_TABLE}\n\ndef set_locale(").replace(
         "    Index,", "    ForeignKey,\n    Index,"
     )
     users.write_text(code, "utf-8")
