@@ -11,9 +11,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # The white space of a mail is part of it.
 NOT_MAILS := --extend-exclude templates/mail/
 
-# More than the two cores of a small machine: half of the time tests wait, for processes and for leases to end. Who
-# has none left takes some of another's.
-TESTS_AT_ONCE := 4 --dist worksteal
+# One more than there are cores, since tests also wait, for processes and for leases to end. Who has none left takes some
+# of another's.
+TESTS_AT_ONCE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run admin demo test accessibility chaos model bench lint check defences audit alerts format translations secrets requirements vendor pictures clean
