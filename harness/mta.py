@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import shutil
+import signal
 import smtplib
 import socketserver
 import threading
@@ -102,7 +103,11 @@ def postfix(folder: Path, environ: Mapping[str, str], **settings: object) -> Ite
     shutil.chown(folder / "data", "postfix")
     command = [program("postfix") or "", "-c", str(folder), "start-fg"]
     with running(Process(*command, environ=environ), folder, port) as mta:
-        yield mta
+        try:
+            yield mta
+        finally:
+            # What was started here does not end it.
+            os.kill(int((folder / "queue" / "pid" / "master.pid").read_text()), signal.SIGTERM)
 
 
 @contextmanager
