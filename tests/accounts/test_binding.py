@@ -305,9 +305,9 @@ def test_a_code_that_is_typed_while_the_owner_takes_over_is_no_try_of_the_owners
             # On SQLite nobody can, by then.
             db.session.commit()
             owner = owners.pop()
-            threading_done = Thread(target=take_over, args=(owner, smtp))
-            threading_done.start()
-            threading_done.join()
+            taking_over = Thread(target=take_over, args=(owner, smtp))
+            taking_over.start()
+            taking_over.join()
         return user
 
     monkeypatch.setattr(signup, "find", find_and_wait)

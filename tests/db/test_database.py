@@ -363,7 +363,7 @@ def test_the_server_bounds_what_a_connection_of_ours_may_hold(environ: Environ) 
 @on_servers
 def test_of_several_hosts_the_one_that_may_be_written_is_used(environ: Environ, app: Flask) -> None:
     with app.app_context():
-        folder = db.session.connection().connection.driver_connection.info.host  # type: ignore[union-attr]
+        folder = db.session.scalar(text("SHOW unix_socket_directories"))
     path = environ["DATABASE_URL"].partition("?")[0]
     both = create_app(environ | {"DATABASE_URL": f"{path}?host=127.0.0.1,{folder}&port={free_port()},5432"})
     make_signup(both)
