@@ -158,9 +158,8 @@ def test_who_keeps_a_connection_open_after_the_answer_holds_up_nobody(process_en
         for _ in range(MANY):
             connection = held.enter_context(socket.create_connection(("127.0.0.1", port)))
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            assert connection.recv(12) == b"HTTP/1.1 200"
         # Each of them for 2 s would be a minute in each process.
-        assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=30).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=15).status_code == 200
         assert "WORKER TIMEOUT" not in web.log
 
 
