@@ -15,29 +15,30 @@ db = current_app.extensions["migrate"].db
 
 
 def render_item(kind: str, item: Any, _context: object) -> str | Literal[False]:
-    """Write a type of ours as the one that it is stored as: a migration must not change with our code."""
+    """Render a custom type as the type that it is stored as: a migration must not change with our code."""
     return f"sa.{item.impl_instance!r}" if kind == "type" and isinstance(item, TypeDecorator) else False
 
 
 def run() -> None:
     with db.engine.connect() as connection:
         if connection.dialect.name == "postgresql":
-            # Building an index takes minutes, and so may what is computed here between two statements. Who waits for a
-            # lock still fails as soon as everybody else does: whoever stands behind it waits too.
+            # Building an index takes minutes, and so may Python's work between two statements. The limit on waiting for
+            # a lock stays: everybody who queues behind a waiting migration waits too.
             connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '10min'")
             connection.commit()
+            connection.connection.driver_connection.timeout = None
         context.configure(
             connection=connection,
             target_metadata=db.metadata,
             compare_type=True,
             render_item=render_item,
-            # SQLite too: extensions.py begins its transactions.
+            # On SQLite too: webapp/db/engines.py begins its transactions.
             transactional_ddl=True,
-            # One transaction each, so that an interrupted upgrade goes on where it stopped.
+            # One transaction each, so that an interrupted upgrade continues where it stopped.
             transaction_per_migration=True,
         )
-        # What is to do is looked up inside: whoever waited finds it done.
+        # Pending migrations are looked up inside the lock: a process that waited finds them done.
         with one_at_a_time(connection, "migrations"), context.begin_transaction():
             context.run_migrations()
 
@@ -45,5 +46,5 @@ def run() -> None:
 try:
     run()
 except (DatabaseAway, OSError) as error:
-    # Nothing that a traceback would explain.
+    # A traceback would explain nothing.
     raise SystemExit(f"the database does not answer: {reason(error)}") from None

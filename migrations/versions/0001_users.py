@@ -1,4 +1,4 @@
-"""Users, as an app without verification has them."""
+"""Users, as in an app without verification."""
 
 from __future__ import annotations
 

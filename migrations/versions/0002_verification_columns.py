@@ -1,4 +1,4 @@
-"""What verification needs to know of a user. The users that exist stay, unverified, and are never purged."""
+"""Columns for verification. Existing users stay, unverified, and are never purged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    # Constant defaults rewrite no table, and old code that knows nothing of the columns can go on inserting.
+    # Constant defaults do not rewrite the table, and old code that does not know the columns can still insert.
     op.add_column("users", sa.Column("username_key", sa.String(256), server_default="", nullable=False))
     op.add_column("users", sa.Column("email_key", sa.String(254), server_default="", nullable=False))
     op.add_column("users", sa.Column("email_verified_at", sa.DateTime(timezone=True)))

@@ -1,6 +1,6 @@
 """An address belongs to whoever proves it: names and addresses are unique only among the verified.
 
-On PostgreSQL the indexes are built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL the indexes are built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def upgrade() -> None:
         index("uq_users_verified_username_key", ["username_key"], unique=True, where=VERIFIED)
         index("ix_users_email_key", ["email_key"])
         index("ix_users_username_key", ["username_key"])
-    # SQLite copies the table; PostgreSQL only forgets the rule.
+    # SQLite copies the table; PostgreSQL only drops the constraints.
     with op.batch_alter_table("users") as table:
         table.drop_constraint("uq_users_email", type_="unique")
         table.drop_constraint("uq_users_username", type_="unique")
@@ -50,7 +50,7 @@ def downgrade() -> None:
                 index("uq_users_email", ["email"], unique=True)
                 index("uq_users_username", ["username"], unique=True)
             except sa.exc.IntegrityError:
-                # Somebody signed up meanwhile. Half of the old rule must not stay: run it again.
+                # Somebody signed up in the meantime. Leave neither index behind, so that it can be run again.
                 op.execute("DROP INDEX CONCURRENTLY IF EXISTS uq_users_email")
                 op.execute("DROP INDEX CONCURRENTLY IF EXISTS uq_users_username")
                 raise
@@ -70,7 +70,7 @@ def downgrade() -> None:
 
 
 def drop_second_rows() -> None:
-    """Keep one row for each address, the verified or else the oldest, and say what goes."""
+    """Keep one row for each address, the verified or else the oldest, and log the deleted ones."""
     ranked = rank_by(users.c.email)
     query = sa.delete(users).where(users.c.id.in_(sa.select(ranked.c.id).where(ranked.c.place > 1)))
     dropped = op.get_bind().execute(query.returning(users.c.id)).scalars().all()
@@ -79,7 +79,7 @@ def drop_second_rows() -> None:
 
 
 def rename_second_names() -> None:
-    """Give whoever shares a username with an older or verified row another one, and say so."""
+    """Rename users who share a username with an older or verified row, and log it."""
     connection = op.get_bind()
     ranked = rank_by(users.c.username)
     query = sa.select(users.c.id, users.c.username).where(
@@ -96,7 +96,7 @@ def rename_second_names() -> None:
 
 
 def rank_by(column: sa.ColumnClause[str]) -> sa.Subquery:
-    """Number the rows that share this column's value, the verified and then the oldest first."""
+    """Number the rows that share this column's value: verified first, then oldest first."""
     order = [users.c.email_verified_at.is_(None), users.c.id]
     place = sa.func.row_number().over(partition_by=column, order_by=order).label("place")
     return sa.select(users.c.id, place).subquery()
@@ -105,7 +105,7 @@ def rank_by(column: sa.ColumnClause[str]) -> sa.Subquery:
 def index(name: str, columns: list[str], *, unique: bool = False, where: sa.TextClause | None = None) -> None:
     options: dict[str, Any] = {"unique": unique, "postgresql_where": where, "sqlite_where": where}
     if on_postgresql():
-        # An interrupted build leaves an index that is not valid.
+        # An interrupted build leaves an invalid index.
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         options["postgresql_concurrently"] = True
     op.create_index(name, "users", columns, **options)

@@ -1,4 +1,4 @@
-"""Give the users that exist the keys by which two spellings of a name or an address are one."""
+"""Fill in existing users' keys, which all spellings of a username or an address share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ users = sa.table(
 
 def upgrade() -> None:
     if context.get_context().dialect.name == "postgresql":
-        # Each batch by itself: one transaction would keep every row from its writers until the end.
+        # Commit each batch: a single transaction would lock every row until the end.
         with context.get_context().autocommit_block():
             fill_in()
     else:
@@ -33,7 +33,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave the keys: the columns go with 0002."""
+    """Keep the keys: 0002 drops their columns."""
 
 
 def fill_in() -> None:
@@ -49,7 +49,7 @@ def fill_in() -> None:
         connection.execute(fill, keys)
 
 
-# Copies, as they were when this migration was written: a migration must not change with the app.
+# Copies from when this migration was written: a migration must not change with the app.
 
 
 def email_key(address: str) -> str:

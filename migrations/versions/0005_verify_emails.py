@@ -1,4 +1,4 @@
-"""The chances to prove an address."""
+"""Links that prove an address."""
 
 from __future__ import annotations
 

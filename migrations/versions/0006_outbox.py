@@ -1,4 +1,4 @@
-"""The outbox: each mail we promised, and each try at it."""
+"""The outbox: emails to send, and each attempt to send one."""
 
 from __future__ import annotations
 

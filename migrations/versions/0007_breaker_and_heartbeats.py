@@ -1,4 +1,4 @@
-"""What workers share: the breaker before the mail server, and who of them is alive."""
+"""State that workers share: the circuit breaker for the mail server, and their heartbeats."""
 
 from __future__ import annotations
 

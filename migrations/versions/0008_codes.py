@@ -1,4 +1,4 @@
-"""Codes to type instead of following a link: how long they live, and how often somebody guessed."""
+"""Codes to type instead of following a link: when they expire, and wrong tries."""
 
 from __future__ import annotations
 

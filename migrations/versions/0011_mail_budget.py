@@ -1,6 +1,6 @@
-"""How many mails went to one address, and in all.
+"""Counting emails to one address, and in all.
 
-On PostgreSQL the indexes are built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL the indexes are built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def upgrade() -> None:
     op.add_column("outgoing_emails", sa.Column("budget", sa.String(280)), if_not_exists=on_postgresql or None)
     if on_postgresql:
         with context.get_context().autocommit_block():
-            # An interrupted build leaves an index that is not valid.
+            # An interrupted build leaves an invalid index.
             op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_outgoing_emails_sent_at")
             op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_outgoing_emails_budget")
             create_indexes(concurrently=True)

@@ -1,4 +1,4 @@
-"""What operators do: pausing, whom the audit names, totals that outlive their rows, and a request's id on its mail."""
+"""Operators' work: pausing, the operator in the audit, totals that outlive their rows, a request's id on its email."""
 
 from __future__ import annotations
 

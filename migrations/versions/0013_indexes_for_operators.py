@@ -1,6 +1,6 @@
-"""Indexes for lists, plots and pruning, which stay quick at a million mails.
+"""Indexes for lists, plots and pruning, which keep them fast at a million emails.
 
-On PostgreSQL they are built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL they are built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def upgrade() -> None:
             stack.enter_context(context.get_context().autocommit_block())
         for name, table, columns, where in INDEXES:
             if on_postgresql():
-                # An interrupted build leaves an index that is not valid.
+                # An interrupted build leaves an invalid index.
                 op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             condition = sa.text(where) if where else None
             op.create_index(

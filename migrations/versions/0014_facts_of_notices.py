@@ -1,4 +1,4 @@
-"""What a notice tells besides its template: from where, and with what."""
+"""Values for a notice's template, such as the network address and the browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session is on, and what an address becomes by a link."""
+"""The browser and network address of a session, and the new address that a link proves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Old code takes every link for a signup's.
+    # Old code treats every link as a signup's.
     op.execute(
         "UPDATE outgoing_emails SET status = 'canceled', finished_at = CURRENT_TIMESTAMP, last_error = 'downgraded'"
         " WHERE status = 'queued'"

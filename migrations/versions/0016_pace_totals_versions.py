@@ -1,6 +1,6 @@
-"""Turns for mails, totals that are counted once, a worker's version, and indexes for what operators ask for.
+"""Turns for emails, totals that count rows once, a worker's version, and indexes for operators' queries.
 
-On PostgreSQL the indexes are built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL the indexes are built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def upgrade() -> None:
             sa.Column("value", sa.Double(), nullable=False),
             sa.PrimaryKeyConstraint("start", "name", "label", name="pk_totals_by_hour"),
         )
-        # What was kept of accepted mails until now were those whose rows are gone.
+        # Until now, the total of accepted emails held only those whose rows are gone.
         op.execute(
             "INSERT INTO totals (name, label, value)"
             " SELECT 'accepted_pruned', '', sum(value) FROM totals WHERE name = 'accepted' HAVING count(*) > 0"
@@ -64,7 +64,7 @@ def upgrade() -> None:
             stack.enter_context(context.get_context().autocommit_block())
         for name, columns, where in INDEXES:
             if on_postgresql():
-                # An interrupted build leaves an index that is not valid.
+                # An interrupted build leaves an invalid index.
                 op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             condition = sa.text(where) if where else None
             op.create_index(
@@ -72,7 +72,7 @@ def upgrade() -> None:
                 "outgoing_emails",
                 columns,
                 postgresql_where=condition,
-                # Its planner makes nothing of "not this one".
+                # SQLite's planner cannot use an index with <> in its condition.
                 sqlite_where=condition if where and "<>" not in where else None,
                 postgresql_concurrently=on_postgresql(),
             )

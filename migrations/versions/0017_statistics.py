@@ -1,6 +1,6 @@
-"""Statistics of which codes go with which states: to PostgreSQL it looked as if a mail were dead or refused by chance.
+"""Statistics on which codes go with which states: PostgreSQL assumed that being dead and being refused are independent.
 
-Believing that few are both, it fetched all dead mails of a code to show the newest fifty.
+Expecting few emails to be both, it fetched all dead emails of a code to show the newest fifty.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def upgrade() -> None:
             "CREATE STATISTICS st_outgoing_emails_outcome (mcv)"
             " ON status, last_error_class, last_smtp_code FROM outgoing_emails"
         )
-        # Not of an empty table: PostgreSQL would plan for few rows until it looks again, and each of a new one's first
-        # thousands of mails would read all of it.
+        # Not for an empty table: PostgreSQL would plan for few rows until its next ANALYZE, and each of the first
+        # thousands of emails would scan the whole table.
         op.execute("DO $$ BEGIN IF EXISTS (SELECT FROM outgoing_emails) THEN ANALYZE outgoing_emails; END IF; END $$")
 
 

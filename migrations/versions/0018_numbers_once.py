@@ -1,7 +1,7 @@
-"""Numbers of rows are given out once. Nothing to do on PostgreSQL, whose sequences never go back.
+"""Never reuse a row's id. Nothing to do on PostgreSQL, whose sequences never go back.
 
-SQLite gives the number of the newest row out again once that row is deleted, unless its table says AUTOINCREMENT:
-which takes a new table.
+SQLite reuses the id of the newest row once that row is deleted, unless the table has AUTOINCREMENT, which takes a new
+table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ down_revision = "0017"
 
 TABLES = ("users", "user_sessions", "audit_events", "code_tries", "delivery_attempts")
 
-# Users whose row is gone, and of whom the audit still tells.
+# The highest id of a deleted user that the audit still mentions.
 GONE = """
     SELECT max(number) FROM (
         SELECT CAST(substr(detail, 6) AS INTEGER) AS number FROM audit_events WHERE action = 'account_deleted'
@@ -50,14 +50,14 @@ def rebuild(name: str, *, numbered_once: bool) -> None:
         name,
         recreate="always",
         table_kwargs={"sqlite_autoincrement": numbered_once},
-        # Nothing need be known of the tables that it refers to.
+        # The tables that it refers to need not be reflected.
         reflect_kwargs={"resolve_fks": False},
     ):
         pass
 
 
 def begin_after(table: str, number: int) -> None:
-    """Let the next number be greater than this one, and than each that the table has."""
+    """Make the next id greater than this number, and than every id in the table."""
     connection = op.get_bind()
     parameters = {"name": table, "number": number}
     held = connection.scalar(sa.text("SELECT seq FROM sqlite_sequence WHERE name = :name"), parameters)
@@ -68,9 +68,10 @@ def begin_after(table: str, number: int) -> None:
 
 @contextmanager
 def children_kept() -> Iterator[None]:
-    """All within is done, or nothing; meanwhile no row goes with the one that it refers to.
+    """Run the block in one transaction, with foreign keys off.
 
-    The former table's rows are deleted with it, and others with them. That cannot be turned off within a transaction.
+    Dropping the old table deletes its rows, which would delete the rows that refer to them. Foreign keys cannot be
+    turned off within a transaction.
     """
     driver = cast("sqlite3.Connection", op.get_bind().connection.driver_connection)
     driver.execute("COMMIT")
@@ -85,5 +86,5 @@ def children_kept() -> Iterator[None]:
         driver.execute("COMMIT")
     finally:
         driver.execute("PRAGMA foreign_keys = ON")
-        # For Alembic to commit: a step that was done and is not noted yet can be done again.
+        # For Alembic to commit. If it cannot record this migration, running it again does no harm.
         driver.execute("BEGIN IMMEDIATE")

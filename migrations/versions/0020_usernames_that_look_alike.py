@@ -1,6 +1,6 @@
-"""What usernames that look alike have in common, for those that somebody holds.
+"""Skeletons, which usernames that look alike share, for the usernames that are taken.
 
-On PostgreSQL the index is built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL the index is built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from webapp.accounts.identifiers import usernames
 revision = "0020"
 down_revision = "0018"
 
-# As long as these are written, who changes one of them waits.
+# While a batch is written, other changes to its users wait.
 BATCH = 200
 
-# Whose usernames are taken: nobody else's is looked up, so that a pending signup costs no entry.
+# Users whose usernames are taken: no others are looked up, so a pending signup costs no index entry.
 HOLDS = sa.text("email_verified_at IS NOT NULL OR purge_at IS NULL")
 
 users = sa.table(
@@ -34,9 +34,9 @@ def upgrade() -> None:
         op.add_column("users", sa.Column("username_skeleton", sa.String(256), server_default="", nullable=False))
     with ExitStack() as stack:
         if on_postgresql():
-            # Each batch by itself: one transaction would keep every row from its writers until the end.
+            # Commit each batch: a single transaction would lock every row until the end.
             stack.enter_context(context.get_context().autocommit_block())
-            # An interrupted build leaves an index that is not valid.
+            # An interrupted build leaves an invalid index.
             op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_users_username_skeleton")
         fill_in()
         op.create_index(
@@ -56,7 +56,7 @@ def downgrade() -> None:
 
 def fill_in() -> None:
     connection = op.get_bind()
-    # Not a copy of how it is made: what the app looks up must be what it would write.
+    # The app's own function, not a copy: what the app looks up must be what it would write.
     page = sa.select(users.c.id, users.c.username).where(users.c.id > sa.bindparam("after")).order_by(users.c.id)
     fill = (
         sa.update(users)

@@ -1,4 +1,4 @@
-"""Where people are led once a link did its work."""
+"""Where people are sent after a link did its work."""
 
 from __future__ import annotations
 

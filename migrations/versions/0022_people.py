@@ -1,6 +1,6 @@
-"""Accounts that an operator locks, when a session's password was last asked, and people found by part of their names.
+"""Locked accounts, when a session's password was last given, and finding people by the beginning of their names.
 
-On PostgreSQL the indexes are built beside the writers. Each step can be run again after an interruption.
+On PostgreSQL the indexes are built without blocking writers. Each step can be run again after an interruption.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def upgrade() -> None:
         op.create_index("ix_users_full_name", "users", [sa.text("lower(full_name)")], sqlite_where=NAMED)
         return
     with context.get_context().autocommit_block():
-        # An interrupted build leaves an index that is not valid.
+        # An interrupted build leaves an invalid index.
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_users_full_name")
         op.create_index(
             "ix_users_full_name",
@@ -32,7 +32,7 @@ def upgrade() -> None:
             postgresql_where=NAMED,
             postgresql_concurrently=True,
         )
-        # The order of bytes, in which all that begins alike stands together; the same one for all else.
+        # Byte order, in which names with the same beginning are adjacent; it serves equality as well.
         replace_index("varchar_pattern_ops")
 
 
@@ -46,7 +46,7 @@ def downgrade() -> None:
 
 
 def replace_index(operators: str) -> None:
-    """Build the index of usernames anew; until the new one is there, the former one serves."""
+    """Rebuild the index of usernames; the old one serves until the new one is ready."""
     op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_users_username_key_new")
     op.create_index(
         "ix_users_username_key_new",
