@@ -1,4 +1,4 @@
-"""Who did what, when, and from where: kept with the rows that it changed, and without secrets."""
+"""Who did what, when and from where: committed with the change itself, and without secrets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp.db.base import NUMBERED_ONCE, Model, db, table
 from webapp.db.clock import db_now
 
-# The network address of whoever asks now; the pages know it, what records it knows no request.
+# The client's network address. The pages set it, so that code that records events needs no request.
 client_ip: ContextVar[str | None] = ContextVar("client_ip", default=None)
 
-# What its browser says of itself.
+# The client's User-Agent header.
 client_agent: ContextVar[str] = ContextVar("client_agent", default="")
 
-# The operator who acts now: a user's number and name, or whose command it is.
+# The operator who is acting: a user's id and name, or whoever runs the command.
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
 
 ACTOR_MAX = 100
@@ -25,13 +25,14 @@ DETAIL_MAX = 300
 
 
 class AuditEvent(Model):
-    """One thing that somebody did: `user_id` is whom it is about, `actor` the operator who did it.
+    """One thing that somebody did: `user_id` is the account it concerns, `actor` the operator who did it.
 
-    `action` of people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
+    `action` by people: signed_up, disowned, owned_again, verified, signed_in, signed_out, other_signed_out,
     others_signed_out, sign_in_failed, address_asked, address_called_off, address_changed, address_put_back, renamed,
-    exported, account_deleted, reset_asked, password_reset, password_changed; of operators: mail_retried,
-    mail_canceled, mail_tested, paused, resumed, pruned, user_created, role_changed, verification_resent,
-    sessions_ended, locked, unlocked, and exported and account_deleted too.
+    exported, account_deleted, reset_asked, password_reset, password_changed, second_factor_on, second_factor_off,
+    second_factor_failed, recovery_code_used, recovery_codes_made; by operators: mail_retried, mail_canceled,
+    mail_tested, paused, resumed, pruned, user_created, role_changed, verification_resent, sessions_ended, locked,
+    unlocked, second_factor_reset, and exported and account_deleted too.
     """
 
     __tablename__ = "audit_events"
@@ -51,11 +52,11 @@ class AuditEvent(Model):
 
 
 def record(action: str, user_id: int | None = None, detail: str | None = None) -> None:
-    """Note it as part of the caller's transaction: what did not happen leaves no event."""
+    """Record an event in the caller's transaction: a change that is rolled back leaves none."""
     event = {"action": action, "user_id": user_id, "detail": detail[:DETAIL_MAX] if detail else None, **who()}
     db.session.execute(insert(table(AuditEvent)).values(at=db_now()), event)
 
 
 def who() -> dict[str, str | None]:
-    """Return who acts now, by the columns that say so."""
+    """Return the columns that say who is acting."""
     return {"address": client_ip.get(), "actor": actor.get()}

@@ -1,10 +1,11 @@
-"""Acts of operators on emails: each is noted in the audit, in the commit that does it."""
+"""Operators' actions on emails: each is recorded in the audit, in the same commit."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
@@ -17,13 +18,13 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 
 log = structlog.get_logger(__name__)
 
-# One statement takes only so many parameters, and nobody waits long for the rows of so few.
+# A statement takes a limited number of parameters, and this few rows are never locked for long.
 CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Retried:
-    """How many dead mails were promised anew, and how many that wait were made due."""
+    """How many dead emails were revived, and how many waiting ones were made due."""
 
     revived: int = 0
     hurried: int = 0
@@ -33,14 +34,14 @@ class Retried:
 
 
 def retry(email_ids: Sequence[uuid.UUID]) -> Retried:
-    """Revive dead mails and make waiting ones due, and commit. At most CHUNK of them at once."""
+    """Revive dead emails and make waiting ones due, and commit. At most CHUNK at once."""
     retried = Retried(hurried=transitions.hurry(email_ids), revived=transitions.revive(email_ids))
     _note("mail_retried", email_ids, retried.revived + retried.hurried)
     return retried
 
 
 def cancel(email_ids: Sequence[uuid.UUID]) -> int:
-    """End mails that wait or are dead, and commit; return how many. At most CHUNK of them at once."""
+    """Cancel waiting and dead emails, and commit; return how many. At most CHUNK at once."""
     count = transitions.cancel(
         OutgoingEmail.id.in_(email_ids),
         reason="canceled by an operator",
@@ -55,19 +56,22 @@ def chunks(email_ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
     return (email_ids[start : start + CHUNK] for start in range(0, len(email_ids), CHUNK))
 
 
-def pause_mail(reason: str) -> bool:
-    """Hold all mail back, and commit; return whether it was not so already."""
+def pause_mail(reason: str) -> datetime | None:
+    """Pause all email, and commit; return since when, or None if it was already paused."""
     begun = pause.begin(reason, audit.actor.get())
-    if begun:
+    if begun is not None:
         audit.record("paused", detail=reason)
         log.warning("mail_paused", reason=reason)
     db.session.commit()
     return begun
 
 
-def resume_mail() -> bool:
-    """Let mail go again, and commit; return whether it was held back. The relay wakes workers up for what is due."""
-    ended = pause.end()
+def resume_mail(since: datetime | None = None) -> bool:
+    """Resume all email, and commit; return False if it was not paused, or not by the pause that began at `since`.
+
+    The relay wakes workers up for due emails.
+    """
+    ended = pause.end(since)
     if ended:
         audit.record("resumed")
         log.warning("mail_resumed")
@@ -76,7 +80,7 @@ def resume_mail() -> bool:
 
 
 def post_test(address: Address) -> uuid.UUID:
-    """Promise a test mail, and commit: it goes the way of every mail, and is tried once."""
+    """Queue a test email, and commit: it is sent like every other email, but tried only once."""
     email_id = posting.post(
         to_address=address.mailed,
         user_id=None,

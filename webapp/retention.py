@@ -1,4 +1,4 @@
-"""Forgetting: signups that nobody verified, and old rows, in batches that hold no long lock."""
+"""Deleting old rows and signups that nobody verified, in batches that hold no lock for long."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from flask import current_app
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 
 from webapp import counters
+from webapp.accounts import links
 from webapp.accounts.codes import CodeTry
 from webapp.accounts.links import VerifyEmail
+from webapp.accounts.second_factor.factor import SecondFactor, SecondFactorTry
 from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
@@ -30,22 +32,22 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Kind:
-    """Rows of one table that are forgotten once they are so; `before` keeps what must outlive them."""
+    """The rows of one table to forget; `before` gets their ids first, and keeps what must outlive them."""
 
     model: type[Model]
-    which: Callable[[], list[ColumnElement[bool]]]
+    conditions: Callable[[], list[ColumnElement[bool]]]
     before: Callable[[Sequence[Any]], None] = lambda _ids: None
-    # What is forgotten of a row; without it, the row itself.
+    # Columns to overwrite instead of deleting the row.
     values: dict[str, Any] | None = None
 
     def count(self) -> int:
-        return db.session.scalar(select(func.count()).select_from(self.model).where(*self.which())) or 0
+        return db.session.scalar(select(func.count()).select_from(self.model).where(*self.conditions())) or 0
 
     def forget(self) -> int:
         """Forget one batch, and commit; return how many rows."""
         table = self.model.__table__
-        # Others who prune, confirm or revive just now keep theirs.
-        old = select(table.c.id).where(*self.which()).limit(BATCH).with_for_update(skip_locked=True)
+        # Skip rows that another transaction is pruning, confirming or reviving.
+        old = select(table.c.id).where(*self.conditions()).limit(BATCH).with_for_update(skip_locked=True)
         ids = db.session.scalars(old).all()
         if ids:
             self.before(ids)
@@ -56,7 +58,7 @@ class Kind:
 
 
 def prune() -> Iterator[tuple[str, int]]:
-    """Forget all that is to be forgotten; yield what and how much after each batch, which is committed."""
+    """Forget everything that is old enough; yield the kind and the number of rows of each batch, once committed."""
     if not _count_all():
         return
     for name, kind in KINDS.items():
@@ -78,7 +80,7 @@ def prune_batch() -> bool:
 
 
 def _count_all() -> bool:
-    """Count what is about to be deleted; return whether it is counted, which somebody else may be about to do."""
+    """Add rows to the totals before they are deleted; return False if another process is still at it."""
     while counters.fold():
         pass
     is_counted = not counters.is_behind()
@@ -87,14 +89,14 @@ def _count_all() -> bool:
 
 
 def to_forget() -> dict[str, int]:
-    """Return how many rows of each kind are to be forgotten now."""
+    """Return how many rows of each kind are old enough to be forgotten."""
     return {name: kind.count() for name, kind in KINDS.items()}
 
 
 def _unverified() -> list[ColumnElement[bool]]:
-    """Signups whose time is over; users from before verification have no end.
+    """Expired signups; users from before verification existed never expire.
 
-    None whose mail is being sent: what comes of that must still be written down.
+    Skips signups whose email is being sent: its outcome must still be recorded.
     """
     is_sending = exists().where(OutgoingEmail.user_id == User.id, OutgoingEmail.status == "sending")
     return [User.email_verified_at.is_(None), User.purge_at < db_now(), ~is_sending]
@@ -109,27 +111,36 @@ def _events() -> list[ColumnElement[bool]]:
 
 
 def _sessions() -> list[ColumnElement[bool]]:
-    # The retention is no shorter than an idle session lives.
+    # RETENTION_DAYS is never less than the life of an idle session.
     return [UserSession.seen_at < _long_ago()]
 
 
 def _code_tries() -> list[ColumnElement[bool]]:
-    # They count for a day, and after that for the user that they are of.
+    # A wrong code counts for a day against its address; after that only against its user.
     is_nobodys = CodeTry.user_id.is_(None) & (CodeTry.tried_at < db_now(-DAY))
     return [or_(CodeTry.tried_at < _long_ago(), is_nobodys)]
 
 
-def _links() -> list[ColumnElement[bool]]:
-    """Links that changed an account, or might have; that of a signup stays with it.
+def _second_factors() -> list[ColumnElement[bool]]:
+    """Factors that were never confirmed.
 
-    None that a mail still names: without it nobody could tell any more what the mail was about.
+    A factor that is being confirmed at this moment already has a code's time, even if its user is still seen without.
+    """
+    is_on = exists().where(User.id == SecondFactor.user_id, User.second_factor_at.is_not(None))
+    return [SecondFactor.created_at < db_now(-DAY), SecondFactor.code_time.is_(None), ~is_on]
+
+
+def _links() -> list[ColumnElement[bool]]:
+    """Old links that changed an account, or might have. A signup's link stays with the signup.
+
+    Skips links that an email still refers to: without its link, nothing says what the email was about.
     """
     is_named = exists().where(OutgoingEmail.verify_email_id == VerifyEmail.id)
     return [VerifyEmail.purpose != "signup", VerifyEmail.created_at < _long_ago(), ~is_named]
 
 
 def _addresses() -> list[ColumnElement[bool]]:
-    """Finished mails whose user is gone, once their address's limit no longer counts them: they keep no address."""
+    """Finished emails without a user, once their address's limit no longer counts them: their address is erased."""
     limits = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
     counted = max([DAY, *(limit.get_expiry() for limit in limits)])
     return [
@@ -141,7 +152,8 @@ def _addresses() -> list[ColumnElement[bool]]:
 
 
 def _cancel_mails_of(user_ids: Sequence[Any]) -> None:
-    transitions.cancel(OutgoingEmail.user_id.in_(user_ids), reason="its user is gone")
+    transitions.cancel(OutgoingEmail.user_id.in_(user_ids), reason="its user was deleted")
+    links.delete_of(user_ids)
 
 
 def _count_pruned(email_ids: Sequence[Any]) -> None:
@@ -160,6 +172,8 @@ KINDS = {
     "audit_events": Kind(AuditEvent, _events),
     "sessions": Kind(UserSession, _sessions),
     "code_tries": Kind(CodeTry, _code_tries),
+    "second_factors": Kind(SecondFactor, _second_factors),
+    "second_factor_tries": Kind(SecondFactorTry, lambda: [SecondFactorTry.tried_at < db_now(-DAY)]),
     "links": Kind(VerifyEmail, _links),
     "addresses": Kind(OutgoingEmail, _addresses, values={"to_address": FORGOTTEN, "budget": None, "facts": None}),
 }

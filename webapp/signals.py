@@ -1,4 +1,4 @@
-"""Signals: what happens to accounts, told to other code inside the transaction. docs/signals.md says how to listen."""
+"""Signals for code of your own when an account changes, sent inside the transaction: see docs/signals.md."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ log = structlog.get_logger(__name__)
 
 _signals = Namespace()
 
-# Each is sent with the app, `user_id` and `user`, and with what is named beside it.
+# Each is sent with the app, `user_id`, `user`, and the values named beside it.
 user_verified = _signals.signal("user-verified")
 email_changed = _signals.signal("email-changed")  # former, email
 user_renamed = _signals.signal("user-renamed")  # former, username
 user_deleted = _signals.signal("user-deleted")
 
-# All others who write to an SQLite database wait for a receiver, and PostgreSQL ends its transaction after five seconds
-# without a statement: an operator learns of one long before.
+# On SQLite every other writer waits for a receiver, and PostgreSQL ends its transaction after five seconds without a
+# statement: warn the operator long before that.
 SLOW_SECONDS = 1.0
 
 
 class ReceiverFailed(Exception):
-    """A receiver raised, or broke the transaction that it runs in: nothing of that transaction happened."""
+    """A receiver raised, or broke the transaction that it runs in, which was rolled back."""
 
 
 def send(signal: NamedSignal, user: Any, **values: str) -> None:
-    """Tell the receivers, as part of the caller's transaction. Raises ReceiverFailed, after that is rolled back."""
+    """Call the receivers in the caller's transaction. Raises ReceiverFailed after rolling it back."""
     if not signal.receivers:
         return
-    # They find in the database what they are told of.
+    # So that receivers see the change in the database.
     db.session.flush()
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own signals' sender
     for receiver in signal.receivers_for(app):
@@ -68,7 +68,7 @@ def _call(app: Flask, receiver: Callable[..., Any], user: Any, *, keeps_user: bo
         session.info["is_told"] = False
     if db.session().get_transaction() is not transaction:
         raise RuntimeError("a receiver runs inside our transaction, and must not end it")
-    # Else a later commit would find out, and nobody would know whose change it was.
+    # Otherwise a later commit would fail, and nobody would know whose change caused it.
     session.flush()
     kind = type(user)
     if keeps_user and session.scalar(select(kind.id).where(kind.id == user_id)) is None:

@@ -1,4 +1,4 @@
-"""Who somebody is, by the name and the password that were typed."""
+"""Finding out who somebody is by the name and password that they typed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = structlog.get_logger(__name__)
 
 
 def authenticate(identifier: str, password: str, held: User | None = None) -> User | None:
-    """Return whose username or address and password these are: a verified user before a pending one, none locked.
+    """Return the user with this username or address and this password: verified before pending, never a locked one.
 
-    `held`: whom this browser signed up. Always two hashes, each at the cost that is set now, so that time tells
-    nothing. Ends the transaction it reads in.
+    `held`: the user that this browser signed up. Always checks two hashes, each at the current cost, so that timing
+    reveals nothing. Ends the transaction.
     """
     typed = _readable(identifier)
     candidates = (find_account(typed), _find_pending(typed, held))
@@ -34,9 +34,9 @@ def authenticate(identifier: str, password: str, held: User | None = None) -> Us
 
 
 def is_password(user: User | None, password: str) -> bool:
-    """Return whether it is the user's password; for nobody's it takes as long to say no.
+    """Return whether it is the user's password; without a user, it takes as long to say no.
 
-    The caller has no transaction open.
+    The caller must have no open transaction.
     """
     try:
         return passwords.verify(user and user.password_hash, password)
@@ -47,7 +47,7 @@ def is_password(user: User | None, password: str) -> bool:
 
 
 def find_account(identifier: str) -> User | None:
-    """Return the account that is meant: by address before by name, as it is spelled, the newest."""
+    """Return the account that is meant: by address before username, then by exact spelling, then the newest."""
     typed = _readable(identifier)
     address = address_key(typed)
     return db.session.scalar(
@@ -62,12 +62,12 @@ def find_account(identifier: str) -> User | None:
 
 
 def _find_pending(typed: str, held: User | None) -> User | None:
-    """Return the signup that is meant: this browser's own, else by its username the oldest; never by its address.
+    """Return the signup that is meant: this browser's own, else the oldest with this username; never by address.
 
-    Signups are many to an address and to a username, and only two hashes are checked. So whichever is chosen here
-    must not change when somebody else signs up: of an address that would tell who has it, and shut out who signed up
-    before. A browser's own is its own whoever else comes, and of one username the oldest stays it for all that come
-    later. Users from before verification are found by their address too: there are no more of them.
+    An address or a username may have many signups, and only two hashes are checked. So the choice must not change
+    when somebody else signs up: by address, that would reveal who has it and shut out whoever signed up earlier. This
+    browser's own signup stays its own, and the oldest with a username stays the oldest. Users from before verification
+    existed are found by address too: their number does not grow.
     """
     if held is not None and not held.is_email_verified and _is_called(held, typed):
         return held
@@ -82,7 +82,7 @@ def _find_pending(typed: str, held: User | None) -> User | None:
         .order_by(
             case((is_former, 0), else_=1),
             (User.email_key != address),
-            # Not of others: who comes later may be called as it is spelled.
+            # Not among signups: a later one could match the spelling better.
             case((is_former, _is_spelled_otherwise(typed)), else_=1),
             User.id,
         )
@@ -99,16 +99,16 @@ def _is_spelled_otherwise(typed: str) -> ColumnElement[int]:
 
 
 def _readable(identifier: str) -> str:
-    # Postgres takes no NUL, and nobody's name has one.
+    # PostgreSQL does not accept NUL, and no name contains one.
     return "" if "\0" in identifier else identifier.strip()
 
 
 def _rehash(user: User, password: str) -> None:
-    """Give a password that is known for this moment the strength that passwords have by now, and commit."""
+    """Hash the password again if its hash is outdated, and commit: only now is the password known."""
     former = user.password_hash
     if passwords.is_outdated(former):
         renewed = passwords.hash(password)
-        # Unless it was changed meanwhile.
+        # Unless it was changed in the meantime.
         db.session.execute(
             update(User).where(User.id == user.id, User.password_hash == former).values(password_hash=renewed)
         )
@@ -116,7 +116,7 @@ def _rehash(user: User, password: str) -> None:
 
 
 def _tell_unreadable(user: User) -> None:
-    """Tell the operator, once a process: its owner gets in by a link for a forgotten password."""
+    """Warn the operator, once per process. The owner can still get in by resetting the password."""
     told: set[int] = current_app.extensions.setdefault("unreadable_hashes", set())
     if user.id not in told:
         told.add(user.id)

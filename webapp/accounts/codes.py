@@ -1,4 +1,4 @@
-"""Codes: six digits from the mail, typed where one signed up, and few wrong tries."""
+"""Codes: six digits from the email, typed in the browser that signed up, with few wrong tries."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from webapp.accounts.users import User
 from webapp.db.base import NUMBERED_ONCE, Model, db
 from webapp.db.clock import db_now
 
-# Wrong ones: of one signup, whatever is sent again or changed, and of one address in a day.
+# Wrong codes allowed: per signup, whatever is resent or changed, and per address and day.
 TRIES_OF_A_SIGNUP = 5
 TRIES_OF_AN_ADDRESS = 20
 DAY = 86400.0
 
 
 class CodeWrong(Exception):
-    """Not the code, or it is too old, or its mail has not left yet: which of them is nobody's business."""
+    """A wrong or expired code, or one whose email was not sent yet: the page must not tell them apart."""
 
 
 class TooManyTries(Exception):
-    """Nothing typed counts any more; the link still does."""
+    """No code is accepted any more; the link still is."""
 
 
 class CodeTry(Model):
-    """A wrong code, by whom and for which address."""
+    """A wrong code that somebody typed."""
 
     __tablename__ = "code_tries"
     __table_args__ = (
@@ -47,15 +47,15 @@ class CodeTry(Model):
 
 
 def confirm(user: User, typed: str, *, username: str | None = None) -> User:
-    """Verify the pending user by the code of its mail, and commit.
+    """Verify the pending user by the code in its email, and commit.
 
     Raises CodeWrong, TooManyTries, UsernameTaken or AlreadyVerified.
     """
-    # One guess at a time for an address: else a hundred at once would all be the first.
+    # One guess at a time per address: otherwise a hundred at once would each count as the first.
     users.lock(user.email_key, user.username)
     db.session.refresh(user)
     if user.is_email_verified:
-        # By somebody who has the address, just now: the tries of an account are its owner's.
+        # The address's owner verified it just now: an account's tries belong to its owner.
         db.session.rollback()
         raise AlreadyVerified
     proof = judge(user, user.email_key, links.current_for(user), typed)
@@ -68,9 +68,9 @@ def confirm(user: User, typed: str, *, username: str | None = None) -> User:
 
 
 def judge(user: User, email_key: str, proof: VerifyEmail | None, typed: str) -> VerifyEmail:
-    """Return the proof whose code this is; a wrong one is counted for the address, which the caller has locked.
+    """Return the proof if this is its code; a wrong code is counted for the address, which the caller has locked.
 
-    Raises CodeWrong or TooManyTries, and commits then.
+    Raises CodeWrong after committing the try, or TooManyTries after a rollback.
     """
     if _are_used_up(user, email_key):
         db.session.rollback()
@@ -84,7 +84,7 @@ def judge(user: User, email_key: str, proof: VerifyEmail | None, typed: str) -> 
 
 def _are_used_up(user: User, email_key: str) -> bool:
     of_user = CodeTry.user_id == user.id
-    # A signup has its tries for all its life, an account for a day: it is one for years.
+    # A signup's tries count as long as it exists; an account lasts for years, so its tries count for a day.
     if user.is_email_verified:
         of_user &= CodeTry.tried_at > db_now(-DAY)
     of_signup = select(func.count()).where(of_user).scalar_subquery()
@@ -102,6 +102,6 @@ def _matches(proof: VerifyEmail, typed: str) -> bool:
             VerifyEmail.id == proof.id, VerifyEmail.used_at.is_(None), VerifyEmail.voided_at.is_(None)
         )
     )
-    # Compared in any case: how long it takes must not tell whether there is a code.
+    # Always compared: timing must not reveal whether there is a code.
     is_same = hmac.compare_digest(links.code(proof), digits)
     return bool(is_alive) and is_same

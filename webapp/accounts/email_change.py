@@ -1,4 +1,4 @@
-"""A changed address: asked for with the password, proved by link or code, and put back by whoever had the old one."""
+"""Changing an address: requested with the password, proved by link or code, undone by the owner of the old one."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ CALLED_OFF = "the address stays"
 CHANGED = "the address was changed"
 PUT_BACK = "an earlier address was put back"
 
-# After this the account no longer waits for the answer to a mail.
+# How long a change waits to be confirmed, and its email to be sent.
 WAITS = 7 * 86400.0
 
 
 class AddressTaken(Exception):
-    """The address belongs to another account by now."""
+    """The address now belongs to another account."""
 
 
 def ask(user: User, address: Address, session_token: str, leads_to: str | None = None) -> uuid.UUID | None:
-    """Promise the new address a link and a code; those of an earlier wish are void. Commits.
+    """Queue a link and a code for the new address, void those of an earlier request, and commit.
 
-    `leads_to`: where the person wants to go once it is confirmed, if anywhere else than before.
-    Never looks the address up: what a known one means is the worker's to decide, as at signup.
+    `leads_to`: where the person wants to go after confirming; None keeps the earlier request's.
+    Never looks the address up: as at signup, the worker decides what a known one means.
     """
-    users.hold(user)
+    users.lock_row(user)
     if former := awaited(user):
         links.void(former, ASKED_AGAIN)
         leads_to = leads_to or former.leads_to
@@ -47,9 +47,9 @@ def ask(user: User, address: Address, session_token: str, leads_to: str | None =
 
 
 def awaited(user: User) -> VerifyEmail | None:
-    """Return the change that the user asked for and did not confirm.
+    """Return the change that the user requested and has not confirmed yet.
 
-    Its link may have expired, or somebody else may have proved the address: nothing here tells which.
+    Its link may have expired, or somebody else may have proved the address: the result does not reveal which.
     """
     current = links.current_for(user, "change")
     if current is None or current.used_at is not None:
@@ -59,12 +59,12 @@ def awaited(user: User) -> VerifyEmail | None:
 
 
 def is_asked_by(proof: VerifyEmail, session_token: str) -> bool:
-    """Return whether it was this session that asked for the change: the only one in which the code counts."""
+    """Return whether this session requested the change: only there does the code count."""
     return proof.asked_by == sessions.hashed(session_token)
 
 
 def resend(user: User) -> uuid.UUID | None:
-    """Promise the same link and code again, and commit; nothing when they are on their way already."""
+    """Queue the same link and code again, and commit; return None if they are already on their way."""
     current = awaited(user)
     email_id = None
     if current is not None and current.email is not None:
@@ -74,16 +74,19 @@ def resend(user: User) -> uuid.UUID | None:
 
 
 def call_off(user: User) -> None:
-    """Withdraw the change that was asked for, and commit."""
-    users.hold(user)
+    """Withdraw the requested change, and commit."""
+    users.lock_row(user)
     if current := awaited(user):
         links.void(current, CALLED_OFF)
         audit.record("address_called_off", user.id)
     db.session.commit()
 
 
-def confirm_by_code(user: User, typed: str, session_token: str) -> uuid.UUID | None:
-    """Do as confirm(); the code counts only in the session that asked. Raises CodeWrong or TooManyTries too."""
+def confirm_by_code(user: User, typed: str, session_token: str) -> uuid.UUID:
+    """Do as confirm(), by a code that counts only in the session that asked.
+
+    Raises CodeWrong, TooManyTries or ReceiverFailed.
+    """
     proof = awaited(user)
     if proof is None:
         raise codes.CodeWrong
@@ -95,10 +98,10 @@ def confirm_by_code(user: User, typed: str, session_token: str) -> uuid.UUID | N
         raise codes.CodeWrong from error
 
 
-def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
-    """Give the account the address that the link proves, and commit; of rivals for one address the first wins.
+def confirm(verification_id: uuid.UUID) -> uuid.UUID:
+    """Give the account the address that the link proves, and commit; the first to confirm an address gets it.
 
-    Returns the mail that tells the former address, with a link that undoes it. Raises AlreadyVerified,
+    Returns the id of the notice to the former address, which has a link to undo the change. Raises AlreadyVerified,
     LinkInvalid, LinkExpired, AddressTaken or ReceiverFailed.
     """
     proof, user = _locked(verification_id)
@@ -108,7 +111,7 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
     db.session.flush()
     email_id = notices.post(user, kinds.ADDRESS_CHANGED, to_address=former.mailed, verify_email_id=undo.id)
     audit.record("address_changed", user.id)
-    links.cancel_mail(proof, "verified meanwhile")
+    links.cancel_mail(proof, "already verified")
     signals.send(signals.email_changed, user, former=former.mailed, email=user.email)
     db.session.commit()
     return email_id
@@ -117,12 +120,12 @@ def confirm(verification_id: uuid.UUID) -> uuid.UUID | None:
 def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
     """Give the account its former address again, sign out every browser, and commit.
 
-    Whoever changed the address knew the password: `password_hash`, of one that nobody knows, takes its place.
+    Whoever changed the address knew the password, so it is replaced: `password_hash` is of one that nobody knows.
     Raises as confirm() does.
     """
     proof, user = _locked(verification_id)
     changed = user.email
-    # Not the ways back to the addresses before this one: whoever holds those has the older right.
+    # Keep the links that put even earlier addresses back: their owners have the older claim.
     _give(user, proof, PUT_BACK, or_(VerifyEmail.purpose != "revoke", VerifyEmail.created_at > proof.created_at))
     user.password_hash = password_hash
     audit.record("address_put_back", user.id)
@@ -132,21 +135,21 @@ def put_back(verification_id: uuid.UUID, password_hash: str) -> None:
 
 
 def check(proof: VerifyEmail) -> None:
-    """Raises AddressTaken, or as verification.check() does."""
+    """Raises AddressTaken, or as links.check() does."""
     if proof.void_reason == links.OUTRUN:
         raise AddressTaken
     links.check(proof)
 
 
 def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
-    """Return the proof and its user, which nobody else changes until the commit. Raises as confirm() does."""
+    """Return the proof and its user, locked until the commit. Raises as confirm() does."""
     proof = db.session.get(VerifyEmail, verification_id)
     if proof is None:
-        # Deleted with its user, just now.
+        # Just deleted together with its user.
         raise LinkInvalid
     user = proof.user
     users.lock(proof.email_key, user.username)
-    users.hold(user)
+    users.lock_row(user)
     db.session.refresh(proof)
     check(proof)
     if user.locked_at is not None and proof.purpose != "revoke":
@@ -159,7 +162,7 @@ def _locked(verification_id: uuid.UUID) -> tuple[VerifyEmail, User]:
 
 
 def _give(user: User, proof: VerifyEmail, reason: str, dead: ColumnElement[bool]) -> None:
-    """Let the user have the proved address, and withdraw the user's other links that are `dead` with that."""
+    """Give the user the proved address, and withdraw those of its other links that match `dead`."""
     if proof.email is None:
         raise AssertionError("a changed address has a spelling")
     user.email, user.email_key = proof.email, proof.email_key

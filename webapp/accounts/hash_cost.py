@@ -1,4 +1,4 @@
-"""The cost of checking a password: as much as is set now, whatever its kept hash costs."""
+"""Checking a password at the cost that is set now, whatever its stored hash costs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from functools import lru_cache
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, VerifyMismatchError
 
-# The least memory that argon2 takes for each lane, in kibibytes.
+# argon2's minimum memory per lane, in KiB.
 LANE_MEMORY = 8
 
 
 class HashUnreadable(Exception):
-    """The kept hash is none that argon2 can read."""
+    """The stored hash is not one that argon2 can read."""
 
 
 def verify(hasher: PasswordHasher, kept: str | None, password: str) -> bool:
     """Return whether `kept` is this password's hash. Raises HashUnreadable.
 
-    In each case it takes as long as the hasher's own hashes do: where the kept one is cheaper, cannot be read or is
-    none at all, the difference is spent. One that is dearer takes longer: that cannot be made good.
+    Takes as long as the hasher's own hashes: if the stored one is cheaper, unreadable or missing, a dummy makes up the
+    difference. A more expensive one takes longer, which cannot be helped.
     """
     if kept is None:
         _check(hasher, _dummy(hasher.memory_cost, hasher.time_cost, hasher.parallelism), password)
@@ -31,7 +31,7 @@ def verify(hasher: PasswordHasher, kept: str | None, password: str) -> bool:
     try:
         spent = extract_parameters(kept)
         is_right = _check(hasher, kept, password)
-    # Not ASCII, of another algorithm, cut off, or asking for what this machine does not have.
+    # Not ASCII, of another algorithm, truncated, or needing more than this machine has.
     except (Argon2Error, ValueError) as error:
         verify(hasher, None, password)
         raise HashUnreadable from error
@@ -42,9 +42,9 @@ def verify(hasher: PasswordHasher, kept: str | None, password: str) -> bool:
 
 @lru_cache
 def _missing(hasher: PasswordHasher, memory: int, passes: int, lanes: int) -> int:
-    """Return how much memory the hash has that takes as long as such a kept one is too quick; 0 for none.
+    """Return the memory of a dummy hash that takes the time by which such a stored hash is too fast; 0 for none.
 
-    Measured, once for each kind of old hash: what fits into a cache takes half the time.
+    Measured once per kind of old hash, not computed: memory that fits into a cache takes half the time.
     """
     if (memory, passes, lanes) == (hasher.memory_cost, hasher.time_cost, hasher.parallelism):
         return 0
@@ -56,12 +56,12 @@ def _missing(hasher: PasswordHasher, memory: int, passes: int, lanes: int) -> in
 
 
 def _whole(hasher: PasswordHasher, memory: float) -> int:
-    """Return memory that a hash can have, or 0."""
+    """Return an amount of memory that a hash can have, or 0."""
     return round(memory) if memory >= LANE_MEMORY * hasher.parallelism else 0
 
 
 def _seconds(hasher: PasswordHasher, memory: int, passes: int, lanes: int) -> float:
-    # What else runs here counts for nothing, unless other threads take part.
+    # This thread's CPU time, which other load does not change, unless the hash uses more threads.
     clock = time.thread_time if lanes == hasher.parallelism == 1 else time.perf_counter
     took = []
     for _ in range(5):
@@ -78,7 +78,7 @@ def _check(hasher: PasswordHasher, kept: str, password: str) -> bool:
 
 
 def _dummy(memory: int, passes: int, lanes: int) -> str:
-    """Return the hash of no password: checking one against it only takes its time."""
+    """Return a hash that no password matches: checking against it only takes time."""
     return f"$argon2id$v=19$m={memory},t={passes},p={lanes}${SALT}${DIGEST}"
 
 

@@ -1,4 +1,4 @@
-"""Links that prove an address: their rows, their secrets, and their mails."""
+"""Links that prove an address: their rows, their secrets and their emails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ColumnElement, ForeignKey, Index, String, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp.accounts import tokens
@@ -20,8 +20,8 @@ from webapp.db.clock import db_now
 from webapp.outbox import outgoing_email, posting, transitions
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# What a link does, and where it leads: it proves a signup's address, or one that an account changes to, or it puts
-# back the address that an account had, or lets its owner set another password.
+# Path by purpose: a link proves the address of a signup, or the new one of an account, puts an account's former
+# address back, or lets the owner set another password.
 PATHS = {
     "signup": "/verify",
     "change": "/account/email/confirm",
@@ -29,21 +29,21 @@ PATHS = {
     "reset": "/reset",
 }
 
-# As long as any address that people are led to may be.
+# The longest URL that people can be sent on to.
 LEADS_TO_MAX = 1000
 
-# How long a changed address can be put back, from the hand-off of the mail that says so.
+# How long a changed address can be put back, from the hand-off of the notice.
 REVOKE_SECONDS = 86400
 DISOWNED = "disowned by its recipient"
 OUTRUN = "address verified by another signup"
 
 
 class LinkInvalid(Exception):
-    """No link of ours, or one that was withdrawn."""
+    """Not a link of ours, or one that was withdrawn."""
 
 
 class LinkExpired(LinkInvalid):
-    """A link of ours whose time is over; `verification` is what it was for."""
+    """A link of ours that expired; `verification` is its row."""
 
     def __init__(self, verification: VerifyEmail) -> None:
         self.verification = verification
@@ -51,7 +51,7 @@ class LinkExpired(LinkInvalid):
 
 
 class AlreadyVerified(Exception):
-    """The link did its work before."""
+    """The link was already used."""
 
 
 class VerifyEmail(Model):
@@ -63,19 +63,19 @@ class VerifyEmail(Model):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     email_key: Mapped[str] = mapped_column(String(email_addresses.EMAIL_MAX))
-    # What the account's address becomes, and the session (as a hash) that asked; a signup's link has neither.
+    # The account's new address, and the hash of the session that asked for it; a signup's link has neither.
     email: Mapped[str | None] = mapped_column(String(email_addresses.EMAIL_MAX))
     asked_by: Mapped[str | None] = mapped_column(String(64))
     purpose: Mapped[str] = mapped_column(String(10))
     key_id: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
-    # From the first hand-off; until then there is nothing that could be too old.
+    # Set at the first hand-off; before that there is nothing that could expire.
     expires_at: Mapped[datetime | None]
     code_expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime | None]
     voided_at: Mapped[datetime | None]
     void_reason: Mapped[str | None] = mapped_column(String(50))
-    # Where its person wanted to go, of which the pages make sure anew before they lead there.
+    # Where the person wanted to go. Pages check it again before they redirect there.
     leads_to: Mapped[str | None] = mapped_column(String(LEADS_TO_MAX))
 
     user: Mapped[User] = relationship()
@@ -89,7 +89,7 @@ def begin(
     asked_by: str | None = None,
     leads_to: str | None = None,
 ) -> VerifyEmail:
-    """Add a verification of the user's address, or what it becomes; a locked user's is void. The caller commits."""
+    """Add a verification of the user's address, or of `becomes`; a locked user's is void. The caller commits."""
     verification = VerifyEmail(
         id=uuid.uuid4(),
         user=user,
@@ -114,7 +114,7 @@ def post_link(
     priority: int = posting.VERIFICATION_PRIORITY,
     expires_in: float | None = None,
 ) -> uuid.UUID | None:
-    """Promise the link's mail, as part of the caller's transaction; nothing when one is on its way already."""
+    """Queue the link's email in the caller's transaction; return None if one is already on its way."""
     db.session.flush()
     return posting.post(
         **about(verification.id, verification.purpose, verification.email_key),
@@ -127,7 +127,7 @@ def post_link(
 
 
 def about(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str, Any]:
-    """Return what all mails with this link have in common, by their columns."""
+    """Return the columns that all emails with this link share."""
     return {
         "verify_email_id": verification_id,
         "dedupe_key": f"verify:{verification_id}",
@@ -136,7 +136,7 @@ def about(verification_id: uuid.UUID, purpose: str, email_key: str) -> dict[str,
 
 
 def latest_mail(user: User) -> OutgoingEmail | None:
-    """Return the newest mail that was promised for this signup: no other is for its browser to know of."""
+    """Return the newest email of this signup: the only kind that its browser may know about."""
     return db.session.scalar(
         select(OutgoingEmail)
         .join(VerifyEmail, VerifyEmail.id == OutgoingEmail.verify_email_id)
@@ -147,14 +147,14 @@ def latest_mail(user: User) -> OutgoingEmail | None:
 
 
 def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
-    """Return the user's newest verification, but for those that were withdrawn on the user's side."""
+    """Return the user's newest verification, except those withdrawn on the user's side."""
     return db.session.scalar(
         select(VerifyEmail)
         .where(
             VerifyEmail.user_id == user.id,
             VerifyEmail.purpose == purpose,
-            # One that the owner outran stays the current one, though it is void: else what its browser
-            # can do, and what we do for it, would tell that the owner verified.
+            # Void because another signup verified the address, it still counts as current: otherwise this browser
+            # could tell, by what it can do and what we do for it, that somebody verified.
             or_(VerifyEmail.voided_at.is_(None), VerifyEmail.void_reason == OUTRUN),
         )
         .order_by(VerifyEmail.created_at.desc())
@@ -163,7 +163,7 @@ def current_for(user: User, purpose: str = "signup") -> VerifyEmail | None:
 
 
 def load(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, VerifyEmail]:
-    """Return these verifications as they are now, by their ids."""
+    """Return these verifications by id, read again."""
     query = select(VerifyEmail).where(VerifyEmail.id.in_(ids)).execution_options(populate_existing=True)
     return {verification.id: verification for verification in db.session.scalars(query)} if ids else {}
 
@@ -174,7 +174,7 @@ def count_voided(user: User, reason: str) -> int:
 
 
 def ensure_key(verification: VerifyEmail) -> None:
-    """Sign anew what was signed with a key that is gone: its links are dead already."""
+    """Switch to the newest key if the verification's key is gone: its old links no longer work anyway."""
     if not tokens.is_kept(verification.key_id):
         verification.key_id = tokens.newest_key()
 
@@ -184,17 +184,17 @@ def link(verification: VerifyEmail) -> str:
 
 
 def token(verification: VerifyEmail) -> str:
-    """Return the link's secret part: the same at every call, as long as its key is kept."""
+    """Return the link's secret part: the same every time, as long as its key is kept."""
     return tokens.token(verification.id, verification.purpose, verification.key_id)
 
 
 def code(verification: VerifyEmail) -> str:
-    """Return the six digits of this verification's mail: the same at every call, as long as its key is kept."""
+    """Return the six digits in this verification's email: the same every time, as long as its key is kept."""
     return tokens.code(verification.id, verification.purpose, verification.key_id)
 
 
 def find(token_text: str, purpose: str = "signup") -> VerifyEmail:
-    """Return what a link of this purpose is for, without judging its state. Raises LinkInvalid."""
+    """Return the row of a link of this purpose, whatever its state. Raises LinkInvalid."""
     verification_id = tokens.read(token_text)
     verification = db.session.get(VerifyEmail, verification_id) if verification_id else None
     if verification is None or verification.purpose != purpose or not tokens.is_kept(verification.key_id):
@@ -217,7 +217,7 @@ def check(verification: VerifyEmail) -> None:
 
 
 def void(verification: VerifyEmail, reason: str) -> None:
-    """Withdraw the link and the code at once, and their mail if it waits. The caller commits."""
+    """Withdraw the link and its code, and cancel their waiting email. The caller commits."""
     verification.voided_at, verification.void_reason = db_now(), reason
     cancel_mail(verification, reason)
 
@@ -227,19 +227,31 @@ def cancel_mail(verification: VerifyEmail, reason: str) -> None:
 
 
 def hand_off(purpose: str) -> dict[str, float]:
-    """Return how many seconds a link and its code work, from the hand-off of their mail, as settle() takes it."""
+    """Return how many seconds a link and its code work after the hand-off of their email, as settle() takes it."""
     return {"link_lives": lives(purpose), "code_lives": current_app.config["VERIFY_CODE_TTL"]}
 
 
 def lives(purpose: str) -> int:
-    """Return how many seconds a link works, from its hand-off."""
+    """Return how many seconds a link works after its hand-off."""
     if purpose == "revoke":
         return REVOKE_SECONDS
     return int(current_app.config["RESET_EMAIL_TTL" if purpose == "reset" else "VERIFY_EMAIL_TTL"])
 
 
+def delete_of(user_ids: Sequence[int]) -> None:
+    """Delete the links of users who are about to be deleted, so that no email refers to them. The caller commits.
+
+    PostgreSQL's own cascade may do this too late: it runs a user's constraints in the order of their numbers read as
+    text, which a restored dump changes, and then finds an email that still refers to a deleted link.
+    """
+    db.session.execute(
+        delete(VerifyEmail).where(VerifyEmail.user_id.in_(user_ids)),
+        execution_options={"synchronize_session": False},
+    )
+
+
 def void_all(reason: str, *which: ColumnElement[bool]) -> None:
-    """Withdraw the links that are so and did not do their work yet. The caller commits."""
+    """Withdraw the matching links that are still unused. The caller commits."""
     db.session.execute(
         update(VerifyEmail)
         .where(VerifyEmail.used_at.is_(None), VerifyEmail.voided_at.is_(None), *which)

@@ -1,4 +1,4 @@
-"""Notices: short mails that tell owners what was done to their accounts, when and from where."""
+"""Notices: short emails that tell owners what was done to their accounts, when and from where."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import uuid
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
+from webapp.db.base import db
 from webapp.outbox import outgoing_email, posting
 
 
@@ -16,24 +17,22 @@ def post(
     *,
     to_address: str | None = None,
     verify_email_id: uuid.UUID | None = None,
+    by_owner: bool = False,
     **facts: str,
-) -> uuid.UUID | None:
-    """Promise the owner a notice of what is done now, as part of the caller's transaction.
+) -> uuid.UUID:
+    """Queue a notice to the owner in the caller's transaction.
 
-    `to_address`: when it is not the user's own any more; `verify_email_id`: the link that it carries; `facts`: what its
-    templates say besides. It is sent even when its user is gone. Of several that wait for one address only the newest
-    is kept, if they say the same.
+    `to_address`: if it is no longer the user's own; `verify_email_id`: the link in it; `by_owner`: the owner acts, even
+    under /ops; `facts`: more values for its templates. It is sent even after its user is gone. If several that say the
+    same wait for one address, only the newest is sent.
     """
-    where = {
-        "browser": user_agents.browser(audit.client_agent.get()),
-        "system": user_agents.system(audit.client_agent.get()),
-        "network_address": audit.client_ip.get(),
-    }
-    if audit.actor.get():
-        # Where operators sit is nobody's business.
-        where = {}
+    # An operator's location stays private, but not from that operator.
+    shows_where = by_owner or audit.actor.get() is None
+    where = {**user_agents.device(), "network_address": audit.client_ip.get()} if shows_where else {}
     address = to_address or user.email
-    return posting.post(
+    # Rows that it refers to may be new.
+    db.session.flush()
+    return posting.add(
         to_address=address,
         user_id=user.id,
         verify_email_id=verify_email_id,

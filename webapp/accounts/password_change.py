@@ -1,4 +1,4 @@
-"""The ways back into an account: a link for a forgotten password, and a password that is changed."""
+"""Resetting a forgotten password by a link, and changing a known one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import func, update
 
 from webapp import audit
-from webapp.accounts import links, notices, sessions, users, verification
+from webapp.accounts import links, notices, sessions, user_agents, users, verification
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.accounts.links import LinkInvalid, VerifyEmail
@@ -21,15 +21,15 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 # Why a link was withdrawn.
 CHANGED = "the password was changed"
 
-# Whoever got no mail for so long has asked again.
+# How long an email waits to be sent: after that, the person has asked again.
 WAITS = 2 * 86400.0
 
 
 def ask(address: Address, locale: str, leads_to: str | None = None) -> uuid.UUID:
-    """Promise a link to whoever this address belongs to, and commit; `leads_to` is where its person wants to go then.
+    """Queue a reset link for whoever owns this address, and commit; `leads_to` is where the person wants to go next.
 
-    Never looks the address up: whom the link is for, if anybody, is the worker's to find out, so that this answers
-    the same, as fast, for everybody's address.
+    Never looks the address up: the worker finds out whom the link is for, if anybody, so that the answer and its
+    timing are the same for every address.
     """
     email_id = posting.post(
         to_address=address.mailed,
@@ -40,7 +40,7 @@ def ask(address: Address, locale: str, leads_to: str | None = None) -> uuid.UUID
         locale=locale,
         priority=posting.VERIFICATION_PRIORITY,
         expires_in=WAITS,
-        facts={"leads_to": leads_to} if leads_to else None,
+        facts={name: fact for name, fact in {**user_agents.device(), "leads_to": leads_to}.items() if fact},
     )
     if email_id is None:
         raise AssertionError("a new key cannot have a mail already")
@@ -50,13 +50,13 @@ def ask(address: Address, locale: str, leads_to: str | None = None) -> uuid.UUID
 
 
 def find_owner(email: OutgoingEmail) -> None:
-    """Give a mail that was asked for its user and its link, when it is first claimed. The caller commits.
+    """Give a requested email its user and its link when it is first claimed. The caller commits.
 
-    An address that nobody has leaves it nobody's, and it is not sent: a mail to whoever a stranger named helps few,
-    and every one that bounces harms the others.
+    If nobody has the address, the email keeps neither and is not sent: few people would be helped by an email to an
+    address that a stranger typed, and each bounce harms the delivery of the others.
     """
     user = users.find_by_address(email_addresses.address_key(email.to_address))
-    # Whoever is being deleted has it no more, and whoever is being locked gets no way in.
+    # A user who is being deleted no longer has the address, and one who is being locked must get no link.
     if user is None or not users.stays(user):
         return
     proof = links.begin(user, "reset", leads_to=(email.facts or {}).get("leads_to"))
@@ -64,7 +64,7 @@ def find_owner(email: OutgoingEmail) -> None:
     db.session.scalars(
         update(OutgoingEmail)
         .where(OutgoingEmail.id == email.id, OutgoingEmail.lease_token == email.claim_token)
-        # A known address is written to at its own spelling, in its own language.
+        # Use the user's spelling of the address, and the user's language.
         .values(user_id=user.id, verify_email_id=proof.id, to_address=user.email, locale=user.locale)
         .returning(OutgoingEmail),
         execution_options={"populate_existing": True, "synchronize_session": False},
@@ -72,21 +72,21 @@ def find_owner(email: OutgoingEmail) -> None:
 
 
 def find(token_text: str) -> VerifyEmail:
-    """Return what a link for a forgotten password is for, without judging its state. Raises LinkInvalid."""
+    """Return the row of a reset link, whatever its state. Raises LinkInvalid."""
     proof = links.find(token_text, "reset")
     if proof.user.email_key != proof.email_key:
-        # Whoever reads the former address has no part in the account any more.
+        # Sent to a former address, whose owner no longer has a claim to the account.
         raise LinkInvalid
     return proof
 
 
 def reset_password(
     verification_id: uuid.UUID, *, password_hash: str, holder: User | None = None, username: str | None = None
-) -> tuple[User, uuid.UUID | None]:
-    """Give the link's user another password, sign out every browser, and commit; return the user, and the notice of it.
+) -> tuple[User, uuid.UUID]:
+    """Set the password of the link's user, sign out every browser, and commit; return the user and the notice's id.
 
-    A pending user is verified by that, as by the link of the signup: see verification.prove() for `holder`,
-    `username`, and what it raises.
+    This also verifies a pending user, as the signup's link does: see verification.prove() for `holder`, `username`
+    and what it raises.
     """
     proof = db.session.get_one(VerifyEmail, verification_id)
     user = proof.user
@@ -106,15 +106,15 @@ def reset_password(
     return user, email_id
 
 
-def change_password(user: User, password_hash: str) -> uuid.UUID | None:
-    """Give the user, whose password was asked just now, another one; sign out every browser, and commit.
+def change_password(user: User, password_hash: str) -> uuid.UUID:
+    """Set another password for the user, who just gave the current one; sign out every browser, and commit.
 
-    Returns the notice of it. Raises PasswordChanged.
+    Returns the notice's id. Raises PasswordChanged.
     """
     asked = user.password_hash
-    users.hold(user)
+    users.lock_row(user)
     if user.password_hash != asked:
-        # Whoever set it meanwhile shut the others out, perhaps this one.
+        # Somebody else changed it in the meantime, to shut others out, perhaps this person.
         db.session.rollback()
         raise sessions.PasswordChanged
     user.password_hash = password_hash
@@ -123,13 +123,13 @@ def change_password(user: User, password_hash: str) -> uuid.UUID | None:
     return email_id
 
 
-def _shut_others_out(user: User, action: str) -> uuid.UUID | None:
-    """Let nobody in who came by the former password, or has a link to set another."""
+def _shut_others_out(user: User, action: str) -> uuid.UUID:
+    """End all sessions, void reset links, cancel requested ones, and queue the notice; return its id."""
     sessions.revoke_all(user)
     links.void_all(CHANGED, VerifyEmail.user_id == user.id, VerifyEmail.purpose == "reset")
     transitions.cancel(
         OutgoingEmail.budget == outgoing_email.budget(outgoing_email.RESETS, user.email_key),
-        # Other accounts may have the same mailbox.
+        # Other accounts may share the mailbox.
         func.lower(OutgoingEmail.to_address).in_({user.email.lower(), user.email_key}),
         reason=CHANGED,
     )

@@ -1,4 +1,4 @@
-"""Passwords: what is too easy to guess, and how they are kept."""
+"""Passwords: which are too easy to guess, and how they are hashed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import NamedTuple
 
 from argon2 import PasswordHasher
 from flask import Flask, current_app
@@ -15,53 +16,62 @@ from webapp.accounts import hash_cost
 
 MAX_LENGTH = 128
 
-# zxcvbn's scale: 0 and 1 fall to ten million guesses.
+# On zxcvbn's scale: scores 0 and 1 fall to a million guesses.
 WEAK_SCORE = 1
 
-# How much of a password is judged: 24 characters that are hard to guess are enough. zxcvbn reads every part of them
-# anew for each choice of letters that digits and signs may stand for; where there are many choices it gets fewer
-# characters: 16 of them may be read in 16 ways. At the least seven are left. The meter in forms.js does the same.
+# How much of a password is judged: 24 characters that are hard to guess are enough. zxcvbn analyzes the text again for
+# each combination of letters that its digits and symbols may stand for. With many combinations it gets fewer
+# characters, for example 16 if there are 16 combinations; never fewer than seven.
 GUESSED_LENGTH = 24
 GUESSED_WORK = 4096
 
-# argon2 counts memory in kibibytes.
+# argon2 takes memory in KiB.
 MEBIBYTE = 1024
 
 CORES = os.cpu_count() or 1
 
-# zxcvbn keeps the words of whom it guesses for where all threads look for theirs. Nobody waits long: each takes
-# milliseconds, and only one thread at a time has the interpreter anyway.
+# zxcvbn keeps the user's words in a global that all threads share. Nobody waits long for this lock: a call takes
+# milliseconds, and only one thread at a time runs Python anyway.
 guessing = threading.Lock()
 
 
 def init_app(app: Flask) -> None:
-    # More hashes at once than cores are no faster, and each takes its memory. In threads of their own: the C library
-    # keeps what a thread hashed in, and would for each thread of the web.
+    # More hashes at once than cores are no faster, and each takes memory. They have threads of their own because the
+    # C library keeps the memory that a thread hashed in, and would do so for every web thread.
     at_once = max(1, CORES // app.config["WEB_CONCURRENCY"])
     app.extensions["hashing"] = ThreadPoolExecutor(at_once, thread_name_prefix="hash")
 
 
 class TooLong(ValueError):
-    """A password of more characters than any may have."""
+    """A password of more than MAX_LENGTH characters."""
+
+
+class Strength(NamedTuple):
+    """How hard a password is to guess, from 0 to 4; English sentences say why it is too easy, if it is."""
+
+    score: int
+    reasons: list[str]
 
 
 def weakness(password: str, words: list[str]) -> list[str]:
-    """Return why this password is easy to guess, in English sentences, or nothing; `words` are the person's own.
+    """Return why this password is too easy to guess, as in strength()."""
+    return strength(password, words).reasons
 
-    Raises TooLong.
-    """
-    from zxcvbn import zxcvbn  # noqa: PLC0415 - its words take 15 MB, which workers have no use for
+
+def strength(password: str, words: list[str]) -> Strength:
+    """Judge a password; `words` are the person's names and address. Raises TooLong."""
+    from zxcvbn import zxcvbn  # noqa: PLC0415 - its dictionaries take 15 MB, which workers do not need
 
     judged = _beginning(normalize(password))
     with guessing:
         result = zxcvbn(judged, user_inputs=[word for word in words if word])
-    if result["score"] > WEAK_SCORE:
-        return []
-    return [sentence for sentence in (result["feedback"]["warning"], *result["feedback"]["suggestions"]) if sentence]
+    said = (result["feedback"]["warning"], *result["feedback"]["suggestions"])
+    is_weak = result["score"] <= WEAK_SCORE
+    return Strength(result["score"], [sentence for sentence in said if sentence] if is_weak else [])
 
 
 def _beginning(password: str) -> str:
-    """Return as many of a password's first characters as can be judged quickly."""
+    """Return as many of a password's first characters as zxcvbn can judge quickly."""
     judged = password[:GUESSED_LENGTH]
     while _readings(judged) * len(judged) ** 2 > GUESSED_WORK:
         judged = judged[:-1]
@@ -69,14 +79,14 @@ def _beginning(password: str) -> str:
 
 
 def _readings(text: str) -> int:
-    """Return how often zxcvbn at most reads a text anew: for each choice of letters that its signs may stand for."""
+    """Return how many combinations of letters a text's symbols may stand for, at most: zxcvbn analyzes each."""
     from zxcvbn.matching import L33T_TABLE  # noqa: PLC0415 - as above
 
     seen: set[str] = set()
     readings = 1
     for signs in L33T_TABLE.values():
         found = [sign for sign in signs if sign in text]
-        # One that stands for another letter already does so in some choices, and for this one in others.
+        # A symbol that may also stand for an earlier letter doubles: it stands for that one or for this one.
         readings *= sum(2 if sign in seen else 1 for sign in found) or 1
         seen.update(found)
     return readings
@@ -88,9 +98,9 @@ def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash
 
 
 def verify(kept: str | None, password: str) -> bool:
-    """Return whether `kept` is this password's hash; without one it takes as long to say no.
+    """Return whether `kept` is this password's hash; without a hash, it takes as long to say no.
 
-    Raises hash_cost.HashUnreadable, which takes as long too.
+    Raises hash_cost.HashUnreadable, after the same time.
     """
     if len(password) > MAX_LENGTH:
         kept, password = None, ""
@@ -98,7 +108,7 @@ def verify(kept: str | None, password: str) -> bool:
 
 
 def is_outdated(kept: str) -> bool:
-    """Return whether a hash was made with other parameters than the settings say now."""
+    """Return whether a hash was made with other parameters than the current settings."""
     return hasher().check_needs_rehash(kept)
 
 
@@ -108,9 +118,9 @@ def hasher() -> PasswordHasher:
 
 
 def normalize(password: str) -> str:
-    """NFKC, so that the same keys pressed on another keyboard or system are the same password. Raises TooLong."""
+    """Normalize to NFKC, so that a password typed on another keyboard or system stays the same. Raises TooLong."""
     if len(password) > MAX_LENGTH:
-        # A long row of accents takes seconds.
+        # A long run of accents takes seconds.
         raise TooLong
     return unicodedata.normalize("NFKC", password)
 

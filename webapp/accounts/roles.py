@@ -1,4 +1,4 @@
-"""Who may see and do what under /ops: accounts that an operator makes, promotes and demotes."""
+"""Roles, which say who may see and do what under /ops: creating, promoting and demoting accounts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from webapp.db.clock import db_now
 
 
 class AccountExists(Exception):
-    """This address has an account already."""
+    """This address already has an account."""
 
 
 def create(address: Address, *, username: str, password_hash: str, role: str) -> User:
-    """Make an account that needs no mail, and commit: the operator vouches for the address.
+    """Create an account without a verification email, and commit: the operator vouches for the address.
 
-    As when somebody proves it, other signups of the address are void. Raises AccountExists, UsernameTaken or
+    Other links to the address become void, as when somebody proves it. Raises AccountExists, UsernameTaken or
     ReceiverFailed.
     """
     users.lock(address.key, username)
@@ -59,7 +59,7 @@ def create(address: Address, *, username: str, password_hash: str, role: str) ->
 
 
 def give(user: User, role: str) -> None:
-    """Let a user do more or less, from its next request on, and commit."""
+    """Change a user's role, from the next request on, and commit."""
     if user.role != role:
         audit.record("role_changed", user.id, detail=f"{user.role} -> {role}")
         user.role = role
@@ -67,7 +67,7 @@ def give(user: User, role: str) -> None:
 
 
 def find(identifier: str) -> User | None:
-    """Return whose username or address this is, among the verified."""
+    """Return the verified user with this username or address."""
     return db.session.scalar(
         select(User).where(
             User.email_verified_at.is_not(None),
@@ -80,6 +80,6 @@ def find(identifier: str) -> User | None:
 
 
 def holders(role: str | None = None) -> Sequence[User]:
-    """Return who has this role; without one, all who have any but the usual."""
+    """Return the users with this role, or with any role but "user"."""
     wanted = User.role == role if role else User.role != "user"
     return db.session.scalars(select(User).where(wanted).order_by(User.id)).all()

@@ -1,4 +1,4 @@
-"""Signing up: the user, the verification and the promise of its mail, in one commit."""
+"""Signing up: the user, the verification and its queued email, in one commit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from webapp.db.clock import db_now
 from webapp.outbox import kinds, outgoing_email, posting
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# How often one signup may change its address, and how the verifications that this withdrew are marked.
+# How often a signup may change its address, and the void_reason of the verifications that this withdraws.
 CHANGES = 3
 CHANGED = "address changed"
 
 
 class TooManyChanges(Exception):
-    """The address was changed often enough."""
+    """The signup's address was already changed CHANGES times."""
 
 
-# What a signup writes, on Postgres in one round trip: all of it, or nothing when somebody holds the username.
+# Everything that a signup writes, in one round trip on PostgreSQL; nothing if the username is taken.
 SIGN_UP = text(
     """
     WITH person AS (
@@ -64,7 +64,7 @@ SIGN_UP = text(
     SELECT id FROM person
     """.format(  # noqa: S608 - columns of our own code  # nosec B608
         own_columns="".join(f', "{column.name}"' for column in users.OWN_FIELDS),
-        # Their names may be those of other tables' columns.
+        # Prefixed: they may share a name with another parameter.
         own_values="".join(f", :own_{column.name}" for column in users.OWN_FIELDS),
     )
 )
@@ -82,14 +82,14 @@ def sign_up(
     leads_to: str | None = None,
     own: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[uuid.UUID, uuid.UUID | None]:
-    """Commit a pending user and its mail, together or not at all; return what find() takes, and the mail's id.
+    """Commit a pending user and its email, together or not at all; return the id for find(), and the email's id.
 
-    A form that is sent twice names the same `verification_id`: the second time makes nothing, and no mail.
-    `rank`: how many signups its network had within the hour, with this one. `leads_to`: where the person wants to go
-    once verified. `own`: fields of one's own. Raises UsernameTaken.
+    A form that is sent twice has the same `verification_id`: the second time nothing is created, and there is no email.
+    `rank`: the number of signups from this network within the hour, this one included. `leads_to`: where the person
+    wants to go once verified. `own`: values for own/fields.py. Raises UsernameTaken.
 
-    Never looks the address up: what a known one means is the worker's to decide,
-    so that this answers the same, as fast, for everybody's address.
+    Never looks the address up: the worker decides what a known one means, so that the answer and its timing are the
+    same for every address.
     """
     signup_id = verification_id or uuid.uuid4()
     person = {
@@ -113,9 +113,9 @@ def sign_up(
 
 
 def add(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, priority: int) -> uuid.UUID:
-    """Write all of a signup, `person` by the columns of users, and commit; return the mail's id. Raises UsernameTaken.
+    """Write a signup, `person` by the columns of users, and commit; return the email's id. Raises UsernameTaken.
 
-    What `person` has and the tables have not, or SIGN_UP does not write, is an error.
+    A key of `person` that is not a column, or that SIGN_UP does not write, is an error.
     """
     if db.engine.dialect.name == "sqlite":
         return _add_step_by_step(person, signup_id, leads_to, priority)
@@ -138,11 +138,11 @@ def add(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, prio
 
 
 def _add_step_by_step(person: dict[str, str], signup_id: uuid.UUID, leads_to: str | None, priority: int) -> uuid.UUID:
-    """Do what SIGN_UP does: no statement of SQLite writes to two tables, and none of them takes a round trip."""
+    """Do what SIGN_UP does: SQLite cannot write to two tables in one statement, and has no round trips to save."""
     if users.is_username_taken(person["username"]):
         db.session.rollback()
         raise users.UsernameTaken
-    # All by values(): of what comes beside the statement, it would leave out what is no column.
+    # In values(): as parameters beside the statement, keys that are not columns would be ignored.
     pending = insert(table(User)).values(**person, purge_at=db_now(kinds.PURGE_AFTER), created_at=db_now())
     user_id = db.session.scalar(pending.returning(table(User).c.id))
     link = {
@@ -169,10 +169,10 @@ def _add_step_by_step(person: dict[str, str], signup_id: uuid.UUID, leads_to: st
 
 
 def find(signup_id: uuid.UUID) -> User | None:
-    """Return whose signup began with this verification.
+    """Return the user whose signup began with this verification.
 
-    A browser knows its signup by that, for whatever address it has by now. A user's number may be given out
-    again, by a database that was restored from a backup.
+    A browser knows its signup by this id, whatever its address is by now. A user's id would not do: a database that
+    was restored from a backup may give it out again.
     """
     return db.session.scalar(
         select(User).join(VerifyEmail, VerifyEmail.user_id == User.id).where(VerifyEmail.id == signup_id)
@@ -180,9 +180,9 @@ def find(signup_id: uuid.UUID) -> User | None:
 
 
 def id_of(user: User, leads_to: str | None = None) -> uuid.UUID:
-    """Return what find() takes, and commit: who signed up before verification existed gets it now.
+    """Return the id for find(), and commit; a user from before verification existed gets one now.
 
-    `leads_to`: where the person wants to go once verified, if anywhere else than before.
+    `leads_to`: where the person wants to go once verified; None changes nothing.
     """
     first = db.session.scalar(
         select(VerifyEmail.id)
@@ -203,14 +203,14 @@ def id_of(user: User, leads_to: str | None = None) -> uuid.UUID:
 
 
 def delay() -> float:
-    """Return how many seconds a signup's mail waits: time to notice a wrong address."""
+    """Return how many seconds a signup's email waits: time to notice a wrong address."""
     return float(current_app.config["VERIFY_EMAIL_DELAY"])
 
 
 def resend(user: User) -> uuid.UUID | None:
-    """Promise the pending user's link again, at once; nothing when one is on its way already.
+    """Queue the pending user's link again, without delay, and commit; return None if one is already on its way.
 
-    The link stays the same. Who signed up before verification existed gets a first one.
+    The link stays the same. A user from before verification existed gets a first one.
     """
     email_id = post_again(user)
     db.session.commit()
@@ -218,21 +218,21 @@ def resend(user: User) -> uuid.UUID | None:
 
 
 def post_again(user: User) -> uuid.UUID | None:
-    """Do as resend(), as part of the caller's transaction."""
+    """Do as resend(), in the caller's transaction."""
     return _post_link(user, links.current_for(user) or links.begin(user, "signup"))
 
 
 def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | None:
-    """Give a pending user another address: what was sent to the former one is void at once. Commits.
+    """Give a pending user another address, void the link to the former one, and commit; return the new email's id.
 
-    Raises TooManyChanges, or AlreadyVerified.
+    Raises TooManyChanges or AlreadyVerified.
     """
     db.session.refresh(user, with_for_update=True)
     if user.is_email_verified:
         db.session.rollback()
         raise links.AlreadyVerified
     if address.mailed == user.email:
-        # The form was sent twice, or the address was right: the link that is on its way stays good.
+        # The form was sent twice, or the address was right: the link on its way stays valid.
         return resend(user)
     if links.count_voided(user, CHANGED) >= CHANGES:
         db.session.rollback()
@@ -247,9 +247,9 @@ def change_address(user: User, address: Address, rank: int = 1) -> uuid.UUID | N
 
 
 def _post_link(user: User, proof: VerifyEmail, rank: int = 1) -> uuid.UUID | None:
-    # Asked before it is written: after that, reading a time that the database set costs a query.
+    # Read before the flush: after it, reading a time that the database set costs a query.
     expires_in = kinds.PURGE_AFTER if user.purge_at is not None else None
-    # No more urgent than the one before it: else whoever has every mail sent again goes before the others.
+    # Never more urgent than the previous email: otherwise resending would be a way to jump the queue.
     former = db.session.scalar(
         select(func.max(OutgoingEmail.priority)).where(
             OutgoingEmail.user_id == user.id, OutgoingEmail.priority <= posting.LAST_SIGNUP_PRIORITY

@@ -1,4 +1,4 @@
-"""Tokens of links and codes: a keyed hash of its row's id, so that nothing secret is stored."""
+"""Tokens of links, and codes: keyed hashes of a row's id, so that nothing secret is stored."""
 
 from __future__ import annotations
 
@@ -17,28 +17,36 @@ TOKEN_LONGEST = 2 * TOKEN_BYTES  # base64 takes four thirds
 
 
 def token(row_id: uuid.UUID, purpose: str, key_id: str) -> str:
-    """Return a link's secret part, the same at every call."""
+    """Return a link's secret part, the same every time."""
     mac = _mac("link", row_id, purpose, key_id)[: TOKEN_BYTES - ID_BYTES]
     return base64.urlsafe_b64encode(row_id.bytes + mac).rstrip(b"=").decode()
 
 
 def code(row_id: uuid.UUID, purpose: str, key_id: str) -> str:
-    """Return six digits, the same at every call."""
+    """Return six digits, the same every time."""
     return f"{int.from_bytes(_mac('code', row_id, purpose, key_id)[:8], 'big') % 1_000_000:06}"
 
 
 def seal(use: str, text: str) -> str:
-    """Return what shows that we said this, for this use."""
+    """Return a signature of the text for this use."""
     return _seal(_keys()[newest_key()], use, text)
 
 
 def is_sealed(use: str, text: str, seal: str) -> bool:
-    """Return whether it was us who said this, with a key that is kept."""
+    """Return whether we signed this text for this use, with a key that is still kept."""
     return any(hmac.compare_digest(_seal(key, use, text).encode(), seal.encode()) for key in _keys().values())
 
 
+def mask(secret: bytes, row_id: uuid.UUID, purpose: str, key_id: str) -> bytes:
+    """Return the secret, of up to 32 bytes, hidden by the key; masking the result again returns the secret.
+
+    Use each id for one secret only: two under the same mask would reveal how they differ.
+    """
+    return bytes(one ^ other for one, other in zip(secret, _mac("mask", row_id, purpose, key_id), strict=False))
+
+
 def read(token_text: str) -> uuid.UUID | None:
-    """Return the id that a token begins with, whoever made it; nothing when it is none."""
+    """Return the id at the beginning of a token, whose signature is not checked; None if it is not a token."""
     if len(token_text) > TOKEN_LONGEST:
         return None
     try:
@@ -49,8 +57,13 @@ def read(token_text: str) -> uuid.UUID | None:
 
 
 def newest_key() -> str:
-    """Return the id of the key that signs what is made now."""
+    """Return the id of the key that signs everything new."""
     return next(iter(_keys()))
+
+
+def kept_keys() -> list[str]:
+    """Return the ids of all keys, newest first."""
+    return list(_keys())
 
 
 def is_kept(key_id: str) -> bool:
@@ -66,7 +79,7 @@ def _seal(key: bytes, use: str, text: str) -> str:
 
 
 def _keys() -> dict[str, bytes]:
-    """Return the signing keys by their id, the newest first: each follows from one secret."""
+    """Return the signing keys by id, newest first; each is derived from one secret."""
     return _derived(current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"])
 
 

@@ -1,10 +1,12 @@
-"""A browser's own word for itself, in two words: which browser it is, and what it runs on."""
+"""The browser and the system that a User-Agent header names."""
 
 from __future__ import annotations
 
 import re
 
-# The first that fits: others say that they are Chrome, Chrome that it is Safari, and all that they are Mozilla.
+from webapp import audit
+
+# The first match counts: others also claim to be Chrome, Chrome to be Safari, and all of them Mozilla.
 BROWSERS = (
     ("Edge", r"\bEdg(?:e|A|iOS)?/"),
     ("Opera", r"\bOP(?:R|T|X)/|\bOpera\b"),
@@ -22,13 +24,19 @@ SYSTEMS = (
     ("iPad", r"\biPad\b"),
     ("Android", r"\bAndroid\b"),
     ("Windows", r"\bWindows\b"),
-    # Macs, and iPads that ask for the pages of a desk.
+    # Macs, and iPads that request desktop pages.
     ("Mac", r"\bMacintosh\b"),
     ("ChromeOS", r"\bCrOS\b"),
     ("Linux", r"\bLinux\b"),
 )
-# What is read of it: nobody's is longer, and a pattern must not take long.
+# The rest is not read: no real one is longer, and a pattern must not take long.
 LONGEST = 500
+
+
+def device() -> dict[str, str | None]:
+    """Return the names that we have for the client's browser and system."""
+    agent = audit.client_agent.get()
+    return {"browser": browser(agent), "system": system(agent)}
 
 
 def browser(user_agent: str) -> str | None:

@@ -1,4 +1,4 @@
-"""People: who they are, and who holds a username or an address."""
+"""Users, and who holds a username or an address."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROLES = ("user", "viewer", "admin")
 
 
 class User(UserMixin, Fields, Model):
-    """A person who signed up; an account only once the address is proved."""
+    """A person who signed up; an account once the address is proved."""
 
     __tablename__ = "users"
     # Unique only among the verified: a pending row reserves nothing, so nobody can squat an address.
@@ -48,7 +48,7 @@ class User(UserMixin, Fields, Model):
             "uq_users_verified_username_key", "username_key", where="email_verified_at IS NOT NULL", unique=True
         ),
         Index("ix_users_email_key", "email_key"),
-        # In the order of bytes, in which all that begins alike stands together.
+        # In byte order, in which all names with the same beginning are adjacent.
         Index("ix_users_username_key", "username_key", postgresql_ops={"username_key": "varchar_pattern_ops"}),
         partial_index(
             "ix_users_username_skeleton", "username_skeleton", where="email_verified_at IS NOT NULL OR purge_at IS NULL"
@@ -68,14 +68,16 @@ class User(UserMixin, Fields, Model):
     email_verified_at: Mapped[datetime | None]
     role: Mapped[str] = mapped_column(String(20), server_default="user")
     purge_at: Mapped[datetime | None]
-    # By an operator: nobody signs in to it, and its links are void.
+    # Set by an operator: nobody can sign in, and only links that put a former address back still work.
     locked_at: Mapped[datetime | None]
+    # Since then, signing in also takes a second factor.
+    second_factor_at: Mapped[datetime | None]
     locale: Mapped[str] = mapped_column(String(20), server_default="en")
     created_at: Mapped[datetime] = mapped_column(server_default=func.current_timestamp())
 
-    # Not a column: what this browser's session is known by, while it is signed in.
+    # Not columns: the token of this browser's session, while it is signed in.
     session_token = ""  # nosec B105
-    # And when that was used at last, as far as it was written down, and its password given at last.
+    # When the session was last used, as far as recorded, and when its password was last given.
     session_seen_at = session_reauthenticated_at = datetime.min.replace(tzinfo=UTC)
 
     @property
@@ -87,17 +89,21 @@ class User(UserMixin, Fields, Model):
     def is_admin(self) -> bool:
         return self.is_email_verified and self.role == "admin"
 
+    @property
+    def has_second_factor(self) -> bool:
+        return self.second_factor_at is not None
+
     def get_id(self) -> str:
         """Return what Flask-Login keeps in the cookie."""
         return self.session_token
 
     @property
     def key(self) -> str:
-        """The key of this user's counts: a restored database gives the id out again, but not at the same moment."""
+        """Identifies the user by id and signup time: a restored database may give the id out again, but later."""
         return f"{self.id}:{self.created_at.isoformat()}"
 
     def own_fields(self) -> list[tuple[Any, str]]:
-        """Return the label and the value of each field of one's own."""
+        """Return the label and the value of each field in own/fields.py."""
         return [(column.info["label"], getattr(self, column.name)) for column in OWN_FIELDS]
 
     @hybrid_property
@@ -110,7 +116,7 @@ class User(UserMixin, Fields, Model):
         return cls.email_verified_at.is_not(None)
 
 
-# For whoever looks for a person by part of a name.
+# For finding people by the beginning of their name.
 Index(
     "ix_users_full_name",
     func.lower(User.full_name).label("lowered"),
@@ -122,14 +128,15 @@ Index(
 
 def _own_fields() -> tuple[Column[Any], ...]:
     """Return the columns that own/fields.py adds. Raises TypeError."""
-    names = [name for name, value in vars(Fields).items() if isinstance(value, MappedColumn)]
-    for name in names:
-        if _is_ours(name) or not _is_complete(table(User).columns[name]):
+    fields = {name: value for name, value in vars(Fields).items() if isinstance(value, MappedColumn)}
+    for name, field in fields.items():
+        if not _is_complete(field.column):
             raise TypeError(
-                f"own/fields.py: {name} must be a name that users do not have yet, and"
-                ' mapped_column(String(100), server_default="", info={"label": …})'
+                f'own/fields.py: {name} must be as mapped_column(String(100), server_default="", info={{"label": …}})'
             )
-    return tuple(table(User).columns[name] for name in names)
+        if _is_ours(name):
+            raise TypeError(f"own/fields.py: {name} must be a name that users do not have yet")
+    return tuple(table(User).columns[name] for name in fields)
 
 
 def _is_complete(column: Column[Any]) -> bool:
@@ -138,7 +145,7 @@ def _is_complete(column: Column[Any]) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether users have this without own/fields.py."""
+    """Return whether users already have this attribute without own/fields.py."""
     if name in User.__annotations__ or any(hasattr(base, name) for base in (UserMixin, Model)):
         return True
     return not isinstance(vars(User).get(name), InstrumentedAttribute)
@@ -148,22 +155,22 @@ OWN_FIELDS = _own_fields()
 
 
 def own_values(values: Mapping[str, str]) -> dict[str, str]:
-    """Return what the columns of one's own get, of which some may be left out."""
+    """Return a value for each column of own/fields.py: "" for those left out."""
     return {column.name: values.get(column.name, "") for column in OWN_FIELDS}
 
 
 def set_locale(user: User, locale: str) -> None:
-    """Write to the user in this language from now on, and commit."""
+    """Use this language for the user's emails from now on, and commit."""
     user.locale = locale
     db.session.commit()
 
 
 class UserGone(Exception):
-    """The account was deleted meanwhile."""
+    """The account was deleted in the meantime."""
 
 
 class UsernameTaken(Exception):
-    """Somebody else holds this username."""
+    """Somebody else has this username."""
 
 
 def find_verified(*, email_key: str) -> User | None:
@@ -172,7 +179,7 @@ def find_verified(*, email_key: str) -> User | None:
 
 
 def find_by_address(email_key: str) -> User | None:
-    """Return who has this address: the account that proved it, else from before verification, else the newest."""
+    """Return the account that proved this address, else a user from before verification, else the newest signup."""
     return db.session.scalar(
         select(User)
         .where(User.email_key == email_key)
@@ -186,12 +193,12 @@ def find_by_address(email_key: str) -> User | None:
 
 
 def is_username_taken(username: str, *, asked_by: User | None = None) -> bool:
-    """Return whether somebody else holds this username, or one that looks the same."""
+    """Return whether somebody else has this username, or one that looks the same."""
     key = usernames.key(username)
     holders = _holders(key, usernames.skeleton(username))
     if asked_by is not None:
         if is_from_before(asked_by) and asked_by.username_key == key:
-            # Its name is its own, whatever came to look like it; between two of those the first to verify wins.
+            # Such a user keeps its name, whatever looks like it by now; of two with the same, the first to verify wins.
             holders = [select(User.id).where(User.username_key == key, User.email_verified_at.is_not(None))]
         holders = [some.where(User.id != asked_by.id) for some in holders]
     return bool(db.session.scalar(select(or_(*(some.exists() for some in holders)))))
@@ -207,25 +214,25 @@ def state(user: User) -> str:
 
 
 def is_from_before(user: User) -> bool:
-    """Return whether the user signed up before verification existed, and did not verify since."""
+    """Return whether the user signed up before verification existed, and has not verified since."""
     return user.email_verified_at is None and user.purge_at is None
 
 
-# Whose usernames are taken: users from before verification existed hold theirs too, since nothing purges them.
+# Users whose usernames are taken. Those from before verification existed keep theirs too, since nothing purges them.
 HOLDS = or_(User.email_verified_at.is_not(None), User.purge_at.is_(None))
 
 
 def _holders(key: str, skeleton: str) -> list[Select[int]]:
-    """Return the choices of who holds this username, and who one that looks the same: each finds its index."""
+    """Return queries for users with this username, and with one that looks the same: each can use its own index."""
     return [
         select(User.id).where(HOLDS, same) for same in (User.username_key == key, User.username_skeleton == skeleton)
     ]
 
 
 def fill_in_keys(limit: int = 1000) -> int:
-    """Give users the keys that old code, still running after the migration, did not write; return how many."""
+    """Fill in the keys that old code, still running after the migration, did not write; return for how many users."""
     is_unfilled = or_(User.email_key == "", and_(HOLDS, User.username_skeleton == ""))
-    # Whoever changes one just now may be frozen: it has its turn later.
+    # Skip locked users: the process that holds one may be frozen. They get their turn later.
     unfilled = select(User).where(is_unfilled).limit(limit).with_for_update(skip_locked=True)
     found = db.session.scalars(unfilled).all()
     for user in found:
@@ -235,13 +242,13 @@ def fill_in_keys(limit: int = 1000) -> int:
 
 
 def name(user: User, username: str) -> None:
-    """Give the user this username."""
+    """Set the username and its keys."""
     user.username = username
     user.username_key, user.username_skeleton = usernames.key(username), usernames.skeleton(username)
 
 
-def hold(user: User) -> None:
-    """Read the user anew, and let nobody else change it until the commit. Raises UserGone."""
+def lock_row(user: User) -> None:
+    """Read the user again, and lock it until the commit. Raises UserGone."""
     row = select(User).where(User.id == user.id).with_for_update()
     if db.session.scalar(row, execution_options={"populate_existing": True}) is None:
         db.session.rollback()
@@ -249,15 +256,15 @@ def hold(user: User) -> None:
 
 
 def stays(user: User) -> bool:
-    """Return whether the user is still there and not locked, and let nobody delete or lock it until the commit."""
+    """Return whether the user still exists and its account is not locked, which stays so until the commit."""
     row = select(User.id).where(User.id == user.id, User.locked_at.is_(None))
     return db.session.scalar(row.with_for_update(read=True, key_share=True)) is not None
 
 
 def lock(email_key: str, username: str) -> None:
-    """Let nobody else confirm this address, or this username or one that looks the same, until the commit.
+    """Let nobody else confirm this address, this username or one that looks the same until the commit.
 
-    Always in this order: without it, rivals who confirm at once deadlock.
+    Always in this order: otherwise signups that confirm at once could deadlock.
     """
     locks.lock(f"email:{email_key}")
     locks.lock(f"username:{usernames.key(username)}", f"looks:{usernames.skeleton(username)}")

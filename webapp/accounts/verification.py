@@ -1,4 +1,4 @@
-"""Proof that an address is somebody's: confirming its links, and disowning them."""
+"""Proving that an address belongs to somebody: confirming its links, and disowning them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from webapp.accounts.links import (
 )
 from webapp.accounts.users import User
 from webapp.db.base import db
-from webapp.db.clock import db_now
+from webapp.db.clock import db_now, was_lately
+
+# Answers arrive within this many seconds.
+RECENT_SECONDS = 1.0
+
+
+def is_recent(user: User) -> bool:
+    """Return whether the user was verified so recently that the browser may not know it yet."""
+    lately = select(was_lately(User.email_verified_at, RECENT_SECONDS)).where(User.id == user.id)
+    return db.session.scalar(lately) is True
 
 
 def confirm(
@@ -32,7 +41,7 @@ def confirm(
     username: str | None = None,
     password_hash: str | None = None,
 ) -> User:
-    """Make the user verified, and commit. As prove()."""
+    """Do as prove(), and commit."""
     verification = db.session.get_one(VerifyEmail, verification_id)
     user = prove(verification, holder=holder, username=username, password_hash=password_hash)
     commit()
@@ -46,18 +55,17 @@ def prove(
     username: str | None = None,
     password_hash: str | None = None,
 ) -> User:
-    """Make the user verified, as part of the caller's transaction; of rivals for one address, the first wins.
+    """Verify the user in the caller's transaction; of several signups for one address, the first wins.
 
-    `holder` is the pending user of the browser that has the link: a link proves its address, whichever
-    signup of that address it was sent for.
-    `username` replaces one that was taken while the signup waited, `password_hash` one that was forgotten.
-    Raises AlreadyVerified, LinkInvalid, LinkExpired, UsernameTaken or ReceiverFailed.
+    `holder` is the pending user of the browser that opened the link: a link proves its address, whichever signup of
+    that address it was sent for. `username` replaces one that was taken while the signup waited, `password_hash` that
+    of a forgotten password. Raises AlreadyVerified, LinkInvalid, LinkExpired, UsernameTaken or ReceiverFailed.
     """
     user = holder if holder is not None and holder.email_key == verification.email_key else verification.user
     name = username or user.username
     users.lock(user.email_key, name)
     db.session.refresh(verification)
-    # The row too, against who changes its address meanwhile.
+    # Lock the row too, so that nobody changes its address in the meantime.
     db.session.refresh(user, with_for_update=True)
     check(verification)
     if user.email_key != verification.email_key or user.locked_at is not None:
@@ -73,10 +81,10 @@ def prove(
     users.name(user, name)
     if (own := current_for(user)) and own is not verification:
         own.used_at = db_now()
-        cancel_mail(own, "verified meanwhile")
+        cancel_mail(own, "already verified")
     audit.record("verified", user.id)
     void_rivals(verification.email_key, but=verification)
-    cancel_mail(verification, "verified meanwhile")
+    cancel_mail(verification, "already verified")
     signals.send(signals.user_verified, user)
     if name != former:
         signals.send(signals.user_renamed, user, former=former, username=name)
@@ -84,17 +92,17 @@ def prove(
 
 
 def commit() -> None:
-    """Commit what a link proved. Raises LinkInvalid."""
+    """Commit after prove(). Raises LinkInvalid."""
     try:
         db.session.commit()
     except IntegrityError as error:
-        # Who verified this address by another signup owns it; this link is void with that.
+        # Another signup verified this address first, which makes this link void.
         db.session.rollback()
         raise LinkInvalid from error
 
 
 def disown(verification_id: uuid.UUID) -> None:
-    """Withdraw a signup's link on the word of who got it, and commit. Raises as check() does."""
+    """Withdraw a signup's link whose recipient did not sign up, and commit. Raises as check() does."""
     verification = db.session.get_one(VerifyEmail, verification_id)
     check(verification)
     void(verification, DISOWNED)
@@ -103,7 +111,7 @@ def disown(verification_id: uuid.UUID) -> None:
 
 
 def own_again(verification_id: uuid.UUID) -> None:
-    """Undo disown(), and commit; anything else that voided the link stays. Raises LinkInvalid."""
+    """Undo disown(), and commit. Raises LinkInvalid if that is not what voided the link."""
     verification = db.session.get_one(VerifyEmail, verification_id)
     if verification.void_reason != DISOWNED:
         raise LinkInvalid
@@ -113,12 +121,12 @@ def own_again(verification_id: uuid.UUID) -> None:
 
 
 def void_rivals(email_key: str, *, but: VerifyEmail | None = None) -> None:
-    """Withdraw all other links to an address that now belongs to somebody. The caller commits."""
+    """Withdraw all other links to an address that now belongs to an account. The caller commits."""
     void_all(OUTRUN, VerifyEmail.email_key == email_key, *([VerifyEmail.id != but.id] if but else []))
 
 
 def leads_to(user: User) -> str | None:
-    """Return where the user wanted to go by signing up, whatever link or address it has by now."""
+    """Return where the user wanted to go when signing up, whatever its link or address is by now."""
     return db.session.scalar(
         select(VerifyEmail.leads_to)
         .where(VerifyEmail.user_id == user.id, VerifyEmail.purpose == "signup", VerifyEmail.leads_to.is_not(None))

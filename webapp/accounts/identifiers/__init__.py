@@ -1,1 +1,1 @@
-"""How usernames and addresses are written, and which spellings are one."""
+"""How usernames and addresses are written, and which spellings are the same."""

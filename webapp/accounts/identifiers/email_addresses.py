@@ -1,4 +1,4 @@
-"""Email addresses as they are typed, and the keys that make two spellings one."""
+"""Email addresses as they are typed, and the keys that all spellings of one share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ EMAIL_MAX = 254
 
 
 class AddressInvalid(ValueError):
-    """Not an address that we can mail; its text says why."""
+    """Not an address that we can send to; its text says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """`mailed` is what mail is sent to, `key` what makes two spellings one account."""
+    """`mailed` is what we send to; `key` is the same for all spellings of one account."""
 
     mailed: str
     key: str
@@ -27,10 +27,10 @@ def parse_address(text: str) -> Address:
     """Raises AddressInvalid."""
     text = pasted.address(text)
     if len(text) > EMAIL_MAX:
-        # Before it is normalized, which takes seconds for a long row of accents.
+        # Before normalizing it, which takes seconds for a long run of accents.
         raise AddressInvalid("too long")
     try:
-        # Reserved names such as example.test are let through: nobody's mail arrives there, and trials use them.
+        # Reserved domains such as example.test are accepted: no email arrives there, and trials use them.
         valid = validate_email(
             text, allow_smtputf8=False, check_deliverability=False, test_environment=True, strict=True
         )
@@ -41,7 +41,7 @@ def parse_address(text: str) -> Address:
 
 
 def address_key(typed: str) -> str:
-    """Return an address's key, also of one that we would not accept today."""
+    """Return an address's key, even if we would not accept the address today."""
     try:
         return parse_address(typed).key
     except AddressInvalid:
@@ -50,7 +50,7 @@ def address_key(typed: str) -> str:
 
 
 def identifier_key(typed: str) -> str:
-    """Return what two ways to type the same username or address have in common."""
+    """Return the key that all ways to type a username or an address share."""
     try:
         return parse_address(typed).key
     except AddressInvalid:

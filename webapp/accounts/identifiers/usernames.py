@@ -1,4 +1,4 @@
-"""Usernames: how they are written, which of them are one, and which look like one another."""
+"""Usernames: how they are written, which are the same, and which look alike."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 LONGEST = 64
 KEY_MAX = 256
 
-# Before anything is normalized, which takes seconds for a long row of accents.
+# The limit before normalizing, which takes seconds for a long run of accents.
 RAW_MAX = 4 * LONGEST
 
 CONFUSABLES = Path(__file__).with_name("confusables.txt")
 
-# Unicode's Default_Ignorable_Code_Point: nothing is drawn for these, though some are letters.
+# Unicode's Default_Ignorable_Code_Point: these are invisible, though some are letters.
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -39,7 +39,7 @@ def normalize(text: str) -> str:
     if not name or len(name) > LONGEST:
         raise UsernameInvalid("length")
     kinds = [unicodedata.category(char)[0] for char in name]
-    # Marks too, since Thai and Hindi vowels are marks; but none that would sit on what stands before the name.
+    # Marks too, since Thai and Hindi vowels are marks; but not first, where one would attach to the text before it.
     if kinds[0] == "M" or not all(kind in "LMN" or char in "._-" for kind, char in zip(kinds, name, strict=True)):
         raise UsernameInvalid("characters")
     if INVISIBLE.search(name):
@@ -50,7 +50,7 @@ def normalize(text: str) -> str:
 
 
 def choose(text: str, reserved: Iterable[str]) -> str:
-    """Return the username as it is shown, of somebody who chooses one. Raises UsernameInvalid."""
+    """Return a newly chosen username as it is shown. Raises UsernameInvalid, also if it looks like a reserved one."""
     name = normalize(text)
     if skeleton(name) in _skeletons(tuple(reserved)):
         raise UsernameInvalid("reserved")
@@ -58,18 +58,18 @@ def choose(text: str, reserved: Iterable[str]) -> str:
 
 
 def key(username: str) -> str:
-    """Return what all spellings of one username have in common."""
+    """Return the key that all spellings of a username share."""
     folded = unicodedata.normalize("NFKC", username.strip()[:RAW_MAX]).casefold()
-    # Some single characters become a dozen; names that old code let in may be of those.
+    # A single character may expand to a dozen, and old code accepted names made of those.
     return unicodedata.normalize("NFKC", folded)[:KEY_MAX]
 
 
 def skeleton(username: str) -> str:
-    """Return what all usernames have in common that look alike, as UTS 39 says; the case does not matter."""
+    """Return the skeleton that usernames share if they look alike, by UTS 39, ignoring case."""
     name = unicodedata.normalize("NFKC", username.strip()[:RAW_MAX])
-    # Twice: a capital looks like other letters than its small one does.
+    # Twice: a capital letter looks like other letters than its small one does.
     shape = _shape(_shape(INVISIBLE.sub("", name)).casefold())
-    # A capital I looks like an l, and is an i.
+    # A capital I looks like an l, but is an i.
     return shape.replace("i", "l")[:KEY_MAX] or key(username)
 
 
@@ -85,7 +85,7 @@ def _skeletons(usernames: tuple[str, ...]) -> frozenset[str]:
 
 @cache
 def _prototypes() -> dict[str, str]:
-    """Return what stands for each character that looks like others."""
+    """Return the prototype of each character that looks like others."""
     lines = CONFUSABLES.read_text(encoding="utf-8").splitlines()
     pairs = [line.split(";") for line in lines if not line.startswith("#")]
     return {chr(int(char, 16)): "".join(chr(int(code, 16)) for code in shape.split()) for char, shape in pairs}

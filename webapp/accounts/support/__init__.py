@@ -1,1 +1,1 @@
-"""Accounts in an operator's hands: people found, helped, shut out and let in again."""
+"""Operators' work on accounts: finding people, helping them, locking them out and letting them in again."""

@@ -1,4 +1,4 @@
-"""Acts of operators on accounts: each is noted in the audit, in the commit that does it."""
+"""Operators' actions on accounts: each is recorded in the audit, in the same commit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from webapp.outbox import kinds
 
 
 class NotPending(Exception):
-    """The account needs no link that verifies it, or must not have one."""
+    """The account is already verified, or locked."""
 
 
 def resend(user: User) -> uuid.UUID | None:
-    """Promise a pending user's link again, and commit; nothing when one is on its way already.
+    """Queue a pending user's link again, and commit; return None if one is already on its way.
 
     Raises NotPending.
     """
-    users.hold(user)
+    users.lock_row(user)
     if user.is_email_verified or user.locked_at is not None:
         db.session.rollback()
         raise NotPending
@@ -47,12 +47,12 @@ def end_sessions(user: User) -> int:
 
 
 def lock(user: User) -> bool:
-    """Let nobody sign in to the account, and void its links and sessions; commit; return whether it was open.
+    """Lock the account, end its sessions, void its links, and commit; return False if it was already locked.
 
-    But for the link that puts a former address back: whoever had that has the older right, and is not let in by it.
+    Links that put a former address back still work: its owner has the older claim, and they sign nobody in.
     """
     users.lock(user.email_key, user.username)
-    users.hold(user)
+    users.lock_row(user)
     if user.locked_at is not None:
         db.session.rollback()
         return False
@@ -65,8 +65,8 @@ def lock(user: User) -> bool:
 
 
 def unlock(user: User) -> bool:
-    """Let its owner sign in again, and commit; return whether it was locked. What was void stays so."""
-    users.hold(user)
+    """Let the owner sign in again, and commit; return whether the account was locked. Void links stay void."""
+    users.lock_row(user)
     if user.locked_at is None:
         db.session.rollback()
         return False
@@ -77,18 +77,18 @@ def unlock(user: User) -> bool:
 
 
 def delete(user: User) -> uuid.UUID | None:
-    """Delete the account, and commit; return the mail that says so to its address, if that was proved."""
+    """Delete the account, and commit; return the id of the notice to its address, if that was proved."""
     return account.end(user, notice=kinds.ACCOUNT_REMOVED if user.is_email_verified else None)
 
 
 def export(user: User) -> dict[str, Any]:
-    """Return all that is kept of this user, note that somebody asked for it, and commit."""
+    """Return everything stored about this user, record the export, and commit."""
     audit.record("exported", user.id)
     db.session.commit()
     return account.export(user)
 
 
 def events(user: User, *, limit: int) -> list[AuditEvent]:
-    """Return what happened to the account, the newest first. A failed sign-in is nobody's."""
+    """Return the account's events, newest first. Failed sign-ins belong to no account."""
     query = select(AuditEvent).where(AuditEvent.user_id == user.id).order_by(AuditEvent.id.desc())
     return list(db.session.scalars(query.limit(limit)))

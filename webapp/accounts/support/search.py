@@ -1,4 +1,4 @@
-"""People found by what is known of them, with questions that stay quick however many there are."""
+"""Finding people by what is known about them, with queries that stay fast however many there are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from webapp.accounts.identifiers import usernames
 from webapp.accounts.identifiers.email_addresses import EMAIL_MAX, address_key
 from webapp.accounts.users import User
-from webapp.db.base import db, row_number
+from webapp.db.base import db, keyset_page, row_number
 
-# Of those who are alike in one way, as many are found: whoever looks for one of more has to type more.
+# Matches per kind of match: to find one of more people, type more.
 FOUND_MAX = 200
-# So many of the newest are looked through for a name that has the text anywhere; older ones begin with it.
+# How many of the newest are searched for the text anywhere in a name; names of older ones must begin with it.
 NEWEST = 5000
 TYPED_MAX = EMAIL_MAX
 
@@ -22,7 +22,7 @@ LAST_CHARACTER = "\U0010ffff"
 
 
 def find(typed: str) -> set[int]:
-    """Return the ids of those who have this number, username or address, or a name with this text in it."""
+    """Return the ids of people with this id, username or address, or with this text in a name."""
     text = typed.replace("\0", "").strip()[:TYPED_MAX]
     if not text:
         return set()
@@ -43,24 +43,30 @@ def find(typed: str) -> set[int]:
 
 
 def named(typed: str) -> Sequence[User]:
-    """Return who has exactly this number, username or address, the newest first."""
+    """Return the people with exactly this id, username or address, newest first."""
     text = typed.replace("\0", "").strip()[:TYPED_MAX]
     ids = {user_id for one in meant(text) for user_id in db.session.scalars(one.limit(FOUND_MAX))}
     return page(ids=ids, limit=FOUND_MAX)
 
 
-def page(*, limit: int, ids: Collection[int] | None = None, before: int | None = None) -> Sequence[User]:
-    """Return the newest of these people first, or of all; the next page comes `before` the last of this one."""
-    query = select(User).order_by(User.id.desc()).limit(limit)
+def page(
+    *, limit: int, ids: Collection[int] | None = None, beyond: int | None = None, oldest_first: bool = False
+) -> Sequence[User]:
+    """Return these people, or all of them, newest or oldest first; a next page is `beyond` the last id."""
+    query = keyset_page(select(User), User.id, beyond=beyond, oldest_first=oldest_first)
     if ids is not None:
         query = query.where(User.id.in_(ids))
-    if before is not None:
-        query = query.where(User.id < before)
-    return db.session.scalars(query).all()
+    return db.session.scalars(query.limit(limit)).all()
+
+
+def count(most: int) -> int:
+    """Return how many people there are, counting no more than `most`."""
+    people = select(User.id).limit(most).subquery()
+    return db.session.scalar(select(func.count()).select_from(people)) or 0
 
 
 def meant(text: str) -> list[Select[int]]:
-    """Return the questions of who is meant by it, as at sign-in: each finds its index."""
+    """Return queries for whoever is meant, as at sign-in: each can use its own index."""
     questions = [
         select(User.id).where(User.email_key == address_key(text)).order_by(User.id.desc()),
         select(User.id).where(User.username_key == usernames.key(text)).order_by(User.id.desc()),
@@ -71,13 +77,13 @@ def meant(text: str) -> list[Select[int]]:
 
 
 def _is_between(column: Any, first: Any, last: Any) -> ColumnElement[bool]:
-    """Return whether it is in this range of its index, which is in the order of bytes."""
+    """Return whether it is in this range of its index, which is in byte order."""
     if db.engine.dialect.name == "postgresql":
         return and_(column.op("~>=~", is_comparison=True)(first), column.op("~<~", is_comparison=True)(last))
     return and_(column >= first, column < last)
 
 
 def _has(column: Any, text: str) -> ColumnElement[bool]:
-    # Lower-cased by the database on both sides, since SQLite lowers less than Python does.
+    # Lower-cased by the database on both sides, since SQLite lower-cases fewer letters than Python does.
     escaped = text.replace("/", "//").replace("%", "/%").replace("_", "/_")
     return func.lower(column).like(func.lower(f"%{escaped}%"), escape="/")
