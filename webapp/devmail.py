@@ -1,4 +1,4 @@
-"""The development mailbox: what its server (tools/mailbox_server.py) was sent, for reading in a browser."""
+"""The development mailbox: emails that its server (tools/mailbox_server.py) received, to read in a browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import email
 import itertools
 import re
 import time
+from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from webapp.paths import INSTANCE
 FOLDER = INSTANCE / "mailbox"
 KEPT = 500
 SNIPPET = 160
-# An id comes from a URL and becomes a file's name, so it is digits and nothing else.
+# Not part of a longer number or a link.
+CODE = re.compile(r"(?<![\w/.=-])(\d{3}) ?(\d{3})(?![\w/=-])")
+PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+# An id comes from a URL and becomes a file name, so nothing else is allowed in it.
 ID = re.compile(r"[0-9]{13}-[0-9]{5,10}")
 
 
@@ -30,7 +34,7 @@ class ReceivedMail:
     id: str
     subject: str
     sender: str
-    # Whom the mail was delivered to, which includes those in Bcc.
+    # The envelope's recipients, which include Bcc.
     recipients: tuple[str, ...]
     # When it arrived, in UTC.
     date: datetime
@@ -41,26 +45,37 @@ class ReceivedMail:
 
     @property
     def snippet(self) -> str:
-        """How its text begins."""
+        """The beginning of its text."""
         return " ".join(self.text.split())[:SNIPPET]
 
+    @property
+    def code(self) -> str | None:
+        """The six-digit code in its text, if there is one."""
+        found = CODE.search(self.text)
+        return "".join(found.groups()) if found else None
+
+    @property
+    def html_with_pictures(self) -> str:
+        """The HTML with the attached pictures inlined: for display, not for search."""
+        return _with_pictures(self.html, email.message_from_bytes(self.raw))
+
     def has(self, words: str) -> bool:
-        """Return whether each of the words is somewhere in it."""
+        """Return whether it contains every one of the words."""
         everything = " ".join([self.subject, self.sender, *self.recipients, self.text, self.html]).casefold()
         return all(word in everything for word in words.casefold().split())
 
 
 class Mailbox:
-    """Mails as files of a folder, which appear whole or not at all."""
+    """Emails as files in a folder; each appears whole or not at all."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
         self._numbers = itertools.count(1)
 
     def save(self, raw: bytes) -> str:
-        """Keep the mail, let go of the oldest ones, and return its id."""
+        """Store the email, delete the oldest ones, and return its id."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The number keeps mails of one millisecond apart and in order.
+        # The number keeps emails of the same millisecond apart and in order.
         mail_id = f"{time.time_ns() // 1_000_000:013}-{next(self._numbers):05}"
         unfinished = self.folder / f"{mail_id}.part"
         unfinished.write_bytes(raw)
@@ -70,7 +85,7 @@ class Mailbox:
         return mail_id
 
     def list(self, words: str = "") -> Sequence[ReceivedMail]:
-        """Return the mails that have all these words, newest first."""
+        """Return the emails that contain all these words, newest first."""
         mails = (self.get(path.stem) for path in self._paths())
         return [mail for mail in mails if mail and mail.has(words)]
 
@@ -97,13 +112,13 @@ class Mailbox:
 
 @lru_cache(maxsize=KEPT)
 def _read(path: Path) -> ReceivedMail:
-    # Once: a mail never changes, and the list reads them all whenever it is shown.
+    # Cached: an email never changes, and the list reads all of them every time it is shown.
     return parse(path.stem, path.read_bytes())
 
 
 def parse(mail_id: str, raw: bytes) -> ReceivedMail:
-    """Return what can be read of a mail, however broken it is."""
-    # The parser's older policy: its newer one raises on some broken headers.
+    """Return whatever can be read of an email, however broken it is."""
+    # The parser's older policy: the newer one raises on some broken headers.
     message = email.message_from_bytes(raw)
     headers = tuple((name, _decoded(value)) for name, value in message.items())
     delivered = tuple(value for name, value in headers if name.lower() == "delivered-to")
@@ -136,6 +151,14 @@ def _body(message: Message, content_type: str) -> str:
     return ""
 
 
+def _with_pictures(html: str, message: Message) -> str:
+    for part in message.walk():
+        name, content = str(part.get("Content-ID", "")).strip("<> "), part.get_payload(decode=True)
+        if name and part.get_content_type() in PICTURES and isinstance(content, bytes):
+            html = html.replace(f"cid:{name}", f"data:{part.get_content_type()};base64,{b64encode(content).decode()}")
+    return html
+
+
 def _text(content: bytes, charset: str) -> str:
     try:
         return _whole(content.decode(charset, "replace"))
@@ -144,5 +167,5 @@ def _text(content: bytes, charset: str) -> str:
 
 
 def _whole(text: str) -> str:
-    # Half characters (lone surrogates) would break the page that shows them.
+    # Lone surrogates would break the page that shows them.
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,1 +1,1 @@
-"""Sending: tasks, the relay, workers, and what holds them back."""
+"""Sending: tasks, the relay, workers, and what limits them."""

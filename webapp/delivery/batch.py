@@ -1,4 +1,4 @@
-"""Mails that were claimed together: sent one after the other, and none waits for the answer to another."""
+"""Emails claimed together, sent one by one. When an answer is slow, the rest are given back for other workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask import current_app
 
 from webapp import counters
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker, send, throttle
+from webapp.delivery import circuit_breaker, reach, send, throttle
 from webapp.delivery.failures import DeliveryFailed
 from webapp.delivery.throughput import batch_size, patience
 from webapp.extensions import huey, mail
@@ -25,30 +25,31 @@ from webapp.smtp.message import Message
 
 log = structlog.get_logger(__name__)
 
-# A batch that turns out to be slow ends after this: what is left of it is for whoever has time.
+# A batch stops after this long; what is left of it is for any worker.
 LONGEST_SECONDS = 2.0
 
-# Whoever waits for a turn looks so often whether it is told to stop.
+# How often a worker that waits for its turn checks whether it was told to stop.
 WAIT_SECONDS = 1.0
 
-# What became of mails, by their ids: what failed, or nothing where they were sent.
+# Emails that were tried, by id: the failure, or None if it was sent.
 Tried = dict[uuid.UUID, DeliveryFailed | None]
 
-# Who is told of a mail that somebody else may take.
+# Called with an email that another worker may take.
 Wake = Callable[[uuid.UUID], None]
 
 
 def nobody(_email_id: uuid.UUID) -> None:
-    """Tell nobody: the relay will find it."""
+    """Wake nobody: the relay will find the email."""
 
 
-def room() -> throttle.Room:
-    """Return how many mails may be claimed now: none while the mail server is down, or too many were sent."""
-    return throttle.Room(0) if circuit_breaker.is_open() else throttle.room()
+def allowance() -> throttle.Allowance:
+    """Return how many emails may be claimed now: none while the server is left alone or a total limit is reached."""
+    rests = reach.is_resting() or circuit_breaker.is_open()
+    return throttle.Allowance(0) if rests else throttle.allowance()
 
 
 class Ready(NamedTuple):
-    """A mail, and how it is written."""
+    """A claimed email and its composed message."""
 
     email: OutgoingEmail
     message: Message
@@ -60,12 +61,12 @@ class Batch:
         self.wake = wake
         self.begun = time.monotonic()
         self.tried: Tried = {}
-        # What is still in this worker's hands.
+        # Claimed but not tried yet: first admitted by the limits, then composed.
         self.admitted: list[OutgoingEmail] = []
         self.ready: list[Ready] = []
 
     def send(self) -> Tried:
-        """Return which were tried, and what failed. Commits."""
+        """Send the batch; return the emails that were tried, and what failed. Commits."""
         try:
             self._prepare()
             with mail.connect() as connection:
@@ -73,9 +74,9 @@ class Batch:
                     pass
         finally:
             if self.ready or self.admitted:
-                # What failed may have left a transaction that can do nothing more.
+                # The error may have left an aborted transaction.
                 db.session.rollback()
-                self._let_go()
+                self._release_rest()
         batch_size.note(len(self.tried), time.monotonic() - self.begun)
         return self.tried
 
@@ -90,7 +91,7 @@ class Batch:
                     self.ready.append(Ready(email, message))
 
     def _send_next(self, connection: Connection) -> bool:
-        """Send one; return whether the next one may follow."""
+        """Send one email; return whether to continue with the next."""
         email, message = self.ready.pop(0)
         email_id = email.id
         following = self.ready[0].message if self.ready and not throttle.interval() and not self._is_over() else None
@@ -98,24 +99,24 @@ class Batch:
             send.send(connection, email, message, following, self._may_go_on)
             self.tried[email_id] = None
         failure = self.tried.get(email_id)
-        # What was begun is finished: the server waits for it.
+        # An email already begun on the connection is finished: the server is waiting for it.
         return not (failure and failure.is_everybodys) and (following is not None or not self._is_over())
 
     def _may_go_on(self, seconds: float) -> bool:
-        """Return whether to wait on for an answer; what is left of the batch is for others in any case."""
-        if (self._let_go() and mail.has_place()) or not patience.is_over(seconds):
+        """Return whether to keep waiting for an answer. Either way, the rest of the batch is given back."""
+        if (self._release_rest() and mail.has_place()) or not patience.is_over(seconds):
             return True
-        now = room()
+        now = allowance()
         db.session.commit()
         if not now.mails or not due.are_overdue(signups=now.signups):
             return True
         return patience.may_wait_on(is_only=min(huey.workers, mail.pool.size) == 1)
 
-    def _let_go(self) -> bool:
-        """Give back what was not tried, for whoever has time; return whether there was any."""
+    def _release_rest(self) -> bool:
+        """Give back the emails that were not tried, and wake a worker for them; return whether there were any."""
         left = [*(email for email, _ in self.ready), *self.admitted]
         if left:
-            claims.let_go(left)
+            claims.release(left)
             self.ready.clear()
             self.admitted.clear()
             self.wake(left[0].id)
@@ -125,9 +126,9 @@ class Batch:
         return time.monotonic() - self.begun > LONGEST_SECONDS
 
     def _wait_for_turn(self) -> bool:
-        """Wait until one more may go, by the limit of a second; the mails stay this worker's.
+        """Wait until the per-second limit allows one more email, and keep the leases meanwhile.
 
-        Return whether it may; not when this worker is told to stop.
+        Return whether to send it: not if this worker was told to stop.
         """
         turn = time.monotonic() + throttle.take_turn()
         while (left := turn - time.monotonic()) > 0 and not mail.stopping:
@@ -137,14 +138,14 @@ class Batch:
         return not mail.stopping
 
     def _keep(self) -> None:
-        """Renew the lease when less of it is left than a send may take."""
+        """Renew the leases when less time is left than a send may take."""
         waiting = [email for email, _ in self.ready]
         if leases.left(waiting[0]) < current_app.config["MAIL_TIMEOUT"] + send.FINISH_MARGIN:
             claims.renew(waiting)
 
     @contextmanager
     def _noting(self, email: OutgoingEmail) -> Iterator[None]:
-        """Note what fails with the mail, and tell its log lines apart."""
+        """Note a failure of this email, and add its fields to the log lines."""
         email_id = email.id
         former = structlog.contextvars.bind_contextvars(**send.log_fields(email))
         try:

@@ -1,4 +1,4 @@
-"""The breaker before the mail server: while it is open, mails wait in line, and one of them tries now and then."""
+"""The breaker in front of the mail server: while it is open, emails wait, and one at a time probes the server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = structlog.get_logger(__name__)
 PROBE_SECONDS = 15.0
 REASON_MAX = 300
 
-# Among so many addresses that are refused, those of many domains are found.
+# How many refused addresses to read: enough to count their domains.
 ENOUGH = 1000
 
 
 class MailBreaker(Model):
-    """One row, which all workers share: open since when, and why."""
+    """One row, shared by all workers: since when the breaker is open, and why."""
 
     __tablename__ = "mail_breaker"
 
@@ -42,9 +42,9 @@ def is_open() -> bool:
 
 
 def trip(reason: str, *, probe_in: float = PROBE_SECONDS) -> None:
-    """Open the breaker, and tell the operator if it was closed. The caller commits.
+    """Open the breaker, and log it if it was closed. The caller commits.
 
-    Where it is open already, the next probe is in `probe_in` seconds.
+    `probe_in`: seconds until the next probe, whether or not it was open already.
     """
     opened = _write(
         MailBreaker.opened_at.is_(None), opened_at=db_now(), reason=reason[:REASON_MAX], probe_at=db_now(probe_in)
@@ -56,7 +56,7 @@ def trip(reason: str, *, probe_in: float = PROBE_SECONDS) -> None:
 
 
 def take_probe() -> bool:
-    """Return whether this worker may try the mail server now, which nobody else may for a while."""
+    """Return whether this worker may try the mail server now. If so, no other may for PROBE_SECONDS."""
     return _write(
         MailBreaker.opened_at.is_not(None),
         ~is_ahead(MailBreaker.probe_at, PROBE_SECONDS),
@@ -65,10 +65,10 @@ def take_probe() -> bool:
 
 
 def reset(claimed_at: datetime | None = None) -> None:
-    """Close the breaker, since the mail server answered to a mail, and make due what waited for it. The caller commits.
+    """Close the breaker after the mail server answered, and make due the emails that waited. The caller commits.
 
-    A mail that was claimed before the breaker opened proves nothing: while a server refuses some conversations
-    and ends others well, the breaker would open and close many times a second.
+    `claimed_at`: of the email that got the answer. One claimed before the breaker opened proves nothing: with a
+    server that fails some conversations and completes others, the breaker would flap many times a second.
     """
     is_proof = [MailBreaker.opened_at <= claimed_at] if claimed_at else []
     if _write(MailBreaker.opened_at.is_not(None), *is_proof, opened_at=None, reason=None, probe_at=None):
@@ -77,7 +77,7 @@ def reset(claimed_at: datetime | None = None) -> None:
 
 
 def refuses_everybody() -> bool:
-    """Return whether the server's policy was against mails to many domains, and it took none meanwhile."""
+    """Return whether the server refused emails to many domains by its policy since it last accepted one."""
     accepted = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.outcome == "sent").scalar_subquery()
     addresses = db.session.scalars(
         select(OutgoingEmail.to_address)
@@ -86,7 +86,7 @@ def refuses_everybody() -> bool:
             DeliveryAttempt.id > func.coalesce(accepted, 0),
             DeliveryAttempt.outcome == "returned",
             DeliveryAttempt.phase.in_(AT_THE_MAIL),
-            # A "not now" may be greylisting, which each recipient's server does for itself.
+            # A 4xx may be greylisting, which each recipient's server does on its own.
             DeliveryAttempt.code >= 500,
         )
         .distinct()
@@ -96,7 +96,7 @@ def refuses_everybody() -> bool:
 
 
 def _write(*conditions: ColumnElement[bool], **values: Any) -> bool:
-    """Change the row if it is so; whoever finds it in another's hands leaves it to that one."""
+    """Update the row if the conditions hold and no other worker has it locked; return whether it was updated."""
     free = select(MailBreaker.id).where(*conditions).with_for_update(skip_locked=True).scalar_subquery()
     changed = db.session.scalar(
         update(MailBreaker).where(MailBreaker.id == free).values(**values).returning(MailBreaker.id)

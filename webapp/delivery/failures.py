@@ -1,4 +1,4 @@
-"""Failed emails: what each failure means for the email and for all others, and what is written down of it."""
+"""Failed attempts: what each means for its email and for all others, and how it is recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import structlog
 
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker
+from webapp.delivery import circuit_breaker, reach
 from webapp.extensions import mail
 from webapp.outbox import attempts, backoff, leases, outcomes, outgoing_email
 from webapp.outbox.attempts import Failure
@@ -17,23 +17,23 @@ from webapp.smtp.protocol import Aborted, Crowded, SmtpError
 
 log = structlog.get_logger(__name__)
 
-# A server that wants no more connections than other workers have is theirs while it took a mail so lately; the mail
-# waits for one of them.
+# If the server refuses one more connection but accepted an email this recently, other workers have its connections:
+# the email waits for one of them.
 CROWDED_SECONDS = 60.0
 CROWDED_DELAY = 2.0
 
 
 class PutAside(Exception):
-    """Others wait, and nobody is free for them: this mail has waited long enough for its answer."""
+    """Other emails are due and no worker is free: this one has waited long enough for its answer."""
 
 
 Meaning = replies.Meaning | Literal["ours", "slow", "unsendable"]
 
 
 class DeliveryFailed(Exception):
-    """This try sent nothing; the outbox knows when the next one is.
+    """An attempt that ended without a 250; the outbox has the time of the next one, if any.
 
-    `meaning`: of the answer, if there was a conversation, or why there is none.
+    `meaning`: what the server's answer means, or why there was none.
     """
 
     def __init__(self, text: str, meaning: Meaning) -> None:
@@ -42,22 +42,22 @@ class DeliveryFailed(Exception):
 
     @property
     def is_everybodys(self) -> bool:
-        """Whether any other mail would fail as well."""
+        """Whether any other email would fail as well."""
         return self.meaning in {"server", "policy", "ours"}
 
     @property
     def is_answer(self) -> bool:
-        """Whether the server answered to this very mail: then it is alive."""
+        """Whether the server judged this very email: then it is up."""
         return self.meaning in {"later", "never"}
 
     @property
     def is_slow(self) -> bool:
-        """Whether it did not answer to this mail in time."""
+        """Whether the server did not answer for this email in time."""
         return self.meaning in {"slow", "silence", "doubt"}
 
 
 def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> DeliveryFailed:
-    """Write down what went wrong, and what that means for the mail and for all; return it."""
+    """Record what went wrong, and what it means for this email and all others; return the failure to raise."""
     meant: Meaning
     phase: str
     code: int | None = None
@@ -65,14 +65,14 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
         meant = _judge(email, error)
         phase, code, text = error.phase, error.code, attempts.redact(error.reply)
     elif isinstance(error, PutAside):
-        meant, phase, text = "slow", "recipient", "no answer so far, and others wait"
-        outcomes.give_back(
+        meant, phase, text = "slow", "recipient", "no answer so far, and other emails are waiting"
+        outcomes.requeue(
             email,
             Failure(outgoing_email.SLOW, text, phase=phase),
             delay=backoff.backoff(attempts.tries(email.id)),
         )
     else:
-        # Of the mail, of ours, of the machine: whatever it is, others are not kept from going, nor this one for ever.
+        # Whatever the cause, it must block neither the other emails nor this one forever.
         meant, phase = ("doubt", "dot") if is_past_dot else ("silence", "data")
         text = attempts.redact(f"{type(error).__name__}: {error}")
         failure = Failure(type(error).__name__, text, phase=phase)
@@ -95,51 +95,43 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
 
 
 def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
-    """Write down what an answer, or that none came, means for the mail, and for all mails."""
+    """Record what an answer, or the lack of one, means for this email and all others."""
     failure = Failure("Refused" if error.code else "NoAnswer", error.reply, phase=error.phase, code=error.code)
     meant: Meaning = replies.meaning(error)
     if isinstance(error, Aborted) or (mail.stopping and error.code is None):
-        # It was us who ended the conversation: that says nothing about the server, or the mail.
-        outcomes.give_back(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=meant == "doubt")
+        # We ended the conversation ourselves: that says nothing about the server or the email.
+        outcomes.requeue(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=meant == "doubt")
         return "ours"
     if (
         meant == "policy"
         and email.last_error_class == outgoing_email.POLICY
         and attempts.accepted_others_since(email.id)
     ):
-        # The server takes others, and not this one again: then it is this one.
+        # The server accepts other emails and refused this one again: the problem is this email.
         meant = "later" if error.code is None or error.code < 500 else "never"
     if isinstance(error, Crowded) and attempts.accepted_within(CROWDED_SECONDS):
-        # Other workers have all connections that the server allows us, and mails go there.
-        outcomes.give_back(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
+        # Other workers have every connection that the server allows us, and they are sending.
+        outcomes.requeue(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
         return "ours"
     if meant == "server":
-        outcomes.give_back(
-            email,
-            Failure(outgoing_email.SERVER_FAILURE, error.reply, error.phase, error.code),
-            # After others that wait, so that one mail in trouble does not take every probe.
-            delay=circuit_breaker.PROBE_SECONDS,
-        )
-        # One that answers may take the next mail: what it says of our sender may be of one recipient's making.
-        answered = error.phase in protocol.AT_THE_MAIL and error.code != 421
-        circuit_breaker.trip(attempts.redact(str(error)), probe_in=0 if answered else circuit_breaker.PROBE_SECONDS)
-        # Nobody needs them before the next probe, and the server counts them.
-        mail.close()
+        _leave_alone(email, error)
     elif meant == "policy":
-        outcomes.give_back(
+        outcomes.requeue(
             email,
             Failure(outgoing_email.POLICY, error.reply, error.phase, error.code),
             delay=backoff.backoff(attempts.tries(email.id)),
         )
         if circuit_breaker.refuses_everybody():
-            circuit_breaker.trip(f"all are refused, at last with {attempts.redact(str(error))}", probe_in=0)
+            circuit_breaker.trip(
+                f"every email is refused, most recently with {attempts.redact(str(error))}", probe_in=0
+            )
         else:
             meant = "later"
     elif meant == "doubt":
         _doubt(email, failure)
     elif meant == "silence" and email.attempts and not attempts.accepted_others_since(email.id):
-        # Nobody was accepted meanwhile: it may be that none is, and an outage ends no mail.
-        outcomes.give_back(email, failure, delay=backoff.backoff(attempts.tries(email.id)))
+        # Nothing was accepted since: this may be an outage, and an outage must not use up an email's attempts.
+        outcomes.requeue(email, failure, delay=backoff.backoff(attempts.tries(email.id)))
     elif meant == "never":
         outcomes.bury(email, failure)
     else:
@@ -147,8 +139,30 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
     return meant
 
 
+def _leave_alone(email: OutgoingEmail, error: SmtpError) -> None:
+    """Open the breaker; if other processes reach the server, only this process stops trying for a while.
+
+    Another consumer probes at once: perhaps only this process doesn't reach the server.
+    """
+    reason = attempts.redact(str(error))
+    failure = Failure(outgoing_email.SERVER_FAILURE, error.reply, error.phase, error.code)
+    # A server that answers may accept the next email: what it says about our sender may depend on the recipient.
+    answered = error.phase in protocol.AT_THE_MAIL and error.code != 421
+    if not answered and reach.do_others_reach_it():
+        # The problem is on this side: this machine's password, network or resources. Another process sends the email.
+        reach.note_failure(reason)
+        outcomes.requeue(email, failure, delay=CROWDED_DELAY)
+    else:
+        others_probe = not answered and reach.note_outage()
+        # Without others, behind all emails, so that one problem email does not take every probe.
+        outcomes.requeue(email, failure, delay=CROWDED_DELAY if others_probe else circuit_breaker.PROBE_SECONDS)
+        circuit_breaker.trip(reason, probe_in=0 if others_probe or answered else circuit_breaker.PROBE_SECONDS)
+    # Idle connections are useless until the next probe, and the server counts them.
+    mail.close()
+
+
 def _doubt(email: OutgoingEmail, failure: Failure) -> None:
-    """Try again what may have arrived, seldom and not often; then say that nobody knows."""
+    """Retry an email that may have arrived, only a few times and far apart; then bury it as unconfirmed."""
     tries = attempts.in_doubt(email.id, email.attempts)
     if tries < len(backoff.DOUBT_DELAYS) and email.attempts + 1 < email.max_attempts:
         outcomes.postpone(email, failure, delay=backoff.DOUBT_DELAYS[tries], in_doubt=True)

@@ -1,4 +1,4 @@
-"""The consumers that are alive: each writes its heartbeat."""
+"""Heartbeats of the consumers: which ones are alive."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ FORGET_SECONDS = 86400.0
 START_WORKER = "huey_consumer huey_worker.huey -w 4 -g TERM"
 
 HOST = socket.gethostname()[:60]
-# This process's name: pids come again, so a random part too.
-NAME = f"{HOST}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+def new_name() -> str:
+    """Return a name for this process, with a random part because pids are reused."""
+    return f"{HOST}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+NAME = new_name()
 
 
 class WorkerHeartbeat(Model):
@@ -42,7 +48,7 @@ class WorkerHeartbeat(Model):
 
 
 def beat(name: str) -> None:
-    """Say that this process lives. The caller commits."""
+    """Record that this process is alive. The caller commits."""
     seen = db.session.scalar(
         update(WorkerHeartbeat)
         .where(WorkerHeartbeat.name == name)
@@ -54,13 +60,13 @@ def beat(name: str) -> None:
         times = {"started_at": db_now(), "seen_at": db_now()}
         db.session.add(WorkerHeartbeat(name=name, host=host, pid=int(pid), version=version(), **times))
         old = select(WorkerHeartbeat.name).where(WorkerHeartbeat.seen_at < db_now(-FORGET_SECONDS))
-        # Another that starts just now forgets them too.
+        # Another consumer that starts at the same time deletes them too.
         old = old.with_for_update(skip_locked=True)
         db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name.in_(old)))
 
 
 def leave(name: str) -> None:
-    """Forget a process that ended in good order. The caller commits."""
+    """Delete the heartbeat of a process that shut down cleanly. The caller commits."""
     db.session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.name == name))
 
 
@@ -70,6 +76,12 @@ def alive() -> Sequence[WorkerHeartbeat]:
         .where(WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS))
         .order_by(WorkerHeartbeat.started_at)
     ).all()
+
+
+def are_others_alive() -> bool:
+    """Return whether any other consumer is alive."""
+    others = select(WorkerHeartbeat.name).where(is_alive(), WorkerHeartbeat.name != NAME)
+    return db.session.scalar(others.limit(1)) is not None
 
 
 def worker_name() -> str:

@@ -1,4 +1,4 @@
-"""The relay: what each consumer does beside its workers, so that no lost hint matters."""
+"""The relay: what each consumer runs beside its workers, so that a lost hint does not matter."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import counters, retention
 from webapp.accounts import users
+from webapp.accounts.second_factor import factor
 from webapp.db import schema
 from webapp.db.base import db
 from webapp.db.outages import DatabaseAway
-from webapp.delivery import circuit_breaker, heartbeats, throttle, worker
+from webapp.delivery import circuit_breaker, heartbeats, reach, throttle, worker
 from webapp.delivery.tasks import deliver_email
 from webapp.delivery.throughput import batch_size
 from webapp.extensions import huey, mail
@@ -25,69 +26,72 @@ from webapp.queue.broker_breaker import BrokerDown
 
 log = structlog.get_logger(__name__)
 
-# A mail that is due at once was hinted by whoever promised it: the relay does so when it waits for OVERDUE seconds.
-# All others it hints when they are due, since Huey looks at what it scheduled once a second.
+# An email due at once was hinted when it was promised; the relay hints it again after it has waited OVERDUE seconds.
+# All others it hints as soon as they are due, since Huey reads its schedule only once a second.
 OVERDUE = 1.0
 LONGEST_SLEEP = 2.0
 SHORTEST_SLEEP = 0.1
 
-# Each consumer forgets what is old once in so long; two that do so at once skip each other's rows.
+# How often each consumer prunes; two that do so at once skip each other's rows.
 PRUNE_SECONDS = 3600.0
 
-# With so many hints in the queue the relay adds none: whoever takes one goes on while mails are due.
+# With this many hints in the queue the relay adds none: a worker that takes one keeps sending while emails are due.
 QUEUE_MAX = 20
 BATCH = 100
+
+# An email that no worker took for this long, although it was hinted and a connection is free, is sent from here.
+UNHEARD = 10.0
 
 
 @huey.companion
 def relay(stopped: threading.Event) -> None:
-    """Until it is stopped: take over from dead workers, and see to it that each due mail is sent."""
+    """Run until stopped: take emails back from dead workers, and make sure that each due email is sent."""
     Relay().run(stopped)
 
 
 @dataclass
 class Job:
-    """One thing that the relay does again and again; `do` returns in how many seconds it is to be done next."""
+    """A recurring job of the relay; `do` returns in how many seconds it should run again."""
 
     do: Callable[[], float]
     due_at: float = 0.0
 
 
 class Relay:
-    """Does each job by itself, so that one that fails, or waits in vain, stops no other."""
+    """Runs each job separately, so that one that fails does not stop the others."""
 
     def __init__(self) -> None:
-        # Not all forget at once: many consumers may have been started together.
+        # Spread out, since many consumers may have been started together.
         first_prune = time.monotonic() + random.uniform(60, PRUNE_SECONDS)  # noqa: S311 - no secret  # nosec B311
-        # Mails go first.
+        # Emails come first.
         mails = [Job(reap), Job(sweep), Job(mend_times)]
-        self.jobs = [Job(find_tables), *mails, Job(beat), Job(fill_in_keys), Job(count), Job(prune, first_prune)]
+        rare = [Job(mask_anew, first_prune), Job(prune, first_prune)]
+        self.jobs = [Job(find_tables), *mails, Job(beat), Job(fill_in_keys), Job(count), *rare]
 
     def run(self, stopped: threading.Event) -> None:
         seconds = 0.0
         while not stopped.wait(seconds):
-            with huey.app.app_context():
-                seconds = self.turn()
+            seconds = self.turn()
         with huey.app.app_context():
             self.leave()
         mail.close()
 
     def turn(self) -> float:
-        """Do what is due; return for how many seconds nothing will be."""
+        """Run the jobs that are due; return for how many seconds none will be."""
         for job in self.jobs:
             if time.monotonic() < job.due_at:
                 continue
             try:
-                seconds = job.do()
+                # Leaving the context ends the job's transaction; if that fails, it is this job's failure too.
+                with huey.app.app_context():
+                    seconds = job.do()
             except DatabaseAway:
-                # It has been told, and the other jobs would ask it too.
+                # The outage is logged already, and the other jobs need the database too.
                 return LONGEST_SLEEP
             except Exception as error:
-                # Whatever one mail did to it, the relay is there for the others.
+                # Whatever one email broke, the relay keeps going for the others.
                 log.exception("relay_failed", job=job.do.__name__, error=type(error).__name__)
                 seconds = LONGEST_SLEEP
-            finally:
-                db.session.rollback()
             job.due_at = time.monotonic() + seconds
         return max(0.0, min(job.due_at for job in self.jobs) - time.monotonic())
 
@@ -100,7 +104,7 @@ class Relay:
 
 
 def find_tables() -> float:
-    """Let nothing else begin before the database has all that this build needs."""
+    """Keep the other jobs from running until the database has the tables that this build needs."""
     schema.check()
     return heartbeats.BEAT_SECONDS
 
@@ -133,30 +137,42 @@ def count() -> float:
     return 0.0 if counters.fold() else heartbeats.BEAT_SECONDS
 
 
+def mask_anew() -> float:
+    factor.mask_anew()
+    db.session.commit()
+    return PRUNE_SECONDS
+
+
 def prune() -> float:
-    # A batch a turn, so that no mail waits for it.
+    # One batch a turn, so that no email waits for it.
     return 0.0 if retention.prune_batch() else PRUNE_SECONDS
 
 
 def sweep() -> float:
-    """See to it that each due mail is sent; return for how many seconds none will be due."""
+    """Make sure that each due email is sent; return in how many seconds to look again."""
     if pause.is_paused():
         db.session.commit()
         return LONGEST_SLEEP
-    if circuit_breaker.is_open():
+    if circuit_breaker.is_open() or reach.is_resting():
+        may_probe = reach.may_probe()
         db.session.commit()
-        worker.probe()
+        if may_probe:
+            worker.probe()
         return LONGEST_SLEEP / 2
     try:
-        if (waiting := huey.hints_waiting(QUEUE_MAX)) >= QUEUE_MAX:
+        waiting = huey.hints_waiting(QUEUE_MAX)
+        # All workers are busy with tasks of your own.
+        if waiting and is_unheard() and send_batch():
+            return 0.0
+        if waiting >= QUEUE_MAX:
             db.session.commit()
             return LONGEST_SLEEP / 2
-        hinted = hint(waiting)
+        if hint(waiting):
+            return SHORTEST_SLEEP
     except BrokerDown:
-        # Workers get no messages then: what is due is sent from here.
-        hinted = len(worker.deliver_due(BATCH))
-    if hinted:
-        return SHORTEST_SLEEP
+        # Workers get no messages now.
+        if send_batch():
+            return 0.0
     next_due = due.seconds_to_next()
     db.session.commit()
     if throttle.spent():
@@ -164,16 +180,33 @@ def sweep() -> float:
     return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
 
 
+def is_unheard() -> bool:
+    """Return whether emails that may be sent wait for workers that were told of them long ago."""
+    may_go = throttle.allowance()
+    db.session.commit()
+    return bool(may_go.mails) and due.are_overdue(signups=may_go.signups, by=UNHEARD)
+
+
+def send_batch() -> int:
+    """Send a batch of due emails from here, if a connection is free; return how many were tried."""
+    if not mail.places.acquire(blocking=False):
+        return 0
+    try:
+        return len(worker.deliver_due(batch_size.now()))
+    finally:
+        mail.places.release()
+
+
 def hint(waiting: int) -> int:
-    """Wake workers up for overdue mails, unless so many hints wait already; return for how many. Raises BrokerDown."""
-    # Over a limit in all, signups' mails wait, and then all do.
-    may_go = throttle.room()
+    """Queue hints for due emails, beyond the `waiting` ones; return how many emails were due. Raises BrokerDown."""
+    # Close to a total limit signups' emails wait, and at the limit all do.
+    may_go = throttle.allowance()
     if not may_go.mails:
         db.session.commit()
         return 0
     email_ids = due.to_hint(BATCH, overdue=OVERDUE, signups=may_go.signups)
     db.session.commit()
-    # A worker takes others with the mail of its hint, and any hint wakes one up.
+    # One hint a batch is enough: any hint wakes a worker up, and it sends a whole batch.
     for email_id in email_ids[:: batch_size.now()][waiting:QUEUE_MAX]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(email_ids)

@@ -1,4 +1,4 @@
-"""Sending one mail that was claimed: which one it is, what it looks like, and what became of it."""
+"""Sending one claimed email: which one it is, what it looks like, and what became of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.accounts import links, password_change
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
-from webapp.delivery import failures
+from webapp.delivery import failures, reach
 from webapp.delivery.failures import DeliveryFailed, PutAside
 from webapp.emails import render
 from webapp.extensions import mail
@@ -29,24 +29,24 @@ from webapp.smtp.message import Message
 
 log = structlog.get_logger(__name__)
 
-# The final dot is sent only while the lease has this long left: else another worker may have the mail by then.
+# The final dot is sent only while this much of the lease is left: otherwise another worker may have the email by then.
 FINISH_MARGIN = 10.0
 
-# The database may be away just when a mail was accepted; for this long its worker keeps what it knows.
+# If the database is away when an email was accepted, the worker tries to record it this often, while its lease lasts.
 SETTLE_AGAIN_SECONDS = 1.0
 
-# And a worker that is told to stop for this long: with the wait for the mail server's answer, as long as it has.
+# A worker that was told to stop tries for this long: with the wait for the mail server's answer, all the time it has.
 STOPPING_SECONDS = 1.5
 
 
-def which() -> claims.Fixed:
-    """Return which mail it is, and what it is written in and sent to: fixed by its first claim, whatever a retry finds.
+def recipient_values() -> claims.ExtraValues:
+    """Return the SQL for an email's template, language and address: the first claim sets them, and retries keep them.
 
-    There and not at signup is decided what a known address gets, so that signup answers everybody alike.
+    The claim rather than signup decides what a known address gets, so that signup answers everyone alike.
     """
     its_proof = VerifyEmail.id == OutgoingEmail.verify_email_id
     purpose = select(VerifyEmail.purpose).where(its_proof).scalar_subquery()
-    # The person may have chosen another language since.
+    # The person may have switched languages since.
     language = select(User.locale).join(VerifyEmail, VerifyEmail.user_id == User.id).where(its_proof)
     owner = (
         select(User.id)
@@ -66,7 +66,7 @@ def which() -> claims.Fixed:
         "locale": case(
             (is_open, func.coalesce(owners_language, language.scalar_subquery())), else_=OutgoingEmail.locale
         ),
-        # An existing account is written to at its own spelling only.
+        # An existing account is emailed only at its own spelling of the address.
         "to_address": case(
             (is_open, func.coalesce(owners_address, OutgoingEmail.to_address)), else_=OutgoingEmail.to_address
         ),
@@ -74,9 +74,9 @@ def which() -> claims.Fixed:
 
 
 def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
-    """Return what each claimed mail is a proof for, by the mail's id. Commits.
+    """Return the proof that each claimed email carries, by the email's id. Commits.
 
-    After the claim, which has to wait for nobody: whoever ends an account holds its user, and then waits for its mails.
+    Separate from the claim, which must never wait: deleting an account locks its user, then waits for its emails.
     """
     for email in claimed:
         if email.template == kinds.RESET_TEMPLATE and email.user_id is None:
@@ -89,18 +89,18 @@ def proofs(claimed: Sequence[OutgoingEmail]) -> dict[uuid.UUID, VerifyEmail]:
 
 
 def prepare(email: OutgoingEmail, proof: VerifyEmail | None) -> Message | None:
-    """Return what to send, or nothing when that is needless. Raises DeliveryFailed, LeaseLost."""
+    """Return the message to send, or None if nobody needs it any more. Raises DeliveryFailed, LeaseLost."""
     if reason := _needless(email, proof):
-        outcomes.drop(email, reason)
+        outcomes.cancel(email, reason)
         db.session.commit()
         log.info("email_canceled", reason=reason)
         return None
     try:
         message = render.compose(email, proof)
-        # Written here, where what goes wrong is this mail's trouble.
+        # Built here, where an error fails this email alone.
         _ = message.content
     except Exception as error:
-        # A template, or an address that no header can hold: nothing that another worker could do better.
+        # A broken template, or an address that no header can hold: no other worker could do better.
         outcomes.postpone(email, Failure("Unsendable", f"{type(error).__name__}: {error}"))
         db.session.commit()
         log.exception("email_unsendable")
@@ -116,13 +116,13 @@ def send(
     following: Message | None = None,
     may_go_on: Callable[[float], bool] = lambda _seconds: True,
 ) -> None:
-    """Hand the mail over, and begin on the following one. Raises DeliveryFailed, LeaseLost.
+    """Hand the email over, and begin the following one. Raises DeliveryFailed, LeaseLost.
 
-    `may_go_on` is asked each second whether to wait on, with the seconds so far; after the final dot its answer counts
-    for nothing, since ending there may make a duplicate.
+    `may_go_on` is asked each second whether to keep waiting, with the seconds so far. After the final dot its answer
+    is ignored, since giving up there may make a duplicate.
     """
-    # No transaction stays open during the conversation: what went wrong with the mail before may have left one. (A
-    # rollback would expire what was read.)
+    # No transaction stays open during the conversation; a failure of the previous email may have left one. (A rollback
+    # would expire the rows that were read.)
     if db.session().in_transaction():
         db.session.commit()
     is_past_dot = False
@@ -139,13 +139,14 @@ def send(
             if is_past_dot:
                 claims.renew([email])
         except SQLAlchemyError:
-            # The conversation goes on without a database; whether it may finish, the lease says.
+            # The conversation continues without the database; the lease decides whether it may finish.
             db.session.rollback()
 
     try:
         reply = connection.send(message, may_finish=may_finish, while_waiting=while_waiting, following=following)
     except Exception as error:
         raise failures.record(email, error, is_past_dot=is_past_dot) from error
+    reach.note_success()
     _settle(email, reply)
     log.info(
         "email_sent",
@@ -157,9 +158,9 @@ def send(
 
 
 def _settle(email: OutgoingEmail, reply: str) -> None:
-    """Write down that the mail was accepted, and go on trying to while nobody else can have it.
+    """Record that the email was accepted, and retry while the lease lasts.
 
-    A database that is away for a moment must not make a duplicate of what was sent.
+    A short database outage must not cause a duplicate.
     """
     accepted_at = time.monotonic()
     purpose = render.link_purpose(email)
@@ -178,22 +179,22 @@ def _settle(email: OutgoingEmail, reply: str) -> None:
 
 
 def _needless(email: OutgoingEmail, proof: VerifyEmail | None) -> str | None:
-    """Return why nobody needs this mail any more, if so."""
+    """Return why nobody needs this email any more, or None."""
     if email.user_id is None and email.template not in OWNERLESS:
-        return "nobody has this address" if email.template == kinds.RESET_TEMPLATE else "its user is gone"
+        return "no account has this address" if email.template == kinds.RESET_TEMPLATE else "its user was deleted"
     if email.to_address == outgoing_email.FORGOTTEN:
-        return "its address is forgotten"
+        return "its address was deleted"
     if render.link_purpose(email) is None:
         return None
     if proof is None:
-        return "its user is gone"
+        return "its user was deleted"
     if proof.used_at is not None:
-        return "verified meanwhile"
+        return "already verified"
     return proof.void_reason if proof.voided_at is not None else None
 
 
 def log_fields(email: OutgoingEmail) -> dict[str, Any]:
-    """Return what tells a mail's log lines apart, from the request that promised it on."""
+    """Return the fields that identify an email in the log, from the request that promised it onward."""
     fields = {
         "email_id": str(email.id),
         "user_id": email.user_id,

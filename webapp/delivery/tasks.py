@@ -1,4 +1,4 @@
-"""The Huey tasks, and the hints that wake them."""
+"""The Huey task, and the hints that wake workers up."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from webapp.delivery import worker
 from webapp.delivery.batch import Tried
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import huey, mail
-from webapp.queue.broker_breaker import BrokerDown
-from webapp.queue.flask_huey import payload
+from webapp.queue.flask_huey import fields
 
 log = structlog.get_logger(__name__)
 
 # Higher goes first in Huey.
 HINT_PRIORITY = 10
 
-# So many emails a worker sends before it takes the next hint.
+# How many emails a worker sends at most before it takes the next hint.
 ON_AND_ON = 1000
 
-# Whether somebody was woken up since the last look at what is due.
+# Whether a hint came in since a worker last looked at what is due.
 woken = threading.Event()
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Filter Huey's logger: an email that failed has its line, and a traceback to each would bury all others."""
+    """Filter Huey's logger: a failed email has its own line, and a traceback for each would drown out the rest."""
     return not (record.exc_info and isinstance(record.exc_info[1], DeliveryFailed))
 
 
 logging.getLogger("huey").addFilter(is_news)
 
 
-# The module, the name and the argument are what old messages hold: they never change, wherever this stands.
+# Queued messages hold the module, name and argument, so these never change, wherever this function lives.
 @huey.task(name="deliver_email", priority=HINT_PRIORITY, __module__="webapp.tasks")
 def deliver_email(email_id: str) -> None:
-    """Send what is due: the hint wakes a worker up, and its id says in the log which email it was given for."""
+    """Send what is due. The hint wakes a worker up; its id tells the log which email it was for."""
     tried: Tried = {}
     woken.set()
-    # Without a place this worker is free for other tasks: whoever gives one back looks once more.
+    # Without a place this worker is free for other tasks; the worker that gives one back looks again.
     while woken.is_set() and mail.places.acquire(blocking=False):
         try:
             woken.clear()
@@ -57,24 +56,24 @@ huey.hints.add("deliver_email")
 
 
 def deliver_later(email_id: uuid.UUID, delay: float = 0) -> None:
-    """Hint that this mail is due in `delay` seconds. Without a broker the relay finds it all the same."""
+    """Hint that this email is due in `delay` seconds. If the broker is away, the relay finds it anyway."""
     task = deliver_email.s(email_id=str(email_id), delay=delay or None)
     try:
         huey.enqueue(task)
-    except BrokerDown as error:
-        log.warning("hint_failed", task=task.name, payload=payload(task), error=str(error))
+    except Exception as error:  # noqa: BLE001 - the email is committed: no trouble of the queue may fail the request
+        log.warning("hint_failed", **fields(task), error=str(error))
         counters.count(counters.HINT_FAILURES)
     else:
-        log.info("enqueued task", task=task.name, task_id=task.id, payload=payload(task), delay=delay)
+        log.info("enqueued task", **fields(task), task_id=task.id, delay=delay)
 
 
 @huey.on_shutdown()
 def hang_up() -> None:
-    """Close the mail server's connection of a worker that ends."""
+    """Close the idle mail server connections when a worker ends."""
     mail.close()
 
 
 @huey.before_stop
-def let_go() -> None:
-    """Let the mails in the workers' hands end soon, so that none is left leased."""
+def finish_soon() -> None:
+    """Make the workers finish their emails soon, so that none is left leased."""
     mail.stop()

@@ -1,4 +1,4 @@
-"""How many mails may go in all, and how fast: each takes its turn, and the turns of all workers are a line."""
+"""The limits on all emails together: how many may be sent, and how fast. All workers take turns in one line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 
 log = structlog.get_logger(__name__)
 
-# No more workers than this stand in line: a turn that is further ahead was given while the clock was wrong.
+# At most this many workers stand in line: a turn further ahead was given while the clock was wrong.
 LONGEST = 100
 
 
 class MailPace(Model):
-    """One row, which all workers share: when the next turn is."""
+    """One row, shared by all workers: when the next turn is."""
 
     __tablename__ = "mail_pace"
 
@@ -36,22 +36,22 @@ class MailPace(Model):
 
 
 def is_pace(limit: RateLimitItem) -> bool:
-    """Return whether the limit is of seconds: mails then go evenly, rather than many at once and then none."""
+    """Return whether the limit is per second: emails are then spaced evenly instead of sent in bursts."""
     return limit.GRANULARITY.name == "second"
 
 
 def interval() -> float:
-    """Return the seconds from one turn to the next; 0 when mails may go as fast as they can."""
+    """Return the seconds from one turn to the next; 0 without a per-second limit."""
     limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_TOTAL"]
     return max((limit.get_expiry() / limit.amount for limit in limits if is_pace(limit)), default=0.0)
 
 
 def take_turn() -> float:
-    """Take the next turn, and commit; return in how many seconds it is."""
+    """Take the next turn and commit; return in how many seconds it is."""
     if not (seconds := interval()):
         return 0.0
     next_turn = case((is_ahead(MailPace.next_at, LONGEST * seconds), MailPace.next_at), else_=db_now())
-    # Whoever comes at the same moment waits here for the few milliseconds until the commit.
+    # A worker that comes at the same moment waits here a few milliseconds until the commit.
     pace = db.session.execute(
         select(next_turn.label("turn"), db_now().label("now")).select_from(MailPace).with_for_update(of=MailPace)
     ).one()
@@ -64,50 +64,50 @@ def take_turn() -> float:
 
 
 def is_full() -> bool:
-    """Return whether mails wait for their turns just now."""
+    """Return whether emails are waiting for their turns."""
     seconds = interval()
     return bool(seconds) and db.session.scalar(select(is_ahead(MailPace.next_at, LONGEST * seconds))) is True
 
 
-# Counting all mails takes longer than sending one does, so a process counts once in a while.
+# Counting all emails takes longer than sending one, so each process counts only this often.
 COUNT_AGAIN_SECONDS = 1.0
 
-# More than all workers together send until a process counts again: with no more left, each claim counts.
+# More than all workers together send between two counts: with this few left, every claim counts.
 NEAR = 2000
 NO_LIMIT = 2**31
 
-# Of each limit in all a part is kept for what owners ask for, and for notices, and signups wait.
+# Of each total limit, one email in this many is reserved for what account owners ask for and for notices.
 KEPT = 5
 
 
-class Room(NamedTuple):
-    """How many mails may be claimed now, and whether these may be signups'."""
+class Allowance(NamedTuple):
+    """How many emails may be claimed now, and whether they may be signups'."""
 
     mails: int
     signups: bool = True
 
 
 def spent() -> str | None:
-    """Return which limit of mails in all signups have reached, if any; this process counts them once a second."""
+    """Return the total limit that signups have reached, if any; each process counts once a second."""
     return _total().spent
 
 
-def room() -> Room:
-    """Return how many mails may be claimed now, by the limits in all. The caller commits.
+def allowance() -> Allowance:
+    """Return how many emails may be claimed now under the total limits. The caller commits.
 
-    Near a limit nobody else is told before that commit, so that all workers together keep to it.
+    Near a limit, one worker at a time counts and claims until that commit, so that all of them together keep to it.
     """
     total = _total()
     if total.left > NEAR:
-        return Room(total.left)
+        return Allowance(total.left)
     if total.for_owners <= 0 or not _lock_total():
-        return Room(0)
+        return Allowance(0)
     for_signups, for_owners = _left()
-    return Room(for_signups) if for_signups > 0 else Room(max(0, for_owners), signups=False)
+    return Allowance(for_signups) if for_signups > 0 else Allowance(max(0, for_owners), signups=False)
 
 
 def _lock_total() -> bool:
-    """Return whether this worker alone counts now. Others are done in a moment; one that is frozen never is."""
+    """Return whether this worker got the lock on counting. It waits only briefly: a frozen worker may not let go."""
     give_up_at = time.monotonic() + MEANWHILE
     while not (locked := try_lock(["budget:total"])) and time.monotonic() < give_up_at:
         time.sleep(LOOK_AGAIN_SECONDS)
@@ -141,17 +141,17 @@ def _total() -> Total:
 
 
 def kept(limit: RateLimitItem) -> int:
-    """Return how many mails of a limit in all are none of signups'."""
+    """Return how many emails of a total limit signups may not use."""
     return max(1, limit.amount // KEPT) if limit.amount > 1 else 0
 
 
 def _limits() -> list[RateLimitItem]:
-    """Return the limits in all that are counted; those of seconds are kept by turns."""
+    """Return the total limits that are enforced by counting; turns enforce the per-second ones."""
     return [limit for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
 
 
 def _left() -> tuple[int, int]:
-    """Return how many mails more may go now, of all kinds and of what owners get; what is being sent may arrive."""
+    """Return how many more emails may be sent now: for signups, and for owners. Those being sent count as sent."""
     sending = select(func.count()).where(OutgoingEmail.status == "sending")
     in_hand = db.session.scalar(sending) or 0
     left = [(limit.amount - _sent(limit) - in_hand, kept(limit)) for limit in _limits()]
@@ -161,7 +161,7 @@ def _left() -> tuple[int, int]:
 
 
 def _sent(limit: RateLimitItem) -> int:
-    """Return how many were sent in the limit's time, and no more than it allows: so many are counted at most."""
+    """Return how many were sent within the limit's period, counting no further than the limit."""
     within = (
         select(OutgoingEmail.sent_at).where(was_lately(OutgoingEmail.sent_at, limit.get_expiry())).limit(limit.amount)
     )

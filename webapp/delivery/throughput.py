@@ -1,4 +1,4 @@
-"""How fast emails go just now, as each process remembers from one to the next."""
+"""How fast emails are being sent, as each process remembers it from one to the next."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# A mail in a busy worker's hands waits, while another worker might have it: so not for long. And each claim has
-# a price, which more mails share.
+# An email claimed by a busy worker waits although another worker could send it, so batches are short. Each claim also
+# has a cost, which larger batches share.
 BATCH_SECONDS = 0.5
 BATCH_MAX = 50
 
-# A mail is not put aside before this time, nor before so many times the time that the last one took.
+# An email is put aside after PATIENCE_SECONDS, or PATIENCE_TIMES what the last one took, whichever is longer.
 PATIENCE_SECONDS = 0.9
 PATIENCE_TIMES = 4.0
 MANY_ASIDE = 50
 
 
 class BatchSize:
-    """How many mails a worker takes at once: what it sends in BATCH_SECONDS, as fast as the last ones went."""
+    """How many emails a worker claims at once: what it sends in BATCH_SECONDS at the pace of its last batch."""
 
     def __init__(self) -> None:
         self.seconds_each = BATCH_SECONDS
@@ -33,14 +33,14 @@ class BatchSize:
 
 
 class Patience:
-    """How long a worker waits for an answer while other mails wait for a worker: a few times as long as usual.
+    """How long a worker waits for an answer while other emails wait for a worker: a few times as long as usual.
 
-    One of several waits on all the same, or a single one once it has put many aside: else a server that is slow for
-    everybody would never be heard out.
+    One of several workers keeps waiting anyway, as does a lone one after it has put many emails aside: otherwise a
+    server that is slow for everyone would never get to answer.
     """
 
     def __init__(self) -> None:
-        # Until it is known: with this, connecting and signing in take no longer than the patience, mostly.
+        # A first guess: long enough that connecting and signing in usually fit.
         self.usual = 0.5
         self.put_aside = 0
         self.waits_on: int | None = None
@@ -48,7 +48,7 @@ class Patience:
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Take the time of a mail that this thread sends."""
+        """Time an email that this thread sends."""
         begun = time.monotonic()
         try:
             yield
@@ -62,7 +62,7 @@ class Patience:
         return self.waits_on != threading.get_ident() and seconds >= longest
 
     def may_wait_on(self, *, is_only: bool) -> bool:
-        """Return whether this thread is the one that waits on, until its mail is done with."""
+        """Return whether this thread is the one that keeps waiting, until its email is done."""
         with self.lock:
             if self.waits_on is not None or (is_only and self.put_aside < MANY_ASIDE):
                 self.put_aside += 1

@@ -1,4 +1,4 @@
-"""A test email: sent at once, from here, whatever is known of the mail server, and with each of its answers told."""
+"""A test email: sent at once, from this process, even while the breaker is open, with every answer reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.smtp.protocol import Tell
 
 
 def send(address: Address, seconds: float, tell: Tell) -> str:
-    """Send it, without a row of it, since the database may be what ails; return its Message-ID. Raises SmtpError."""
+    """Send it without a row, since the database may be what is broken; return its Message-ID. Raises SmtpError."""
     message = render.render(TEST_TEMPLATE, "en", address.mailed)
     message.msgId = f"<{uuid.uuid4()}@{posting.sender_domain()}>"
     mail.try_out(message, seconds, tell)
@@ -24,7 +24,7 @@ def send(address: Address, seconds: float, tell: Tell) -> str:
 
 
 def note(outcome: str, *, accepted: bool) -> bool:
-    """Audit it, and commit; what was accepted closes the breaker. Return whether it was open."""
+    """Audit the outcome and commit; if accepted, close the breaker. Return whether that closed an open one."""
     was_open = accepted and circuit_breaker.is_open()
     if accepted:
         circuit_breaker.reset()

@@ -1,1 +1,1 @@
-"""The look of emails."""
+"""How emails look, and what they say."""

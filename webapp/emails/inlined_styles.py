@@ -1,4 +1,4 @@
-"""Styles inlined for clients that know no stylesheet."""
+"""Inline styles, for email clients that ignore stylesheets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jinja2.ext import Extension
 
 CLASSES = re.compile(r'class="([^"]+)"')
 
-# In the stylesheets: what follows from the accent.
+# In the stylesheets: the colors derived from the accent.
 COLOURS = re.compile(r"var\(--(\w+)\)")
 RULES = re.compile(r"\.([\w-]+)\s*\{([^}]*)\}")
 
 
 class InlinedStyles(Extension):
-    """Gives each class in a mail's templates its style from mail/inlined.css, for clients that know no stylesheet.
+    """Gives each class in an email's templates its style from mail/inlined.css.
 
-    Done when Jinja reads a template, which it does once in a process; only the accent is filled in for each mail.
+    This happens when Jinja reads a template, once per process; only the accent is filled in at rendering.
     """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:

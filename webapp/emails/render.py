@@ -1,11 +1,12 @@
-"""Rendering emails: subject, text and HTML from one folder of templates, in its reader's language.
+"""Rendering emails: subject, text and HTML from one folder of templates, in the reader's language.
 
-A folder of one's own stands in instance/templates/mail/, and knows the `facts` that its email was posted with.
+A folder of your own goes into instance/templates/mail/, and gets the `facts` that its email was posted with.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from copy import copy
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,16 +20,17 @@ from webapp.accounts import links
 from webapp.accounts.links import VerifyEmail
 from webapp.db import clock
 from webapp.emails.inlined_styles import InlinedStyles
-from webapp.outbox import kinds
+from webapp.outbox import kinds, posting
 from webapp.outbox.kinds import LINK_TEMPLATES, VERIFY_TEMPLATE
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.message import Message
 
-# What a notice may say of where it was done, beside the facts of its own.
-SAMPLE_FACTS = {"browser": "Firefox", "system": "Android", "network_address": "203.0.113.7"}
+# For samples: where something was asked for; and what notices say besides, such as the IP address.
+SAMPLE_DEVICE = {"browser": "Firefox", "system": "Android"}
+SAMPLE_FACTS = {**SAMPLE_DEVICE, "network_address": "203.0.113.7", "left": "9"}
 
-# What each mail has of its own, and where it goes; no text of ours has these characters, which are for private use.
-OWN = ("address", "code", "link", "sign_in", "when", "where")
+# The values that differ between emails, and their placeholders: characters for private use, which no text of ours has.
+OWN = ("address", "code", "left", "link", "sign_in", "when", "where")
 MARK_BEGIN, MARK_END = "\ue000", "\ue001"
 MARK = re.compile(f"{MARK_BEGIN}(\\w+){MARK_END}")
 
@@ -38,9 +40,9 @@ def init_app(app: Flask) -> None:
 
 
 def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
-    """Build the mail, with what it is a proof for: the same at every call."""
+    """Build the email, with the link and code of its proof: the same at every call."""
     sign_in = f"{current_app.config['PUBLIC_URL']}/login"
-    # By its name: whoever signed up with an address that has an account may be anybody.
+    # The id, not the destination itself: anyone may have signed up with an address that has an account.
     secrets: dict[str, Any] = {"sign_in": f"{sign_in}/{proof.id}" if proof and proof.leads_to else sign_in}
     if proof is not None and link_purpose(email):
         secrets |= {"code": spaced(links.code(proof)), "link": links.link(proof)}
@@ -57,17 +59,18 @@ def compose(email: OutgoingEmail, proof: VerifyEmail | None) -> Message:
 
 
 def link_purpose(email: OutgoingEmail) -> str | None:
-    """Return what the mail's link is for, if it has the one that it was promised for, and is no other answer."""
+    """Return the purpose of the email's link, or None if its template has no link."""
     return next((purpose for purpose, template in LINK_TEMPLATES.items() if template == email.template), None)
 
 
 def sample(template: str, locale: str = "en") -> Message:
-    """Build a mail that was never sent to anybody, to show what such a mail looks like."""
+    """Build an email that was never sent to anyone, to show what its kind looks like."""
     purpose = next((purpose for purpose, name in LINK_TEMPLATES.items() if name == template), "signup")
     link = f"{current_app.config['PUBLIC_URL']}{links.PATHS[purpose]}/{'sample' * 7}"
     sign_in = f"{current_app.config['PUBLIC_URL']}/login"
     secrets: dict[str, Any] = {"code": spaced("123456"), "link": link, "sign_in": sign_in}
-    return render(template, locale, "somebody@example.com", facts=SAMPLE_FACTS, **secrets)
+    facts = SAMPLE_FACTS if template in kinds.NOTICES else SAMPLE_DEVICE
+    return render(template, locale, "somebody@example.com", facts=facts, **secrets)
 
 
 def render(
@@ -79,14 +82,14 @@ def render(
     facts: dict[str, Any] | None = None,
     **secrets: str,
 ) -> Message:
-    """Return the mail of this folder of templates, for this address; `at` is when that happened which it tells."""
+    """Return the email of this folder of templates, for this address; `at`: when the thing it reports happened."""
     if template not in kinds.TEMPLATES:
-        # One's own may loop over its facts and decide by them, which is only so with themselves.
+        # Your own templates may loop over facts or branch on them, which takes the real values, not placeholders.
         message = _render(template, locale, address=address, **(facts or {}))
         message.recipients = [address]
         return message
-    own = {"address": address, **secrets}
-    if template in kinds.NOTICES:
+    own = {**(facts or {}), "address": address, **secrets}
+    if template in kinds.TELLS_WHERE:
         with force_locale(locale):
             # Translators: a date and a time, in the letters of Unicode's date patterns.
             pattern = gettext("d MMMM y, HH:mm 'UTC'")
@@ -96,7 +99,7 @@ def render(
     frame = frames.get((template, locale))
     if frame is None or current_app.debug:
         frame = frames[template, locale] = render_frame(template, locale)
-    # Not a new one, which would get an id, and ask for this machine's name for it.
+    # Copied: a new one would make an id, and look up this machine's name for it.
     message = copy(frame)
     message.recipients = [address]
     message.subject = MARK.sub(lambda mark: own[mark[1]], frame.subject or "")
@@ -106,15 +109,15 @@ def render(
 
 
 def render_frame(template: str, locale: str) -> Message:
-    """Return what is the same in all mails of a template in a language, with a mark for each of their own words.
+    """Return what all emails of a template in a language have in common, with a placeholder for each other value.
 
-    Made once: rendering it takes longer than all else that a mail costs.
+    Made once: rendering it takes longer than everything else about an email.
     """
     return _render(template, locale, **{name: f"{MARK_BEGIN}{name}{MARK_END}" for name in OWN})
 
 
 def _render(template: str, locale: str, **own: Any) -> Message:
-    """Return the mail with these words of its own, of which none may be called as one that every mail has."""
+    """Return the email with these values of its own; none may have the name of one that every email gets."""
     with force_locale(locale):
         context: dict[str, Any] = {
             "lang": locale,
@@ -125,18 +128,32 @@ def _render(template: str, locale: str, **own: Any) -> Message:
             "undo_lives": lifetime(links.REVOKE_SECONDS),
             "code_lives": lifetime(current_app.config["VERIFY_CODE_TTL"]),
         }
+        logo = current_app.config["MAIL_LOGO"]
+        logo_name = f"logo@{posting.sender_domain()}"
+        context |= {"logo": logo, "logo_name": logo_name}
         subject = " ".join(render_template(f"mail/{template}/subject.txt", **context, **own).split())
-        return Message(
+        message = Message(
             subject=subject,
             body=render_template(f"mail/{template}/body.txt", **context, **own),
             html=render_template(f"mail/{template}/body.html", subject=subject, **context, **own),
             reply_to=current_app.config["MAIL_REPLY_TO"],
             extra_headers={"Auto-Submitted": "auto-generated"},
         )
+        if logo:
+            message.pictures = {logo_name: logo.content}
+        return message
+
+
+def document(message: Message) -> str:
+    """Return the HTML as a browser shows it, with its pictures embedded."""
+    html = str(message.html or "")
+    for name, content in message.pictures.items():
+        html = html.replace(f"cid:{name}", f"data:image/png;base64,{b64encode(content).decode()}")
+    return html
 
 
 def where(facts: dict[str, str]) -> str:
-    """Return in words from where a person acted, as far as it is known."""
+    """Return in words where a person acted from, as far as it is known."""
     browser, system, network = (facts.get(name) for name in ("browser", "system", "network_address"))
     if browser and system:
         device = gettext("%(browser)s on %(system)s", browser=browser, system=system)
@@ -150,5 +167,5 @@ def spaced(code: str) -> str:
 
 
 def lifetime(seconds: int) -> str:
-    """Return for how long, in words that promise no more: "90 minutes" where others round to two hours."""
+    """Return a duration in words that do not round it up: "90 minutes", not "2 hours"."""
     return str(format_timedelta(timedelta(seconds=seconds), threshold=2))

@@ -1,1 +1,1 @@
-"""Emails that were promised: their states, who holds them, and when they are due."""
+"""Promised emails: their states, who holds them, and when they are due."""

@@ -1,4 +1,4 @@
-"""How many mails may go to one mailbox. Over that nothing is refused: the mail waits."""
+"""How many emails one mailbox may get. Over the limit nothing is refused: the email waits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 
 log = structlog.get_logger(__name__)
 
-# Of those that wait for a mailbox the first goes so long before the others, which mostly end with that.
+# The first of the emails that wait for a mailbox goes this long before the others, which it usually cancels.
 HEAD_START = 5.0
 
-# Whoever finds that another worker decides about a mailbox comes back then.
+# If another worker is deciding about a mailbox, its emails are due again after this.
 MEANWHILE = 0.5
 LOOK_AGAIN_SECONDS = 0.02
 
 
 def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
-    """Return the claimed mails that may go to their mailboxes now; the others wait.
+    """Return the claimed emails that may go to their mailboxes now; the others wait.
 
     The caller commits.
     """
@@ -36,7 +36,7 @@ def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
     budgets = {email.budget for email in claimed if email.budget is not None}
     if not budgets or not limits:
         return list(claimed)
-    # Two workers with a mail each to one mailbox would both find that it may go.
+    # Without the lock, two workers with an email each to one mailbox would both find room for theirs.
     locked = try_lock(f"budget:{budget}" for budget in budgets)
     busy = {budget for budget in budgets if f"budget:{budget}" not in locked}
     claims.free([email for email in claimed if email.budget in busy], next_attempt_at=db_now(MEANWHILE))
@@ -49,7 +49,7 @@ def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
 
 
 def _shared(budgets: set[str], limits: list[RateLimitItem]) -> set[str]:
-    """Return the budgets that had another mail lately, or have another that waits or is being sent: few, mostly."""
+    """Return the budgets with another email that was sent recently, waits, or is being sent: usually few."""
     return set(
         db.session.scalars(
             select(OutgoingEmail.budget)
@@ -61,7 +61,7 @@ def _shared(budgets: set[str], limits: list[RateLimitItem]) -> set[str]:
 
 
 def _counts(limits: list[RateLimitItem]) -> ColumnElement[bool]:
-    """Return what is true of a mail that counts: it was sent within the longest limit, or is in a worker's hands."""
+    """Return the condition for an email that counts: sent within the longest limit, or being sent."""
     longest = max(limit.get_expiry() for limit in limits)
     return or_(was_lately(OutgoingEmail.sent_at, longest), OutgoingEmail.status == "sending")
 
@@ -69,11 +69,11 @@ def _counts(limits: list[RateLimitItem]) -> ColumnElement[bool]:
 def _hold_what_is_too_much(
     budget: str, rivals: list[OutgoingEmail], limits: list[RateLimitItem]
 ) -> list[OutgoingEmail]:
-    """Let those of a mailbox' claimed mails that are over its limit wait, and all that wait for it with them."""
+    """Hold the claimed emails that are over their mailbox's limit, and line up all that wait for it."""
     for n, email in enumerate(rivals):
         if reached := _reached(email, limits, rivals[n:]):
             until, reason = reached
-            outcomes.hold(rivals[n:], until, reason)
+            outcomes.defer(rivals[n:], until, reason)
             _line_up(budget, until, reason)
             log.info("email_held", email_id=str(email.id), mails=len(rivals) - n, reason=reason)
             return rivals[n:]
@@ -82,9 +82,9 @@ def _hold_what_is_too_much(
 
 
 def _line_up(budget: str, until: datetime, reason: str) -> None:
-    """Let all mails that wait for a mailbox wait until then, and let one of them go before the others.
+    """Make all emails that wait for a mailbox wait until then, one of them to go before the others.
 
-    That is the newest whose link serves whoever has waited longest.
+    That one is the newest whose link also serves whoever has waited longest.
     """
     ours, waiting = aliased(OutgoingEmail), [OutgoingEmail.budget == budget, OutgoingEmail.status == "queued"]
     oldest = db.session.scalar(select(OutgoingEmail).where(*waiting).order_by(OutgoingEmail.created_at).limit(1))
@@ -99,7 +99,7 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
     )
     turn = case((OutgoingEmail.id == db.session.scalar(first), until), else_=until + timedelta(seconds=HEAD_START))
     was_held = OutgoingEmail.dedupe_key == outgoing_email.HELD_KEY
-    # What is not due yet tells its story first, and is held then.
+    # An email that is not due yet keeps its own reason to wait, and is held once it is due.
     newly = db.session.scalars(
         select(OutgoingEmail.id).where(*waiting, OutgoingEmail.next_attempt_at <= db_now(), ~was_held)
     ).all()
@@ -117,8 +117,8 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
 def _reached(
     email: OutgoingEmail, limits: list[RateLimitItem], undecided: Sequence[OutgoingEmail]
 ) -> tuple[datetime, str] | None:
-    """Return until when the mailbox gets no more, and why; nothing when it may get this mail."""
-    # What is being sent may arrive.
+    """Return until when the mailbox gets no more, and why; None if it may get this email."""
+    # An email that is being sent may arrive.
     went_at = func.coalesce(OutgoingEmail.sent_at, db_now(), type_=OutgoingEmail.sent_at.type)
     rows = db.session.execute(
         select(went_at.label("went_at"), db_now().label("now"))
@@ -131,7 +131,10 @@ def _reached(
         .limit(max(limit.amount for limit in limits))
     ).all()
     waits = [
-        (rows[limit.amount - 1].went_at + timedelta(seconds=limit.get_expiry()), f"its mailbox got {limit}")
+        (
+            rows[limit.amount - 1].went_at + timedelta(seconds=limit.get_expiry()),
+            f"its mailbox has reached its limit, {limit}",
+        )
         for limit in limits
         if len(rows) >= limit.amount
     ]

@@ -1,4 +1,4 @@
-"""Each try at a mail: how it ended, and what a row of them says about the mail server."""
+"""Attempts at sending an email: how each ended, and what they say about the mail server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPLY_MAX = 300
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a try did not end in a 250: our own class of error, the step, and what the server said."""
+    """Why an attempt did not end in a 250: our own error class, the step, and what the server said."""
 
     error_class: str
     text: str
@@ -29,7 +29,7 @@ class Failure:
 
 
 class DeliveryAttempt(Model):
-    """One try at one mail. `outcome`: sent, deferred, failed, returned, held, canceled or lease_expired."""
+    """One attempt at one email. `outcome`: sent, deferred, failed, returned, held, canceled or lease_expired."""
 
     __tablename__ = "delivery_attempts"
     __table_args__ = (
@@ -59,7 +59,7 @@ def record(
     code: int | None = None,
     reply: str = "",
 ) -> None:
-    """Write down a try that took `elapsed` seconds, as part of the caller's transaction."""
+    """Record an attempt that took `elapsed` seconds, as part of the caller's transaction."""
     tried = {
         "email_id": email_id,
         "outcome": outcome,
@@ -73,14 +73,14 @@ def record(
 
 
 def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
-    """Write down that these mails wait for their mailbox, as part of the caller's transaction."""
+    """Record that these emails wait for their mailbox, as part of the caller's transaction."""
     held = [{"email_id": email_id, "outcome": "held", "reply": redact(reason)} for email_id in email_ids]
     if held:
         db.session.execute(insert(table(DeliveryAttempt)).values(started_at=db_now(), finished_at=db_now()), held)
 
 
 def held_since(email_id: uuid.UUID) -> datetime | None:
-    """Return when this mail first had to wait for its address's limit, if it ever did."""
+    """Return when this email first had to wait for its address's limit, if it ever did."""
     return db.session.scalar(
         select(DeliveryAttempt.finished_at)
         .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome == "held")
@@ -90,13 +90,13 @@ def held_since(email_id: uuid.UUID) -> datetime | None:
 
 
 def tries(email_id: uuid.UUID) -> int:
-    """Return how often this mail came so far that its recipient was named."""
+    """Return how many attempts at this email got as far as naming its recipient."""
     at_the_mail = DeliveryAttempt.phase.in_(AT_THE_MAIL)
     return db.session.scalar(select(func.count()).where(DeliveryAttempt.email_id == email_id, at_the_mail)) or 0
 
 
 def in_doubt(email_id: uuid.UUID, spent: int) -> int:
-    """Return how many of the last tries that were spent on this mail left it open whether it was taken."""
+    """Return how many of the last `spent` attempts left open whether the server took this email."""
     last = (
         select(DeliveryAttempt.phase, DeliveryAttempt.code)
         .where(DeliveryAttempt.email_id == email_id, DeliveryAttempt.outcome.in_(["deferred", "failed"]))
@@ -107,7 +107,7 @@ def in_doubt(email_id: uuid.UUID, spent: int) -> int:
 
 
 def accepted_others_since(email_id: uuid.UUID) -> bool:
-    """Return whether the server took another mail after it had failed on this one."""
+    """Return whether the server took another email after it last failed on this one."""
     last = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.email_id == email_id).scalar_subquery()
     return (
         db.session.scalar(
@@ -117,18 +117,21 @@ def accepted_others_since(email_id: uuid.UUID) -> bool:
     )
 
 
-def accepted_within(seconds: float) -> bool:
-    """Return whether the server took any mail so lately."""
+def accepted_within(seconds: float, but_by: str = "") -> bool:
+    """Return whether the server took any email within the last `seconds`, from any worker `but_by`."""
     sent = select(DeliveryAttempt.id).where(
         DeliveryAttempt.finished_at > db_now(-seconds), DeliveryAttempt.outcome == "sent"
     )
+    if but_by:
+        sent = sent.where(~DeliveryAttempt.worker.startswith(but_by, autoescape=True))
     return db.session.scalar(sent.limit(1)) is not None
 
 
 def redact(reply: str) -> str:
     """Return a server's reply without addresses, links, codes and control characters, cut to REPLY_MAX."""
-    reply = re.sub(r"\w+://\S+", "<link>", reply)
-    reply = re.sub(r"\S+@\S+", "<address>", reply)
+    # Only from the start of a word: otherwise a long word is scanned again from each of its letters.
+    reply = re.sub(r"(?<!\w)\w+://\S+", "<link>", reply)
+    reply = re.sub(r"(?<!\S)\S+@\S+", "<address>", reply)
     reply = re.sub(r"(?<!\d)\d{3}[ -]?\d{3}(?!\d)", "<code>", reply)
     if not reply.isprintable():
         reply = "".join(char if char.isprintable() else " " for char in reply)

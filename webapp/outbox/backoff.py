@@ -1,4 +1,4 @@
-"""How long a mail waits for its next try."""
+"""How long an email waits for its next attempt."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ BACKOFF_MAX = 1800.0
 
 
 def backoff(spent: int) -> float:
-    """Return seconds until the next try after so many attempts: doubling, at most half an hour, spread by a third."""
+    """Return seconds until the attempt after `spent` ones: doubling up to half an hour, with jitter of a third."""
     longest: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0**spent)
     return longest * random.uniform(0.67, 1)  # noqa: S311 - no secret  # nosec B311
 
 
-# After a final dot without an answer a mail is tried twice more at most, since each try may be a duplicate.
+# After a final dot without an answer an email is retried at most twice, since each retry may be a duplicate.
 DOUBT_DELAYS = (30.0, 900.0)

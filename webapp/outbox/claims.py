@@ -1,4 +1,4 @@
-"""A worker's hold on a mail: the lease that it takes, renews and gives back."""
+"""A worker's hold on an email: the lease that it takes, renews and gives back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 
 
 class LeaseLost(Exception):
-    """The mail was taken from this worker meanwhile; nothing of its outcome may be written."""
+    """This worker no longer holds the email, and must not write its outcome."""
 
 
-# What a claim writes of a mail besides, by column.
-Fixed = dict[str, ColumnElement[Any]]
+# Other columns that a claim sets, by name.
+ExtraValues = dict[str, ColumnElement[Any]]
 
 
 def claim(
@@ -31,19 +31,19 @@ def claim(
     email_id: uuid.UUID | None = None,
     order: due.Order = "urgent",
     signups: bool = True,
-    fixing: Callable[[], Fixed] = dict,
+    extra_values: Callable[[], ExtraValues] = dict,
 ) -> Sequence[OutgoingEmail]:
-    """Take due mails for the time of one send each, the most urgent first; whoever gets a row sends it.
+    """Lease due emails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
-    `email_id`: this one before all others, and none when it is not due. One that outlived a worker is taken alone: it
-    may be what ended it. Nobody gets any while all mail is held back. `order`:
-    "newest" takes those that came last and were never tried; without `signups` theirs wait. `fixing` returns what is
-    written of each besides, the same at every call. The caller commits.
+    `email_id`: claim this one before all others, and none if it is not due. An email that outlived a worker is claimed
+    alone, since it may be what killed it. While all email is paused, nothing is claimed. `order`: "newest" claims the
+    latest ones that never failed. Without `signups`, theirs wait. `extra_values` returns the other columns to set, the
+    same at every call. The caller commits.
     """
-    # Before the database sets the lease's end, so that ours is never the later one.
+    # Taken before the database sets the lease's end, so that ours never ends later.
     begun, token = ticks(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(fixing, order, is_hinted=email_id is not None, takes_others=limit > 1, signups=signups),
+        _claim(extra_values, order, is_hinted=email_id is not None, takes_others=limit > 1, signups=signups),
         {
             "hinted": email_id,
             "others": limit - 1,
@@ -60,9 +60,9 @@ def claim(
 
 @cache
 def _claim(
-    fixing: Callable[[], Fixed], order: due.Order, *, is_hinted: bool, takes_others: bool, signups: bool
+    extra_values: Callable[[], ExtraValues], order: due.Order, *, is_hinted: bool, takes_others: bool, signups: bool
 ) -> ReturningUpdate[OutgoingEmail]:
-    """Return the statement of a claim, made once: that takes longer than executing it."""
+    """Return the claim's statement, built once: building it takes longer than executing it."""
     kinds = due.kinds(signups=signups)
     hinted = [OutgoingEmail.id == bindparam("hinted")] if is_hinted else []
     first = due.choice(1, order, *kinds, *hinted).cte("first")
@@ -85,14 +85,14 @@ def _claim(
             lease_token=bindparam("token"),
             lease_until=db_now(bindparam("lease")),
             locked_by=bindparam("worker"),
-            **fixing(),
+            **extra_values(),
         )
         .returning(OutgoingEmail)
     )
 
 
 def renew(claimed: Sequence[OutgoingEmail]) -> None:
-    """Give claimed mails the time of a whole send again, those that this worker still holds. Commits."""
+    """Give those claimed emails that this worker still holds the time of a whole send again. Commits."""
     begun = ticks()
     renewed = db.session.scalars(
         update(OutgoingEmail)
@@ -103,13 +103,13 @@ def renew(claimed: Sequence[OutgoingEmail]) -> None:
     ).all()
     db.session.commit()
     for email in claimed:
-        # What was lost stays so: its lease has ended, or its token is not ours.
+        # A lost email stays lost: its lease has ended, or its token is not ours.
         if email.id in renewed:
             email.claimed_ticks = begun
 
 
-def let_go(claimed: Sequence[OutgoingEmail]) -> None:
-    """Give claimed mails back that were not tried, those that this worker still holds. Commits."""
+def release(claimed: Sequence[OutgoingEmail]) -> None:
+    """Give back claimed emails that were not tried, if this worker still holds them. Commits."""
     free(claimed)
     db.session.commit()
 
@@ -125,7 +125,7 @@ def free(claimed: Sequence[OutgoingEmail], **values: Any) -> None:
 
 
 def still_held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
-    """Return what is true of the rows of these mails, which were claimed together, while nobody took them."""
+    """Return the conditions under which this worker still holds these emails, which were claimed together."""
     return [
         OutgoingEmail.id.in_([email.id for email in claimed]),
         OutgoingEmail.status == "sending",

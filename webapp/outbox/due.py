@@ -1,4 +1,4 @@
-"""Which mails wait for nothing but a worker, and which of them goes first."""
+"""Which emails wait only for a worker, and which of them goes first."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Order = Literal["urgent", "newest"]
 
 URGENT = (OutgoingEmail.priority, OutgoingEmail.next_attempt_at)
 
-# A mail that somebody is free for is taken sooner than this.
+# While a worker is free, an email is claimed sooner than this.
 OVERDUE = 0.5
 
 
 def choice(limit: int | BindParameter[int], order: Order, *conditions: ColumnElement[bool]) -> Select[uuid.UUID, int]:
-    """Return the choice of due mails that nobody else chooses at this moment.
+    """Select due emails that nobody else is choosing at this moment.
 
-    To be used as a CTE, since Postgres may run a plain subquery again for each row, past its limit.
+    Use it as a CTE: Postgres may run a plain subquery again for each row, and exceed its limit.
     """
     newest = [OutgoingEmail.last_error_class.is_(None)] if order == "newest" else []
     return (
@@ -37,7 +37,7 @@ def choice(limit: int | BindParameter[int], order: Order, *conditions: ColumnEle
 
 
 def is_due(by: float = 0) -> ColumnElement[bool]:
-    """Return whether a mail waits for nothing but a worker, since so many seconds."""
+    """Return whether an email has been waiting only for a worker, for at least `by` seconds."""
     return and_(
         OutgoingEmail.status == "queued",
         OutgoingEmail.next_attempt_at <= db_now(-by),
@@ -45,17 +45,17 @@ def is_due(by: float = 0) -> ColumnElement[bool]:
     )
 
 
-def are_overdue(*, signups: bool) -> bool:
-    """Return whether mails that may go wait though they are due: then nobody is free to take them. Commits."""
-    found = db.session.scalar(select(exists().where(is_due(OVERDUE), ~pause.condition(), *kinds(signups=signups))))
+def are_overdue(*, signups: bool, by: float = OVERDUE) -> bool:
+    """Return whether emails that may be sent are overdue, so that no worker is free for them. Commits."""
+    found = db.session.scalar(select(exists().where(is_due(by), ~pause.condition(), *kinds(signups=signups))))
     db.session.commit()
     return bool(found)
 
 
 def to_hint(limit: int, *, overdue: float, signups: bool) -> Sequence[uuid.UUID]:
-    """Return due mails for which workers are to be woken up, the most urgent first.
+    """Return due emails to wake workers for, the most urgent first.
 
-    What was due as soon as it was promised has a hint from there: it is left alone for `overdue` seconds.
+    An email that was due when it was promised already has a hint: it is left alone for `overdue` seconds.
     """
     was_delayed = seconds_between(OutgoingEmail.created_at, OutgoingEmail.next_attempt_at) > overdue
     return db.session.scalars(
@@ -67,12 +67,12 @@ def to_hint(limit: int, *, overdue: float, signups: bool) -> Sequence[uuid.UUID]
 
 
 def seconds_to_next() -> float | None:
-    """Return in how many seconds the next mail is due, below 0 for an overdue one; nothing when none waits."""
+    """Return in how many seconds the next email is due, below 0 if it is overdue; None if none waits."""
     due_at = select(func.min(OutgoingEmail.next_attempt_at)).where(OutgoingEmail.status == "queued").scalar_subquery()
     row = db.session.execute(select(due_at.label("due_at"), db_now().label("now"))).one()
     return (row.due_at - row.now).total_seconds() if row.due_at else None
 
 
 def kinds(*, signups: bool) -> list[ColumnElement[bool]]:
-    """Return which mails may go at all: without `signups` theirs wait."""
+    """Return the conditions for emails that may be sent at all: without `signups`, theirs wait."""
     return [] if signups else [~outgoing_email.is_signup()]

@@ -1,4 +1,4 @@
-"""For how long a claimed mail is its worker's alone."""
+"""Leases: for how long a claimed email is its worker's alone."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from flask import current_app
 from webapp.db.clock import ticks
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# After MAIL_TIMEOUT a send has ended in one way or another; this is what is left to write that down.
+# A send gets to its final dot within MAIL_TIMEOUT, and renews its lease while it waits for the answer; this is what is
+# left to record the outcome.
 MARGIN = 15.0
 
-# No setting of MAIL_TIMEOUT makes for a longer one.
+# No setting of MAIL_TIMEOUT makes a lease longer than this.
 LONGEST = 300.0 + MARGIN
 
 
 def left(email: OutgoingEmail) -> float:
-    """Return for how many seconds this worker may still believe that the mail is its own."""
+    """Return for how many more seconds this worker may assume that the email is its own."""
     return seconds() - held_for(email)
 
 
 def held_for(email: OutgoingEmail) -> float:
-    """Return for how many seconds this worker has held the mail."""
+    """Return for how many seconds this worker has held the email."""
     return round(ticks() - email.claimed_ticks, 3)
 
 
 def claimed_at(email: OutgoingEmail) -> datetime | None:
-    """Return when this worker claimed the mail, by the database's clock."""
+    """Return when this worker claimed the email, by the database's clock."""
     return email.lease_until - timedelta(seconds=seconds()) if email.lease_until else None
 
 

@@ -1,4 +1,4 @@
-"""The outcome of a try, written by whoever holds the mail's lease."""
+"""The outcome of an attempt, written by whoever holds the email's lease."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from webapp.outbox.claims import LeaseLost, free, still_held
 from webapp.outbox.kinds import PURGE_AFTER
 from webapp.outbox.outgoing_email import SUPERSEDED, OutgoingEmail, last_failure, serves
 
-SUPERSEDED_BY = "a newer mail to its address was sent"
+SUPERSEDED_BY = "a newer email to its address was sent"
 
-# What `settle` writes, on Postgres in one round trip; `verify_email_id` is that of a link which it carried, if it did.
+# What `settle` writes, in one round trip on Postgres. `verify_email_id`: of the link that the email carried, or NULL.
+# It never waits for a lock on the user's row: an email that was sent but could not be recorded would be sent again.
 SETTLE = text("""
     WITH settled AS (
         UPDATE outgoing_emails
@@ -43,7 +44,10 @@ SETTLE = text("""
         RETURNING verify_emails.user_id
     ), person AS (
         UPDATE users SET purge_at = statement_timestamp() + make_interval(secs => :purge_after)
-        FROM link WHERE users.id = link.user_id AND users.purge_at IS NOT NULL
+        WHERE id IN (
+            SELECT users.id FROM users, link WHERE users.id = link.user_id AND users.purge_at IS NOT NULL
+            FOR NO KEY UPDATE OF users SKIP LOCKED
+        )
     ), superseded AS (
         UPDATE outgoing_emails
         SET status = 'canceled', finished_at = statement_timestamp(),
@@ -61,10 +65,10 @@ SETTLE = text("""
 
 
 def settle(email: OutgoingEmail, reply: str, *, link_lives: float | None = None, code_lives: float = 0) -> None:
-    """Write down that the server took the mail, and what follows from that. Commits; the caller has nothing open.
+    """Record that the server took the email, and what follows from that. Commits; the caller has no transaction open.
 
-    From now on its link lives for so many seconds, and its code. Raises LeaseLost, as all that end a claim, and writes
-    nothing then.
+    `link_lives`, `code_lives`: seconds from now until the link and the code expire. Raises LeaseLost, like everything
+    that ends a claim, and then writes nothing.
     """
     if db.engine.dialect.name == "sqlite":
         _settle_step_by_step(email, reply, link_lives, code_lives)
@@ -88,7 +92,7 @@ def settle(email: OutgoingEmail, reply: str, *, link_lives: float | None = None,
 
 
 def _settle_step_by_step(email: OutgoingEmail, reply: str, link_lives: float | None, code_lives: float) -> None:
-    """Do what SETTLE does: no statement of SQLite writes to two tables, and none of them takes a round trip."""
+    """Do what SETTLE does: in SQLite a statement writes to only one table, and none costs a round trip."""
     _free(
         email,
         status="sent",
@@ -119,7 +123,7 @@ def _settle_step_by_step(email: OutgoingEmail, reply: str, link_lives: float | N
 
 
 def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = None, in_doubt: bool = False) -> None:
-    """Spend an attempt, and try again after the backoff, or so many seconds; the last one ends the mail."""
+    """Spend an attempt, and retry after the backoff or `delay` seconds; after the last attempt, bury the email."""
     if email.attempts + 1 >= email.max_attempts:
         bury(email, failure)
         return
@@ -135,8 +139,8 @@ def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = No
     )
 
 
-def give_back(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_doubt: bool = False) -> None:
-    """Spend no attempt: it was not the mail's fault. Due in `delay` seconds, or when the breaker closes."""
+def requeue(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_doubt: bool = False) -> None:
+    """Spend no attempt: it was not the email's fault. Due in `delay` seconds, or when the breaker closes."""
     _release(
         email,
         "returned",
@@ -149,7 +153,7 @@ def give_back(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_do
 
 
 def bury(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
-    """Give the mail up, with its reason, until an operator revives it."""
+    """Give up on the email, with the reason, until an operator revives it."""
     email.is_buried = True
     _release(
         email,
@@ -163,17 +167,17 @@ def bury(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> N
     )
 
 
-def hold(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
-    """Let mails that were claimed together wait, since their mailbox got enough for now. They spend no attempt.
+def defer(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
+    """Make emails that were claimed together wait, since their mailbox got enough for now. They spend no attempt.
 
-    Their keys are free for the next ones: whoever asks again must not find out that they wait.
+    Their dedupe keys become free for new emails: whoever asks again must not find out that these are waiting.
     """
     free(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)
     attempts.record_held((email.id for email in held), reason)
 
 
-def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
-    """Cancel a claimed mail that nobody needs any more."""
+def cancel(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
+    """Cancel a claimed email that nobody needs any more."""
     _release(
         email,
         "canceled",
@@ -186,13 +190,13 @@ def drop(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> No
 
 
 def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
-    """End this worker's hold on the mail, unless it was lost. Raises LeaseLost."""
+    """End this worker's hold on the email. Raises LeaseLost if it had lost it."""
     _free(email, **values)
     _record(email, outcome, phase=failure.phase, code=failure.code, reply=failure.text)
 
 
 def _free(email: OutgoingEmail, **values: Any) -> None:
-    # Not by the ORM's unit of work: the token decides, not what this process believes.
+    # Not through the ORM's unit of work: the token decides, not what this process believes.
     freed = db.session.execute(
         update(OutgoingEmail)
         .where(*still_held([email]))

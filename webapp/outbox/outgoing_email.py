@@ -1,4 +1,4 @@
-"""Mail we have promised to send, and what became of each promise."""
+"""Emails that we promised to send, and what became of each."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from webapp.outbox.attempts import Failure
 
 log = structlog.get_logger(__name__)
 
-# Classes of error: not the mail's fault; refused by the server's policy, as all may be; not answered for a long time.
+# Error classes: not the email's fault; refused by the server's policy, as all emails may be; no answer for a long time.
 SERVER_FAILURE = "MailServer"
 POLICY = "Policy"
 SLOW = "Slow"
-# And of a mail whose link another one brought to its address, and of one that may have arrived several times.
+# Also: another email brought the link to the address; the email may have arrived, even several times.
 SUPERSEDED = "Superseded"
 UNCONFIRMED = "Unconfirmed"
 
 ERROR_CLASS_MAX = 50
 
-# Stands for an address that is forgotten: no mail can be sent there.
+# Replaces a forgotten address: no email can be sent there.
 FORGOTTEN = "forgotten"
 
-# What mails of these kinds are limited by begins so.
+# The first part of the budget of these kinds of emails.
 SIGNUPS = "signup"
 RESETS = "reset"
 
 
 class OutgoingEmail(Model):
-    """One promise: a mail, its state, and why it is in that state."""
+    """One promise: an email, its state, and why it is in that state."""
 
     __tablename__ = "outgoing_emails"
     __table_args__ = (
@@ -69,7 +69,7 @@ class OutgoingEmail(Model):
         Index("ix_outgoing_emails_created", "created_at", "id"),
         partial_index("ix_outgoing_emails_dead", "created_at", "id", where="status = 'dead'"),
         Index("ix_outgoing_emails_address", text("lower(to_address)"), "created_at", "id"),
-        # Of what is seldom; SQLite would not see that a code that is asked for is not this one.
+        # Partial, without the most common value, except on SQLite: it cannot tell that a code asked for is not 250.
         Index(
             "ix_outgoing_emails_code",
             "last_smtp_code",
@@ -96,13 +96,13 @@ class OutgoingEmail(Model):
     dedupe_key: Mapped[str] = mapped_column(String(320))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     verify_email_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("verify_emails.id", ondelete="SET NULL"))
-    # These and the address are fixed by the first claim, so that a retry sends the same mail.
+    # The first claim sets these two and the address, so that a retry sends the same email.
     template: Mapped[str | None] = mapped_column(String(50))
     locale: Mapped[str | None] = mapped_column(String(20))
     to_address: Mapped[str] = mapped_column(String(254))
-    # What it says besides: never a secret.
+    # Other facts for its text; never a secret.
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    # Mails that are limited together: those of one kind to one address.
+    # Shared by emails that are limited together: those of one kind to one mailbox.
     budget: Mapped[str | None] = mapped_column(String(280))
     priority: Mapped[int] = mapped_column(server_default="0")
     status: Mapped[str] = mapped_column(String(10), server_default="queued")
@@ -111,7 +111,7 @@ class OutgoingEmail(Model):
     lease_expiries: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
-    # Written by the releases before 1.0 alone, whose workers may run beside ours.
+    # Written only by releases before 1.0, whose workers may run beside ours.
     hinted_at: Mapped[datetime | None]
     lease_token: Mapped[uuid.UUID | None]
     lease_until: Mapped[datetime | None]
@@ -123,23 +123,23 @@ class OutgoingEmail(Model):
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    # The request that promised it, for whoever follows it through the logs.
+    # The request that promised it, to follow it through the logs.
     request_id: Mapped[str | None] = mapped_column(String(64))
 
-    # Not columns: when this process claimed it, by clock.ticks(), and with which token. What is read again after a
-    # rollback may be another worker's. Whether it gave the mail up; and whether others wait that its link would serve.
+    # Not columns: when this process claimed it, by clock.ticks(), and with which token (a row read again after a
+    # rollback may have another worker's); whether it gave up on the email; whether its link may serve others that wait.
     claimed_ticks = 0.0
     claim_token = uuid.UUID(int=0)
     is_buried = False
     is_awaited = False
 
 
-# The key of a mail that waits for its mailbox: its own, so that another may be promised meanwhile.
+# The dedupe key of an email that waits for its mailbox: unique, so that another may be promised in the meantime.
 HELD_KEY = literal("held:") + cast(OutgoingEmail.id, String)
 
 
 def budget(kind: str, address: str) -> str:
-    """Return by what mails are limited together: those of a kind to one mailbox, whatever "+tag" its address has."""
+    """Return the key that limits emails together: those of one kind to one mailbox, whatever "+tag" the address has."""
     local, _, domain = address.lower().rpartition("@")
     return f"{kind}:{local.split('+')[0] or local}@{domain}"
 
@@ -149,16 +149,16 @@ def is_signup() -> ColumnElement[bool]:
 
 
 def unheld(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return whether a mail is so and in nobody's hands at this moment: nobody waits for another's row."""
+    """Return whether an email meets the conditions and its row is not locked, so that nobody waits for another."""
     free = select(OutgoingEmail.id).where(*conditions).with_for_update(skip_locked=True).cte()
     return OutgoingEmail.id.in_(select(free.c.id))
 
 
 def serves(newer: Any, older: Any) -> ColumnElement[bool]:
-    """Return whether the link of one mail serves whoever waits for another.
+    """Return whether the link of one email serves whoever waits for another.
 
-    A signup's proves its address, for whichever signup of it, and one for a forgotten password leads to its address'
-    account; all others are bound to their own accounts.
+    A signup's link proves its address for every signup with it, and a link for a forgotten password leads to the
+    account of its address; all others are bound to their own accounts.
     """
     binds_nobody = or_(*(newer.budget.startswith(f"{kind}:") for kind in (SIGNUPS, RESETS)))
     serves: ColumnElement[bool] = (
@@ -170,7 +170,7 @@ def serves(newer: Any, older: Any) -> ColumnElement[bool]:
 
 
 def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
-    """Return the newest mail that was promised for this link."""
+    """Return the newest email that was promised for this link."""
     return db.session.scalar(
         select(OutgoingEmail)
         .where(OutgoingEmail.verify_email_id == verify_email_id)

@@ -1,4 +1,4 @@
-"""The pause: while an operator holds all mail back, nobody claims any."""
+"""The pause: while an operator has paused all email, no worker claims any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REASON_MAX = 300
 
 
 class MailPause(Model):
-    """One row, which all processes share: paused since when, by whom and why."""
+    """One row, shared by all processes: paused since when, by whom and why."""
 
     __tablename__ = "mail_pause"
 
@@ -24,25 +24,27 @@ class MailPause(Model):
     reason: Mapped[str | None] = mapped_column(String(REASON_MAX))
 
 
-def begin(reason: str, by: str | None) -> bool:
-    """Hold all mail back; return whether it was not so already. What is in a worker's hands goes on.
+def begin(reason: str, by: str | None) -> datetime | None:
+    """Pause all email; return since when, or None if it was already paused. Emails being sent are finished.
 
     The caller commits.
     """
-    paused = db.session.scalar(
+    return db.session.scalar(
         update(MailPause)
         .where(MailPause.paused_at.is_(None))
         .values(paused_at=db_now(), paused_by=by, reason=reason)
-        .returning(MailPause.id)
+        .returning(MailPause.paused_at)
     )
-    return paused is not None
 
 
-def end() -> bool:
-    """Let mail go again; return whether it was held back. The caller commits."""
+def end(since: datetime | None = None) -> bool:
+    """Resume all email; return False if it was not paused, or not by the pause that began at `since`.
+
+    The caller commits.
+    """
     resumed = db.session.scalar(
         update(MailPause)
-        .where(MailPause.paused_at.is_not(None))
+        .where(MailPause.paused_at.is_not(None) if since is None else MailPause.paused_at == since)
         .values(paused_at=None, paused_by=None, reason=None)
         .returning(MailPause.id)
     )
@@ -54,5 +56,5 @@ def is_paused() -> bool:
 
 
 def condition() -> ColumnElement[bool]:
-    """Return is_paused() as a part of a statement, so that no claim slips in between."""
+    """Return is_paused() as SQL, so that no claim slips in between."""
     return exists().where(MailPause.paused_at.is_not(None))

@@ -1,4 +1,4 @@
-"""Promising a mail, as part of the caller's transaction."""
+"""Promising an email, as part of the caller's transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.smtp import addresses
 
 log = structlog.get_logger(__name__)
 
-# The smaller goes first: what owners ask for, then signups, the first of each network before the second of any.
+# Lower goes first: what account owners ask for, then signups, the first of each network before the second of any.
 VERIFICATION_PRIORITY = 0
 SIGNUP_PRIORITY = 1
 LAST_SIGNUP_PRIORITY = 9
@@ -28,18 +28,18 @@ INSERT: Mapping[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert,
 
 
 def post(**promise: Any) -> uuid.UUID | None:
-    """Promise a mail, as add() does, unless one with its key waits already: its promise serves both."""
-    # What it refers to may be new.
+    """Promise an email like add(); return None if one with its key is waiting already, which then serves both."""
+    # Rows that it refers to may be new.
     db.session.flush()
     email_id, times, row = _promise(**promise)
-    # No savepoint: a full SQLite would lose it, and the reason with it.
+    # No savepoint: a full SQLite database would lose it, and the real error with it.
     insert_into = INSERT[db.engine.dialect.name]
     statement = insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing()
     return email_id if db.session.scalar(statement.returning(table(OutgoingEmail).c.id), row) else None
 
 
 def add(**promise: Any) -> uuid.UUID:
-    """Add a mail, as part of the caller's transaction, and return its id; `promise` is what _promise() takes."""
+    """Add an email, as part of the caller's transaction, and return its id; `promise` is what _promise() takes."""
     email_id, times, row = _promise(**promise)
     db.session.execute(insert(table(OutgoingEmail)).values(times), row)
     return email_id
@@ -60,10 +60,10 @@ def _promise(
     delay: float = 0,
     expires_in: float | None = None,
 ) -> tuple[uuid.UUID, dict[str, Any], dict[str, Any]]:
-    """Return the id of a mail that is due in `delay` seconds, the database's times in its row, and the rest of it.
+    """Return the id of an email due in `delay` seconds, the database's times for its row, and the rest of the row.
 
-    Without `template` the first claim chooses one. One of one's own is a folder in instance/templates/mail/, knows
-    its `facts` (of which JSON can be made) by their names, and is canceled when its user is gone.
+    Without `template` the first claim chooses one. A template of your own is a folder in instance/templates/mail/; it
+    gets `facts` (anything that fits in JSON) by their names, and its email is canceled if its user is gone.
     """
     email_id = uuid.uuid4()
     promise = {
@@ -86,7 +86,7 @@ def _promise(
 
 
 def stamp(email_id: uuid.UUID, max_attempts: int | None = None) -> dict[str, Any]:
-    """Return what every new mail bears, by its columns, whatever it says and to whom."""
+    """Return the columns that every new email gets, whatever its kind and recipient."""
     return {
         "message_id": f"<{email_id}@{sender_domain()}>",
         "max_attempts": max_attempts or current_app.config["MAIL_MAX_ATTEMPTS"],
@@ -99,5 +99,5 @@ def sender_domain() -> str:
 
 
 def signup_priority(rank: int) -> int:
-    """Return how urgent the mail of a network's so manieth signup is: behind the first one's of any other."""
+    """Return the priority of the email for a network's nth signup: behind the first of any other network."""
     return min(max(rank, SIGNUP_PRIORITY), LAST_SIGNUP_PRIORITY)

@@ -1,4 +1,4 @@
-"""Mails taken back from the dead, and ended when their time is over."""
+"""Emails taken back from dead workers, and buried when they expire."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from webapp.outbox.transitions import count_changed
 
 log = structlog.get_logger(__name__)
 
-# A mail that outlived this many workers is sent seldom: it may be what kills them.
+# An email that outlived this many workers is retried only rarely: it may be what kills them.
 POISON_EXPIRIES = 5
 QUARANTINE = 3600.0
 
-# What waits for this much longer than it can was written by a clock that was wrong.
+# A wait that is this much longer than any can be was written by a wrong clock.
 MARGIN = 60.0
 
-# The class of error of a mail whose time was over before it was sent.
+# The error class of an email that expired before it was sent.
 EXPIRED = "Expired"
 
 
 def reap() -> int:
-    """Take mails back from workers that died, and end those that nobody waits for any more; return how many."""
+    """Take emails back from workers that died, and bury those that expired; return how many."""
     expiries = OutgoingEmail.lease_expiries + 1
     reaped = db.session.execute(
         update(OutgoingEmail)
@@ -40,7 +40,7 @@ def reap() -> int:
             next_attempt_at=case((expiries >= POISON_EXPIRIES, db_now(QUARANTINE)), else_=db_now()),
             in_doubt=True,
             last_error_class="LeaseExpired",
-            last_error="the worker ended before it could write down the outcome",
+            last_error="the worker ended before it could record the outcome",
         )
         .returning(OutgoingEmail.id, OutgoingEmail.lease_expiries, OutgoingEmail.locked_by),
         execution_options={"synchronize_session": False},
@@ -57,14 +57,14 @@ def reap() -> int:
         execution_options={"synchronize_session": False},
     ).all()
     for email_id in expired:
-        attempts.record(email_id, "failed", worker=None, elapsed=0, reply="nobody waits for it any more")
+        attempts.record(email_id, "failed", worker=None, elapsed=0, reply="it expired before it could be sent")
         log.error("email_dead", email_id=str(email_id), meaning=EXPIRED)
     return len(reaped) + len(expired)
 
 
 def mend_times() -> int:
-    """Mend what was written while the database's clock was ahead: it counts as now. Return how many mails it was."""
-    # A worker that lives has the time of a send; one that died, no more than that.
+    """Fix times that were written while the database's clock was ahead: they count as now. Return how many emails."""
+    # Time enough for a worker that is alive, and no more for one that died.
     held = count_changed(
         update(OutgoingEmail)
         .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until > db_now(leases.LONGEST)))
@@ -84,6 +84,6 @@ def mend_times() -> int:
 
 
 def _longest_wait() -> float:
-    """Return for how many seconds at most a mail waits: for its mailbox, or set apart."""
+    """Return for how many seconds at most an email waits: for its mailbox, or in quarantine."""
     limits: list[RateLimitItem] = current_app.config["MAIL_LIMIT_PER_ADDRESS"]
     return max([QUARANTINE, *(limit.get_expiry() for limit in limits)]) + MARGIN

@@ -1,4 +1,4 @@
-"""Mails that nobody holds: promised anew, made due, and canceled."""
+"""Transitions of emails that no worker holds: revived, made due, and canceled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from webapp.outbox.outgoing_email import POLICY, SERVER_FAILURE, SLOW, OutgoingE
 
 log = structlog.get_logger(__name__)
 
-# The class of error of a mail that an operator canceled: what its person sees is that it did not arrive.
+# The error class of an email that an operator canceled: its person sees that it did not arrive.
 CANCELED_BY_OPERATOR = "CanceledByOperator"
 
 
 def revive(email_ids: Sequence[uuid.UUID]) -> int:
-    """Promise dead mails anew, with the same Message-ID and all their attempts; return how many.
+    """Promise dead emails again, with the same Message-ID and all their attempts back; return how many.
 
-    One whose successor is on its way already stays dead.
+    One whose successor is already on its way stays dead.
     """
     return count_changed(
         update(OutgoingEmail)
@@ -40,7 +40,7 @@ def revive(email_ids: Sequence[uuid.UUID]) -> int:
 
 
 def hurry(email_ids: Sequence[uuid.UUID]) -> int:
-    """Make waiting mails due at once, with the attempts that they have left; return how many wait."""
+    """Make waiting emails due at once, with the attempts that they have left; return how many wait."""
     # One that is due already keeps its place in line.
     soon = case((OutgoingEmail.next_attempt_at > db_now(), db_now()), else_=OutgoingEmail.next_attempt_at)
     return count_changed(
@@ -51,7 +51,7 @@ def hurry(email_ids: Sequence[uuid.UUID]) -> int:
 
 
 def release_waiting_for_server() -> int:
-    """Make due what waits for the mail server's sake; return how many mails."""
+    """Make due the emails that wait because of the mail server; return how many."""
     return count_changed(
         update(OutgoingEmail)
         .where(
@@ -68,9 +68,9 @@ def release_waiting_for_server() -> int:
 def cancel(
     *which: ColumnElement[bool], reason: str, error_class: str = "Canceled", statuses: Sequence[str] = ("queued",)
 ) -> int:
-    """End the emails that are so and in nobody's hands; return how many. What is being sent goes on.
+    """Cancel the emails that meet the conditions and whose rows are not locked; return how many.
 
-    The caller commits.
+    Emails being sent are not stopped. The caller commits.
     """
     return count_changed(
         update(OutgoingEmail)
@@ -80,7 +80,7 @@ def cancel(
 
 
 def _has_successor(email_ids: Sequence[uuid.UUID]) -> ColumnElement[bool]:
-    """Return whether another mail keeps the same promise: on its way, or chosen too and newer."""
+    """Return whether another email keeps the same promise: one on its way, or a newer one that is chosen too."""
     twin = aliased(OutgoingEmail)
     is_newer = tuple_(twin.created_at, twin.id) > tuple_(OutgoingEmail.created_at, OutgoingEmail.id)
     return exists().where(

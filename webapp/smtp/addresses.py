@@ -1,4 +1,4 @@
-"""Mailboxes, `Name <address>`, as they are written by people, in headers and on the wire."""
+"""Mailboxes, `Name <address>`, as people write them, in headers and on the wire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import idna
 
 Mailbox = str | tuple[str, str]
 
-# In ASCII already, and so no more than itself.
+# An ASCII address without a name needs no conversion.
 PLAIN = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
 ON_THE_WIRE = re.compile(r"[!-+\--;=?A-~]+@[A-Za-z0-9._:\[\]-]+")
 NAMED = re.compile(r"\s*(.*?)\s*<([^<>]*)>\s*")
@@ -22,7 +22,7 @@ QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 @lru_cache
 def mailbox(given: Mailbox, name: str = "") -> str:
-    """Return a name and an address as headers have them, in ASCII; `name` where none is given. Raises ValueError."""
+    """Return name and address for a header, in ASCII; `name` is used if none is given. Raises ValueError."""
     if isinstance(given, str) and not name and PLAIN.fullmatch(given):
         return given
     its_name, address = _split(given)
@@ -48,7 +48,7 @@ def in_ascii(host: str) -> str:
 
 
 def literal(host: str) -> str:
-    """Return what a host is called in SMTP, where an IP address is put into brackets. Raises ValueError."""
+    """Return a host as SMTP writes it, an IP address in brackets. Raises ValueError."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
@@ -56,7 +56,7 @@ def literal(host: str) -> str:
 
 
 def _split(given: Mailbox) -> tuple[str, str]:
-    # Not by the email package: it takes the comma of a name that is not quoted for the end of an address.
+    # Not with the email package: it takes the comma in an unquoted name for the end of an address.
     if isinstance(given, tuple):
         name, address = given
     else:
@@ -67,5 +67,5 @@ def _split(given: Mailbox) -> tuple[str, str]:
     local, _, host = address.rpartition("@")
     address = f"{local}@{in_ascii(host)}"
     if not ON_THE_WIRE.fullmatch(address):
-        raise ValueError(f"{given!r} is no address that mail servers take")
+        raise ValueError(f"{given!r} is not an address that mail servers accept")
     return name, address

@@ -1,4 +1,4 @@
-"""A line to a mail server on which nothing waits without end, nor unnoticed."""
+"""A line to a mail server on which no wait is endless or goes unnoticed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-# So often whoever waits looks whether the time is over, or we are told to stop; and is heard of.
+# How often a wait checks its deadline and whether we were told to stop; and how often it reports.
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 1.0
 
@@ -24,7 +24,7 @@ READ = 65536
 REPLY_MAX = 65536
 REPLY = re.compile(rb"(\d{3})(?!\d)(-?)[ \t]*(.*)", re.DOTALL)
 
-# Where a host was reached last: of several addresses one may swallow all that is sent there.
+# The address where each host was last reached: another of its addresses may swallow everything sent to it.
 reached: dict[str, Any] = {}
 
 T = TypeVar("T")
@@ -44,9 +44,9 @@ class Refused(Exception):
 
 
 class Patience:
-    """How long one mail may wait for its server, whatever for: timeouts of single steps add up without end.
+    """How long one email may wait for its server in all: timeouts of single steps would add up without limit.
 
-    `while_waiting` is told each second for how many seconds it has.
+    `while_waiting` is called each second with the seconds it has waited so far.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Patience:
         self.restart(seconds)
 
     def restart(self, seconds: float, when_stopping: float = 0) -> None:
-        """Wait for so long from now on, or for less once we are told to stop."""
+        """Wait for `seconds` from now on, but only for `when_stopping` once we are told to stop."""
         self.deadline = time.monotonic() + seconds
         self.when_stopping = when_stopping
 
@@ -72,16 +72,22 @@ class Patience:
             self.deadline = former
 
     def share(self, of: int) -> float:
-        """Return the seconds of one among so many that share what is left."""
+        """Return the time left in seconds, divided by `of`."""
         return (self.deadline - time.monotonic()) / of
 
     def wait(self, attempt: Callable[[float], T | None]) -> T:
-        """Return what `attempt` comes to, which has so many seconds each time. Raises TimeoutError."""
+        """Call `attempt` with the seconds it may take until it returns something, and return that.
+
+        Raises TimeoutError.
+        """
         while True:
             now = time.monotonic()
             if self.is_stopping():
                 self.deadline = min(self.deadline, now + self.when_stopping)
             if now >= self.deadline:
+                # The answer may have arrived while this process was suspended.
+                if (found := attempt(0)) is not None:
+                    return found
                 raise TimeoutError(
                     "we are stopping" if self.is_stopping() else f"no answer in {now - self.begun:.1f} s"
                 )
@@ -94,24 +100,24 @@ class Patience:
 
 
 class Line:
-    """A connection: what is said goes out whole, and replies come in one by one."""
+    """A connection: writes are complete, and replies are read one by one."""
 
     def __init__(self, connection: socket.socket, patience: Patience) -> None:
         self.socket = connection
-        # Of the mail that it serves at this moment.
+        # That of the email being sent at this moment.
         self.patience = patience
         self.received = b""
 
     def encrypt(self, context: ssl.SSLContext, host: str) -> None:
         if self.received:
-            # It could have been put there by anybody, before there was TLS.
-            raise OSError("it went on in plain text")
+            # Anyone could have injected it before TLS began.
+            raise OSError("the server continued in plain text")
         encrypted = context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False)
         self.socket = encrypted
         self._until_done(encrypted.do_handshake)
 
     def write(self, said: bytes) -> None:
-        """Raises Refused where the server said why before it hung up."""
+        """Raises Refused if the server said why before it hung up."""
         unsaid = memoryview(said)
         try:
             while unsaid:
@@ -124,7 +130,7 @@ class Line:
                 raise error from None
 
     def read(self) -> Reply:
-        """Return the next reply. One that breaks off is none: its first digits are no code."""
+        """Return the next reply. One that is cut off is an error: its first digits may not be its code."""
         texts: list[bytes] = []
         size = 0
         while True:
@@ -134,7 +140,7 @@ class Line:
                 continue
             found = REPLY.match(line)
             if not found:
-                raise OSError("that was no reply")
+                raise OSError("the server sent something that is not an SMTP reply")
             code, more, text = found.groups()
             texts.append(text.strip())
             if not more:
@@ -147,12 +153,12 @@ class Line:
                 raise ConnectionError("it hung up")
             self.received += more
         if not 0 < end <= longest:
-            raise OSError("its reply has no end")
+            raise OSError("the server's reply is too long")
         line, self.received = self.received[:end], self.received[end:]
         return line
 
     def is_quiet(self) -> bool:
-        """Return whether the server is there, and said nothing unasked, such as good-bye."""
+        """Return whether the server is still there, and has said nothing unasked, such as goodbye."""
         try:
             self.received += self.socket.recv(READ)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -217,7 +223,7 @@ def wait_for(event: int, connection: socket.socket, patience: Patience) -> None:
 
 
 def look_up(host: str, port: int, patience: Patience) -> list[Any]:
-    """Resolve a name, in a thread of its own: the system's resolver knows no deadline."""
+    """Resolve a name in a separate thread: the system's resolver has no deadline."""
     answer: Future[list[Any]] = Future()
 
     def resolve() -> None:
@@ -226,6 +232,10 @@ def look_up(host: str, port: int, patience: Patience) -> list[Any]:
         except (OSError, UnicodeError) as error:
             answer.set_exception(error if isinstance(error, OSError) else OSError(f"{host}: {error}"))
 
-    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        threading.Thread(target=resolve, daemon=True).start()
+    except RuntimeError as error:
+        # No thread could be started: a problem of this machine, not of the email.
+        raise OSError(str(error)) from error
     patience.wait(lambda seconds: wait([answer], seconds).done or None)
     return answer.result()

@@ -1,4 +1,4 @@
-"""Flask-Mail with what it lacks: a time for each mail, verified TLS, few connections and kept, and what went wrong."""
+"""Flask-Mail with what it lacks: a deadline for each email, verified TLS, a connection pool, and precise errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from webapp.smtp.protocol import SmtpError, Tell, envelope, nobody
 
 
 class Mail(flask_mail.Mail):
-    """Flask-Mail, keeping few connections for all threads of a process."""
+    """Flask-Mail with one connection pool for all threads of a process."""
 
     def init_app(self, app: Flask) -> flask_mail._Mail:
         self.stopping = False
@@ -35,18 +35,18 @@ class Mail(flask_mail.Mail):
         self.answer_timeout: float = app.config["MAIL_ANSWER_TIMEOUT"]
         self.ehlo_name: str = app.config["MAIL_EHLO_NAME"]
         self.pool = Pool(app.config["MAIL_CONNECTIONS"], lambda: Conversation(self))
-        # So many workers send at once: one without a connection would hold mails that others could send.
+        # As many workers may send at once: one without a connection would hold emails that others could send.
         self.places = threading.Semaphore(app.config["MAIL_CONNECTIONS"])
         self.__dict__.pop("tls", None)
         return state
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """Whom TLS trusts. Shared, since making one costs 50 ms, and made when it is needed: the web needs none."""
+        """The certificates we trust. Shared, since loading them takes 50 ms, and lazy, since the web needs none."""
         return ssl.create_default_context()
 
     def has_place(self) -> bool:
-        """Return whether one more worker might send just now."""
+        """Return whether one more worker could send right now."""
         is_free = self.places.acquire(blocking=False)
         if is_free:
             self.places.release()
@@ -57,7 +57,7 @@ class Mail(flask_mail.Mail):
 
     @contextmanager
     def call(self, patience: Patience, tell: Tell = nobody) -> Iterator[Conversation]:
-        """Open a connection of its own, signed in, for who wants to hear what the server says. Raises SmtpError."""
+        """Open a connection outside the pool and sign in, reporting each answer to `tell`. Raises SmtpError."""
         conversation = Conversation(self, tell)
         try:
             conversation.open(patience)
@@ -66,23 +66,23 @@ class Mail(flask_mail.Mail):
             conversation.close()
 
     def try_out(self, message: Message, seconds: float, tell: Tell) -> None:
-        """Send a message whatever is known of the server, and tell each of its answers. Raises SmtpError."""
+        """Send a message on a new connection, reporting each answer to `tell`. Raises SmtpError."""
         patience = Patience(seconds, lambda: self.stopping)
         with self.call(patience, tell) as conversation:
             conversation.begin(envelope(message, message.sender), patience)
             tell("dot", conversation.finish(stuffed(message), lambda: True, []))
 
     def close(self) -> None:
-        """Close the connections that nobody uses, as when the mail server is down, or a worker ends."""
+        """Close the idle connections, as when the mail server is down or a worker ends."""
         self.pool.close_idle()
 
     def stop(self) -> None:
-        """Let every conversation end soon: before its final dot at once, after it in STOPPING_SECONDS."""
+        """End every conversation soon: at once before its final dot, within STOPPING_SECONDS after it."""
         self.stopping = True
 
 
 class Connection(flask_mail.Connection):
-    """A right to send: each mail takes one of the process' connections, and gives it back unless the next was begun."""
+    """A right to send: each email takes a connection from the pool, and returns it unless it began the next email."""
 
     mail: Mail
     begun: Conversation | None = None
@@ -107,17 +107,17 @@ class Connection(flask_mail.Connection):
         """Hand the message over; return the server's final reply, "250 …". Raises SmtpError.
 
         It has MAIL_TIMEOUT seconds in all up to the final dot, and MAIL_ANSWER_TIMEOUT for the answer to that.
-        `may_finish` is asked when only the final dot is missing; without its leave nothing is sent
-        (Aborted). `while_waiting` is told about once a second how long the mail has waited, whatever for.
+        `may_finish` is asked when only the final dot is missing; if it says no, nothing is sent (Aborted).
+        `while_waiting` is called about once a second with how long the email has waited, for whatever reason.
         Refused copies (cc, bcc) are logged; a refused recipient raises.
-        `following` is what is sent next, or nothing: it is begun behind the dot, to save a round trip.
+        `following` is the message to send next, if any: it is begun behind the dot, to save a round trip.
         """
         mail = self.mail
         content = stuffed(message)
         commands = envelope(message, envelope_from or message.sender)
         patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
         if self.begun and self.begun.said_ahead != commands:
-            # The server waits for another mail, and there is no taking that back.
+            # The server is waiting for a different email, and that can't be taken back.
             self._end_begun()
         while True:
             with self._conversation(patience) as conversation:
@@ -150,6 +150,6 @@ class Connection(flask_mail.Connection):
 
 
 def stuffed(message: Message) -> bytes:
-    """Return a message as it goes before its final dot, with none among its lines (RFC 5321, 4.5.2)."""
+    """Return the message with leading dots doubled, ready for its final dot (RFC 5321, 4.5.2)."""
     content = re.sub(rb"(?m)^\.", b"..", message.content)
     return content if content.endswith(b"\r\n") else content + b"\r\n"

@@ -1,7 +1,7 @@
-"""Mail after mail on one connection, in as few round trips as the server allows (PIPELINING, RFC 2920).
+"""Email after email on one connection, in as few round trips as the server allows (PIPELINING, RFC 2920).
 
-All that goes before a mail is said at once; and the next mail is begun behind the final dot of the one before, so that
-each costs one round trip. What was begun and is not to be sent ends with its connection, without a dot.
+All commands before an email are sent at once, and the next email is begun behind the final dot of the one before, so
+that each costs one round trip. An email that was begun but must not be sent ends with its connection, without a dot.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from webapp.smtp.protocol import RESET, Aborted, Command, SmtpError, Tell, accep
 
 log = structlog.get_logger(__name__)
 
-# A server that does not answer what was said behind a final dot in this part of a mail's time did not hear it.
+# A server that does not answer what was sent behind a final dot within this share of MAIL_TIMEOUT did not read it.
 UNHEARD = 1 / 4
 
-# So much the system takes at once, whether or not the server reads. A longer mail takes its time, so it goes before we
-# ask whether its dot may follow.
+# The system accepts this much at once, whether or not the server reads it. A longer email takes a while, so it is
+# written before we ask whether its dot may follow.
 ONE_WRITE = 16384
 
-# A worker that is told to stop waits this long for the answer to a mail that was handed over already.
+# A worker that is told to stop waits this long for the answer to an email that it has handed over.
 STOPPING_SECONDS = 5
 
-# Whoever has heard no waits this long for the answers to the rest of what was said, and to QUIT.
+# How long to wait for the remaining answers after a refusal, and for the answer to QUIT.
 MANNERS_SECONDS = 1
 
 
 class Conversation:
-    """One is open, or over. Whoever uses it ends it after any error but a refusal of the mail."""
+    """A conversation on one connection. The caller closes it after any error except a refusal of the email."""
 
     line: Line
 
@@ -42,18 +42,18 @@ class Conversation:
         self.account = account
         self.tell = tell
         self.is_open = False
-        # Whether the server would take what we say next for a command.
+        # Whether the server would read what we send next as a command.
         self.is_in_order = False
-        # Whether a mail was begun on it: a server may end what it has had enough of.
+        # Whether an email was begun on it: a server may end a connection that it has had enough of.
         self.is_used = False
         self.needs_reset = False
         self.is_pipelining = False
-        # How the next mail was begun, behind the last one's dot.
+        # The commands that began the next email, behind the last one's dot.
         self.said_ahead: list[Command] = []
         self.last_used = 0.0
 
     def open(self, patience: Patience) -> None:
-        """Be greeted, encrypted and signed in, as the settings say. Raises SmtpError."""
+        """Connect, greet, encrypt and sign in, as the settings say. Raises SmtpError."""
         self.line = opening.connect(self.account, patience)
         self.is_open = True
         offers = opening.greet(self.line, self.account, self.tell)
@@ -62,16 +62,16 @@ class Conversation:
         self.is_pipelining = "PIPELINING" in offers
 
     def is_kept(self) -> bool:
-        """Return whether it is open, and the server still there."""
+        """Return whether it is open and the server is still there; if the server is not, close it."""
         if self.is_open and not self.line.is_quiet():
             self.is_in_order = False
             self.close()
         return self.is_open
 
     def begin(self, commands: list[Command], patience: Patience) -> bool:
-        """Say whom a mail is from and for, unless that was said ahead. Raises SmtpError.
+        """Send an email's sender and recipients, unless they were sent ahead. Raises SmtpError.
 
-        Return whether the server goes on with it: not when it is done with this connection.
+        Return whether the server accepted them; False if it is done with this connection.
         """
         self.line.patience = patience
         was_used, self.is_used = self.is_used, True
@@ -82,7 +82,7 @@ class Conversation:
             else:
                 self._say(commands)
         except SmtpError as error:
-            # A server may end what it has had enough of, and the mail has not begun: a new one costs it nothing.
+            # A server may end a connection that it has had enough of; the email loses nothing by starting on a new one.
             is_connections = error.phase == "sender" or not error.is_refusal
             if was_used and is_connections and patience.share(of=1) > 0:
                 self.close()
@@ -91,7 +91,7 @@ class Conversation:
         return True
 
     def finish(self, content: bytes, may_finish: Callable[[], bool], ahead: list[Command]) -> Reply:
-        """Hand over the mail that was begun, and begin on the next one. Raises SmtpError."""
+        """Hand over the email that was begun, and begin the next one. Raises SmtpError."""
         patience = self.line.patience
         if not self.is_pipelining:
             ahead = []
@@ -105,16 +105,16 @@ class Conversation:
         with step("dot"):
             self.line.write(content + b".\r\n" + lines(ahead))
             while (reply := self.line.read()).code == 354:
-                # Some say it twice: the answer is still to come.
+                # Some servers send 354 twice: the answer is still to come.
                 pass
             self.said_ahead, self.is_in_order = ahead, not ahead
             return accept(reply)
 
     def close(self) -> None:
-        """End it, politely where the server listens."""
+        """Close the connection, with a QUIT if the server would read it."""
         if self.is_in_order:
             self.line.patience = Patience(MANNERS_SECONDS, is_stopping=lambda: False)
-            # What it answers changes nothing about a mail that was accepted.
+            # The answer changes nothing about an email that was accepted.
             with suppress(OSError, Refused):
                 opening.ask(self.line, "quit")
         if self.is_open:
@@ -132,7 +132,7 @@ class Conversation:
             self._hear(group)
 
     def _hear_ahead(self, said: list[Command]) -> None:
-        """Hear the answers to what was said ahead. A server that did not hear it is told nothing ahead again."""
+        """Read the answers to what was sent ahead. If the server did not read it, never send ahead again."""
         try:
             self._hear(said, first_within=self.account.timeout * UNHEARD)
         except SmtpError as error:
@@ -142,7 +142,7 @@ class Conversation:
             raise
 
     def _hear(self, commands: list[Command], first_within: float = math.inf) -> None:
-        """Hear all the answers, and raise the first no."""
+        """Read all the answers, then raise the first error."""
         no: SmtpError | None = None
         within, waits_for_mail = first_within, False
         for command in commands:

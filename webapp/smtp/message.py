@@ -1,15 +1,18 @@
-"""An email on its way: Flask-Mail's message, in lines that any relay passes unchanged."""
+"""An email on the wire: Flask-Mail's message, in lines that any relay passes unchanged."""
 
 from __future__ import annotations
 
 import binascii
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from email.charset import QP, Charset
 from email.header import Header
+from email.mime.image import MIMEImage
+from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from email.utils import formatdate
-from functools import cached_property
+from functools import cache, cached_property
+from types import MappingProxyType
 
 import flask_mail
 
@@ -20,17 +23,23 @@ SEVEN_BIT = Charset("utf-8")
 SEVEN_BIT.body_encoding = QP
 
 LINE_MAX = 78
+BASE64_LINE = 76
 
 
 class Message(flask_mail.Message):
-    """A mail with its alternatives on top: text first, then HTML."""
+    """An email with its alternatives at the top level: text first, then HTML with its pictures.
+
+    `pictures`: PNGs, by the names that the HTML uses after "cid:".
+    """
+
+    pictures: Mapping[str, bytes] = MappingProxyType({})
 
     @cached_property
     def content(self) -> bytes:
-        """The mail as it is sent, made once. Raises BadHeaderError, ValueError."""
+        """The email as it is sent, built once. Raises BadHeaderError, ValueError."""
         if self.has_bad_headers():
             raise flask_mail.BadHeaderError
-        # The email package takes longer than all the rest of a mail: it is left what is seldom.
+        # The email package takes longer than everything else about an email, so it gets only the rare ones.
         return self.as_bytes() if self.attachments else b"".join(self._written())
 
     def _written(self) -> Iterator[bytes]:
@@ -40,11 +49,20 @@ class Message(flask_mail.Message):
         if len(parts) == 1:
             yield part("plain", self.body)
             return
-        # What is quoted-printable never holds "=_".
-        boundary = f"=_{uuid.uuid5(uuid.NAMESPACE_URL, self.msgId).hex}"
-        yield f'Content-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n\r\n'.encode()
-        for subtype, text in parts.items():
-            yield f"--{boundary}\r\n".encode() + part(subtype, text) + b"\r\n"
+        yield from self._multipart("alternative", (self._part(subtype, text) for subtype, text in parts.items()))
+
+    def _part(self, subtype: str, text: str | None) -> bytes:
+        if subtype != "html" or not self.pictures:
+            return part(subtype, text)
+        pictures = (picture(name, content) for name, content in self.pictures.items())
+        return b"".join(self._multipart("related", (part(subtype, text), *pictures)))
+
+    def _multipart(self, subtype: str, parts: Iterable[bytes]) -> Iterator[bytes]:
+        # Neither quoted-printable nor base64 contains "=_", and a nested multipart has a different boundary.
+        boundary = f"=_{uuid.uuid5(uuid.NAMESPACE_URL, subtype + self.msgId).hex}"
+        yield f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"\r\n\r\n'.encode()
+        for written in parts:
+            yield f"--{boundary}\r\n".encode() + written + b"\r\n"
         yield f"--{boundary}--\r\n".encode()
 
     def _headers(self) -> dict[str, str]:
@@ -63,7 +81,17 @@ class Message(flask_mail.Message):
         return headers | (self.extra_headers or {})
 
     def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
-        return MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset is taken too
+        written = MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset works too
+        if subtype != "html" or not self.pictures:
+            return written
+        related = MIMEMultipart("related")
+        related.attach(written)
+        for name, content in self.pictures.items():
+            image = MIMEImage(content, "png")
+            image.add_header("Content-ID", f"<{name}>")
+            image.add_header("Content-Disposition", "inline")
+            related.attach(image)
+        return related  # type: ignore[return-value] # it is attached like the text
 
 
 def header(name: str, value: str) -> bytes:
@@ -75,8 +103,20 @@ def header(name: str, value: str) -> bytes:
     return f"{name}: {value}\r\n".encode("ascii")
 
 
+@cache
+def picture(name: str, content: bytes) -> bytes:
+    """Return a picture and its headers: the same in every email."""
+    lines = binascii.b2a_base64(content, newline=False)
+    folded = b"\r\n".join(lines[n : n + BASE64_LINE] for n in range(0, len(lines), BASE64_LINE))
+    headers = (
+        "Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n"
+        f"Content-ID: <{name}>\r\nContent-Disposition: inline\r\n\r\n"
+    )
+    return headers.encode() + folded
+
+
 def part(subtype: str, text: str | None) -> bytes:
-    """Return a text and its headers; its lines end as they do in mails."""
+    """Return a text and its headers, with CRLF line endings."""
     lines = (text or "").replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
     return (
         f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'.encode()

@@ -1,4 +1,4 @@
-"""How a connection begins: reached, greeted, encrypted and signed in, as the settings say."""
+"""How a connection begins: connect, greet, encrypt and sign in, as the settings say."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from webapp.smtp.protocol import Tell, accept, step
 
 
 def connect(account: Any, patience: Patience) -> Line:
-    """Raises SmtpError, as all here."""
+    """Raises SmtpError, like `greet` and `log_in`."""
     with step("connect"):
         return Line(client.connect(account.server, account.port, patience), patience)
 
 
 def greet(line: Line, account: Any, tell: Tell) -> dict[str, str]:
-    """Greet each other, in TLS where the settings ask for it; return what the server offers."""
+    """Exchange greetings, over TLS if the settings ask for it; return the extensions that the server offers."""
     if account.use_ssl:
         with step("tls"):
             line.encrypt(account.tls, account.server)
@@ -47,7 +47,7 @@ def _say_hello(line: Line, name: str, tell: Tell) -> dict[str, str]:
         try:
             reply = ask(line, f"ehlo {name}")
         except Refused as refused:
-            # One that does not know the word.
+            # The server does not know EHLO.
             if refused.reply.code // 10 != 50:
                 raise
             reply = ask(line, f"helo {name}")

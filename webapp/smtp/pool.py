@@ -1,4 +1,4 @@
-"""The connections of a process: few, and kept while there is work."""
+"""The connections of a process: few, and kept open while there is work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from webapp.smtp.protocol import Aborted, Crowded, SmtpError, is_crowded
 
 log = structlog.get_logger(__name__)
 
-# Servers count connections, idle ones too. After this they are free for others.
+# Servers count connections, even idle ones. After this long we close them, for others to use.
 IDLE_SECONDS = 2.0
 
-# A server that wants fewer connections than we may have is believed for so long.
+# How long to believe a server that wants fewer connections than we may open.
 FEWER_SECONDS = 60.0
 
-# One that wants none, since others have them, is asked again so often, and for so long.
+# How often, and for how long, to ask again if the server wants none, since others have them all.
 AGAIN_SECONDS = 1.0
 CROWDED_SECONDS = 5.0
 
@@ -33,13 +33,13 @@ class Pool:
         self.fewer, self.fewer_until = size, 0.0
         self.changed = threading.Condition()
         self.idle: list[Conversation] = []
-        # With those that are being opened or closed: the server may count them.
+        # Including those being opened or closed: the server may count them.
         self.lent = 0
         self.waiting = 0
         self.closer: threading.Thread | None = None
 
     def take(self, patience: Patience) -> Conversation:
-        """Return an open connection, once one is free; it is to be given back. Raises SmtpError."""
+        """Return an open connection as soon as one is free; give it back afterwards. Raises SmtpError."""
         crowded_at: float | None = None
         while True:
             conversation = self._wait_for_free(patience)
@@ -62,7 +62,7 @@ class Pool:
                 return conversation
 
     def give_back(self, *conversations: Conversation) -> None:
-        """Keep what is open for the next mail, and forget what is not."""
+        """Keep open conversations for the next email, and drop closed ones."""
         with self.changed:
             self.lent -= len(conversations)
             for conversation in conversations:
@@ -70,13 +70,15 @@ class Pool:
                     conversation.last_used = time.monotonic()
                     self.idle.append(conversation)
             self.changed.notify_all()
-            # Begun when it is needed, and again in a process that was forked off.
+            # Started when needed, and again in a forked process.
             if self.idle and not (self.closer and self.closer.is_alive()):
                 self.closer = threading.Thread(target=self._close_when_idle, name="idle connections", daemon=True)
-                self.closer.start()
+                # Failing to start a thread must not put an email that was accepted in doubt.
+                with suppress(RuntimeError):
+                    self.closer.start()
 
     def close_idle(self, longer_than: float = 0) -> None:
-        """Close what nobody has used for so many seconds."""
+        """Close connections that have been idle for at least `longer_than` seconds."""
         before = time.monotonic() - longer_than
         with self.changed:
             old = [conversation for conversation in self.idle if conversation.last_used <= before]
@@ -87,12 +89,12 @@ class Pool:
         self.give_back(*old)
 
     def _make_do(self, turned_away: Conversation, error: SmtpError) -> bool:
-        """Return whether others of ours are open, which is as many as the server wants for now."""
+        """Return whether others of ours are open; if so, that is how many the server wants for now."""
         with self.changed:
             others = self.lent - 1 + len(self.idle)
             if others:
                 self.fewer, self.fewer_until = others, time.monotonic() + FEWER_SECONDS
-            # Not before: whoever took its place meanwhile would count as one whom the server let in.
+            # Not earlier: a conversation that took its place by now would count as one that the server let in.
             self.give_back(turned_away)
         if others:
             log.warning("mail_connections_limited", connections=others, smtp_code=error.code, reply=error.reply)

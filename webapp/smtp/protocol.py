@@ -1,4 +1,4 @@
-"""The steps of a conversation with a mail server: what is said at each, and what it is when one fails."""
+"""The steps of a conversation with a mail server: the commands of each, and the errors when one fails."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from webapp.smtp.message import Message
 
 Phase = Literal["connect", "greeting", "ehlo", "tls", "login", "sender", "recipient", "data", "dot"]
 
-# How servers say that they have enough connections, of ours or of all, before they have heard of any mail.
+# How servers say, before any email is mentioned, that they have enough connections, of ours or in all.
 CROWDED = re.compile(
     r"\b4\.3\.2\b|(too many|concurrent|maximum|limit).*\b(connection|session)s?", re.IGNORECASE | re.DOTALL
 )
 
 
-# Who is told of each answer that lets the conversation go on.
+# Called with each answer that lets the conversation continue.
 Tell = Callable[[Phase, Reply], None]
 
 
@@ -29,7 +29,7 @@ def nobody(_phase: Phase, _reply: Reply) -> None:
 
 
 class Command(NamedTuple):
-    """A line that goes before an email, and the first digit of an answer that lets it go on; a copy may be refused."""
+    """A line sent before an email, and the first digit of an answer that lets it continue; a copy may be refused."""
 
     phase: Phase
     line: str
@@ -44,7 +44,7 @@ class SmtpError(Exception):
     """The conversation ended without a 250 for the message.
 
     `phase` is the step that failed; `code` and `reply` are the server's, or None and the network's
-    error. Lost at "dot" without a code, the message may have been taken.
+    error. If it failed at "dot" without a code, the server may have taken the message.
     """
 
     def __init__(self, phase: Phase, code: int | None, reply: str) -> None:
@@ -55,21 +55,21 @@ class SmtpError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the server said no to this one mail, and goes on with others."""
+        """Whether the server refused only this email, and would go on with others."""
         return self.phase in {"recipient", "data", "dot"} and self.code not in {None, 421}
 
 
 class Aborted(SmtpError):
-    """The conversation was ended by us, before the final dot: nothing was sent."""
+    """We ended the conversation before the final dot: nothing was sent."""
 
 
 class Crowded(SmtpError):
-    """The server wants no more connections, and none of them is ours."""
+    """The server wants no more connections, and none of the open ones is ours."""
 
 
 @contextmanager
 def step(phase: Phase) -> Iterator[None]:
-    """Say in which phase an error of the server's or the network's happened."""
+    """Turn an error of the server or the network into an SmtpError in this phase."""
     try:
         yield
     except Refused as refused:
@@ -96,7 +96,7 @@ def lines(commands: Sequence[Command]) -> bytes:
 
 
 def accept(reply: Reply, expected: int = 2) -> Reply:
-    """Return the reply if it begins with this digit. Raises Refused, OSError."""
+    """Return the reply if its code begins with this digit. Raises Refused, OSError."""
     if reply.code // 100 == expected:
         return reply
     if reply.code // 100 in {4, 5}:
@@ -105,7 +105,7 @@ def accept(reply: Reply, expected: int = 2) -> Reply:
 
 
 def envelope(message: Message, sender: Mailbox) -> list[Command]:
-    """Return what is said before a mail. Raises ValueError."""
+    """Return the commands that precede an email. Raises ValueError."""
     return [
         Command("sender", f"mail FROM:<{bare(sender)}>"),
         *(Command("recipient", f"rcpt TO:<{bare(recipient)}>") for recipient in message.recipients),
@@ -114,5 +114,5 @@ def envelope(message: Message, sender: Mailbox) -> list[Command]:
     ]
 
 
-# What the recipient's server, or the content, may have a part in.
+# The phases in which the answer may depend on the recipient's server or on the content.
 AT_THE_MAIL = ("recipient", "data", "dot")

@@ -1,4 +1,4 @@
-"""Answers of the mail server: whose trouble each is, and whether to try again."""
+"""Answers of the mail server: whose problem each is, and whether to retry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from webapp.smtp.protocol import AT_THE_MAIL, SmtpError
 
 Meaning = Literal["server", "policy", "later", "never", "silence", "doubt"]
 
-# What is said of the recipient: that there is none, that the mailbox is full (its quota, not ours), or that it takes
-# mail from some alone (5.7.12x, 5.7.13x), which those tell of the sender.
+# Answers about the recipient: there is none, the mailbox is full (its quota, not ours), or it takes email only from
+# certain senders (5.7.12x and 5.7.13x, which are worded as if about the sender).
 RECIPIENTS = re.compile(r"(^|\s)[45]\.(1\.[1-6]|2\.\d+|7\.1[23]\d)\b")
 
-# What is said of us, by servers that wait with it for the first recipient: of our sender, of our right to relay, of our
-# login, of how much we may send.
+# Answers about us, from servers that wait for the first recipient to give them: about our sender, our right to relay,
+# our login, how much we may send.
 OURS = re.compile(
     r"(^|\s)([45]\.1\.[78]|[45]\.1\.0\b.*\bsender|5\.4\.5)\b"
     r"|sender verif\w+ fail|sender (address|domain)\b.{0,60}\b(rejected|refused|not (exist|found|owned|allowed))"
@@ -28,15 +28,15 @@ OURS = re.compile(
 
 POLICY = re.compile(r"(^|\s)[45]\.7\.\d+\b")
 
-# How many different domains a server refuses by its policy, and takes nothing meanwhile, until it is one for everybody.
+# Once a server refuses this many domains by its policy and takes nothing in between, the policy is against all emails.
 EVERYBODY = 5
 
 
 def meaning(error: SmtpError) -> Meaning:
-    """Return whose trouble it is: the server's with any mail of ours, everybody's perhaps, or this mail's alone."""
+    """Return whose problem it is: the server's with any email of ours, perhaps everyone's, or this email's alone."""
     if error.phase not in AT_THE_MAIL or error.code == 421:
         return "server"
-    # What is no answer to a mail that was handed over leaves it open whether it was taken.
+    # Without a valid answer to an email that was handed over, the server may have taken it.
     if error.code is None or (error.phase == "dot" and error.code < 400):
         return "doubt" if error.phase == "dot" else "silence"
     if not RECIPIENTS.search(error.reply):

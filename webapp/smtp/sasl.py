@@ -1,4 +1,4 @@
-"""How one signs in at a mail server: AUTH PLAIN, LOGIN and CRAM-MD5, with names and passwords of any script."""
+"""Signing in to a mail server: AUTH PLAIN, LOGIN and CRAM-MD5, with names and passwords in any script."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from webapp.smtp.protocol import accept
 
 
 def log_in(line: Line, offered: Iterable[str], username: str, password: str, *, is_encrypted: bool) -> Reply:
-    """Sign in by what the server offers; return its last word. Raises Refused, OSError; none has the password in it."""
-    # What no wire-tapper can use goes first where there could be one; else what most servers do best.
+    """Sign in by what the server offers; return its last reply. Raises Refused, OSError, both without the password."""
+    # Without TLS, what an eavesdropper cannot use comes first; with TLS, what works best on most servers.
     ways = ["PLAIN", "LOGIN", "CRAM-MD5"] if is_encrypted else ["CRAM-MD5", "PLAIN", "LOGIN"]
     name, secret = username.encode(), password.encode()
     refusals: list[Refused] = []
@@ -25,12 +25,12 @@ def log_in(line: Line, offered: Iterable[str], username: str, password: str, *, 
                 break
     if not refusals:
         raise OSError(f"the server offers no way to sign in that we know: {' '.join(offered) or 'none at all'}")
-    # "Unknown mechanism" hides that the password was wrong.
+    # An "unknown mechanism" must not hide that the password was wrong.
     raise min(refusals, key=lambda refused: refused.reply.code != 535)
 
 
 class Exchange:
-    """Its lines are taken out of the server's answer, which may repeat them."""
+    """One sign-in. What we send is removed from the server's replies, which may repeat it."""
 
     def __init__(self, line: Line, name: bytes, secret: bytes) -> None:
         self.line = line
@@ -55,13 +55,13 @@ def plain(exchange: Exchange) -> Reply:
     proof = base64.b64encode(b"\0%b\0%b" % (exchange.name, exchange.secret))
     reply = exchange.ask("PLAIN", proof)
     if reply.code == 334:
-        # Not every server listens before it has asked.
+        # Some servers ignore what came with the command, and ask for it.
         return exchange.answer(proof)
     return accept(reply)
 
 
 def login(exchange: Exchange) -> Reply:
-    # Nor does every server take a name that it has not asked for.
+    # Not every server takes a name that it has not asked for.
     accept(exchange.ask("LOGIN"), 3)
     exchange.answer(base64.b64encode(exchange.name), 3)
     return exchange.answer(base64.b64encode(exchange.secret))
