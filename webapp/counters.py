@@ -1,4 +1,4 @@
-"""Totals that only grow: each row is counted once, and stays counted when it is pruned."""
+"""Totals that only grow: each row is counted once, and stays counted after it is pruned."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from webapp.db.locks import try_lock
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# How long mails took from promise to acceptance falls into these, in seconds, each up to and with its bound.
+# Histogram buckets for the seconds from queueing an email to its acceptance: inclusive upper bounds.
 ACCEPT_BOUNDS = (1, 2.5, 5, 10, 12.5, 15, 20, 30, 60, 120, 300, 900, 3600, 14400, 86400)
 BEYOND = "+Inf"
 
-# Rows younger than this may belong to a transaction that has not ended: they are counted later.
+# Rows are counted once they are this old: by then no open transaction can add any that are older.
 SETTLED_SECONDS = 300.0
-# Workers count anew once in so long; what came since is counted by whoever asks.
+# How often workers fold rows into the totals. Reading a total counts the rows since then.
 FOLD_SECONDS = 300.0
 
-# So many rows are counted in one transaction, which on SQLite keeps others waiting.
+# Rows per transaction: on SQLite, other writers wait for it.
 FOLD_ROWS = 100_000
 
-# By the hour they are kept for as long as plots go back.
+# Hourly totals are kept for as long as plots go back.
 HOUR = 3600
 KEEP_HOURS = timedelta(days=8)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# What leaves no row, and is counted as it happens.
+# These leave no row and are counted as they happen.
 FENCED_WRITES = "fenced_writes"
 HINT_FAILURES = "hint_failures"
-# Accepted mails whose rows are gone.
+# Accepted emails whose rows were pruned.
 PRUNED = "accepted_pruned"
 
 
 class Total(Model):
-    """How much of it there was until the time in TotalUntil; later rows are counted when it is asked for."""
+    """A total up to the time in TotalUntil; later rows are counted when it is read."""
 
     __tablename__ = "totals"
 
@@ -67,7 +67,7 @@ class Total(Model):
 
 
 class TotalUntil(Model):
-    """Rows before this time are in the total already."""
+    """Rows before this time are already in the total."""
 
     __tablename__ = "totals_until"
 
@@ -76,7 +76,7 @@ class TotalUntil(Model):
 
 
 class HourlyTotal(Model):
-    """How much of it there was in one hour, as far as it is in the total."""
+    """The share of one hour in the total."""
 
     __tablename__ = "totals_by_hour"
 
@@ -87,23 +87,23 @@ class HourlyTotal(Model):
 
 
 def attempts(*which: ColumnElement[bool]) -> Select[str, int]:
-    """Tries at mails, by how they ended."""
+    """Delivery attempts, by outcome."""
     return select(DeliveryAttempt.outcome, func.count()).where(*which).group_by(DeliveryAttempt.outcome)
 
 
 def accepted(*which: ColumnElement[bool]) -> Select[str, int]:
-    """Accepted mails, by the bound of the time they took."""
+    """Accepted emails, by bucket of the time they took."""
     bound = accept_bound()
     return select(bound, func.count()).where(OutgoingEmail.sent_at.is_not(None), *which).group_by(bound)
 
 
 def accepted_seconds(*which: ColumnElement[bool]) -> Select[str, float]:
-    """The time that all accepted mails took together."""
+    """The total time that accepted emails took."""
     return select(literal(""), func.coalesce(func.sum(_took()), 0)).where(OutgoingEmail.sent_at.is_not(None), *which)
 
 
 def events(*which: ColumnElement[bool]) -> Select[str, int]:
-    """The acts of people, by action."""
+    """Audit events, by action."""
     return select(AuditEvent.action, func.count()).where(*which).group_by(AuditEvent.action)
 
 
@@ -117,7 +117,7 @@ TIMES: dict[str, InstrumentedAttribute[Any]] = {
     "events": AuditEvent.at,
 }
 
-# The same words on PostgreSQL and SQLite, for which SQLAlchemy has two different functions.
+# This SQL works on PostgreSQL and SQLite; SQLAlchemy has a different function for each.
 ADD = text(
     "INSERT INTO totals (name, label, value) VALUES (:name, :label, :value)"
     " ON CONFLICT (name, label) DO UPDATE SET value = totals.value + excluded.value"
@@ -131,15 +131,16 @@ ADD_HOUR = text(
 
 def add(name: str, counts: Mapping[str, float]) -> None:
     """Add to a total, label by label, as part of the caller's transaction."""
-    # Always in one order: two who add at once must not wait for each other.
+    # Always in the same order, so that two transactions adding at once cannot deadlock.
     for label in sorted(counts):
         db.session.execute(ADD, {"name": name, "label": label, "value": counts[label]})
 
 
 def fold() -> bool:
-    """Count what came since the last time, some of it at once, and commit then; return whether there may be more.
+    """Add some of the rows since the last fold to the totals, and commit; return whether there may be more.
 
-    It is done often enough that asking is quick. Two who count at once would count twice: one of them does nothing.
+    Done often, so that reading a total is quick. A lock keeps two processes from counting the same rows: the second
+    does nothing.
     """
     if not is_behind() or not try_lock(["totals"]):
         db.session.rollback()
@@ -164,9 +165,9 @@ def _marks() -> Select[str, datetime, datetime]:
 
 
 def _after_some(at: InstrumentedAttribute[Any], since: datetime) -> datetime | None:
-    """Return until when there are so many rows that they are counted by themselves; nothing when there are fewer."""
+    """Return the time up to which there are FOLD_ROWS rows, or None if there are fewer."""
     until: datetime | None = db.session.scalar(select(at).where(at >= since).order_by(at).offset(FOLD_ROWS).limit(1))
-    # So many at one moment are counted together with all that follow.
+    # When more than FOLD_ROWS rows share one moment, they are counted together with all that follow.
     return until if until != since else None
 
 
@@ -187,13 +188,13 @@ def _is_behind(mark: Any) -> bool:
 
 
 def grown(rows: Callable[..., Select[str, Any]]) -> dict[str, float]:
-    """Return the total by label: what was counted, and the rows that came since.
+    """Return the total by label: the stored one plus the rows since.
 
-    One statement, and so one moment: between two, whoever counts would make a total grow twice.
+    A single statement: a fold between two statements would count its rows twice.
     """
     name = rows.__name__
     until = select(TotalUntil.until).where(TotalUntil.name == name)
-    # Known beforehand it tells the planner how few rows they are; only the statement's own decides.
+    # A literal lets the planner see how few rows match; the subquery is what makes the result right.
     since = db.session.scalar(until)
     label, value = rows(TIMES[name] >= since, TIMES[name] >= until.scalar_subquery()).subquery().c
     every = union_all(
@@ -205,9 +206,9 @@ def grown(rows: Callable[..., Select[str, Any]]) -> dict[str, float]:
 
 
 def parts(rows: Callable[..., Select[str, Any]], begin: datetime, seconds: int) -> list[tuple[datetime, str, float]]:
-    """Return when, which label and how much since then: by parts of so many seconds, or by hours if these are longer.
+    """Return (start, label, value) since `begin`, in slots of `seconds`, or of an hour if that is shorter.
 
-    One statement, as in grown().
+    A single statement, as in grown().
     """
     name = rows.__name__
     at = TIMES[name]
@@ -225,7 +226,7 @@ def parts(rows: Callable[..., Select[str, Any]], begin: datetime, seconds: int) 
 
 
 def _by_part(rows: Select[str, Any], at: InstrumentedAttribute[Any], seconds: int) -> Select[str, Any, int]:
-    """Count the rows by their time too, as the number of the part that it falls into."""
+    """Group the rows by time slot too."""
     part = _part(at, seconds)
     return rows.add_columns(part).group_by(part)
 
@@ -235,12 +236,12 @@ def _part(at: ColumnElement[datetime] | InstrumentedAttribute[Any], seconds: int
 
 
 def counted(name: str) -> float:
-    """Return a total of what leaves no row."""
+    """Return the total of something that leaves no row."""
     return db.session.scalar(select(Total.value).where(Total.name == name)) or 0
 
 
 def count(name: str) -> None:
-    """Count one thing that leaves no row, and commit; a database that is away just then misses one."""
+    """Count one thing that leaves no row, and commit; it is lost if the database is away."""
     try:
         add(name, {"": 1})
         db.session.commit()
@@ -249,7 +250,7 @@ def count(name: str) -> None:
 
 
 def accept_bound() -> ColumnElement[str]:
-    """Return the bound that a mail's time to acceptance falls under, as text."""
+    """Return the bucket of an email's time to acceptance, as text."""
     return case(*[(_took() <= bound, literal(f"{bound:g}")) for bound in ACCEPT_BOUNDS], else_=literal(BEYOND))
 
 

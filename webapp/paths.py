@@ -1,4 +1,4 @@
-"""The folders that the app lives in."""
+"""The app's folders."""
 
 from __future__ import annotations
 

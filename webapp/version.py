@@ -1,4 +1,4 @@
-"""Which release this is, told wherever somebody asks."""
+"""The version of this release and build."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from flask import current_app
 
 from webapp.paths import ROOT
 
-# The one place; CHANGELOG.md has a section for it.
+# Set only here; CHANGELOG.md has a section for it.
 RELEASE = "1.0.0"
 
 LONGEST = 50
 
 
 def version() -> str:
-    """Return the release, and after a "+" which build of it, where that is known."""
+    """Return the release, followed by "+" and the build if that is known."""
     return f"{RELEASE}+{build()}"[:LONGEST] if build() else RELEASE
 
 
 def build() -> str:
-    """Return which build this is: APP_VERSION, or what git calls the checkout; nothing where neither says it."""
+    """Return APP_VERSION, or what git calls the checkout, or ""."""
     given: str | None = current_app.config["APP_VERSION"]
     return given or _checkout()
 

@@ -1,1 +1,1 @@
-"""The database: engines, clock, locks, and whether it is away."""
+"""The database: engines, clock, locks and outages."""

@@ -1,4 +1,4 @@
-"""Time: UTC everywhere, and written by the database where processes must agree."""
+"""Time: UTC everywhere, and from the database's clock where processes must agree."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sqlalchemy.types import TypeDecorator
 
 
 def now() -> datetime:
-    """Return this machine's time, aware, in UTC: for showing, not for deciding."""
+    """Return this machine's time, aware, in UTC: for display, not for decisions."""
     return datetime.now(UTC)
 
 
-# Elapsed time. On Linux it goes on while the machine sleeps, which time.monotonic() does not.
+# Elapsed time. On Linux it keeps counting while the machine sleeps, unlike time.monotonic().
 BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
-# What was just written may be a moment ahead of whoever reads it.
+# A time that was just written may be a moment ahead of the statement that reads it.
 MOMENT = 1.0
 
 
 def ticks() -> float:
-    """Return this machine's elapsed time in seconds: for how long something is held, whatever happened meanwhile."""
+    """Return this machine's elapsed time in seconds, which a change of its clock does not affect."""
     return time.clock_gettime(BOOTTIME)
 
 
@@ -51,7 +51,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
     """The database's wall clock, `seconds` from now: one clock for all workers.
 
-    Unlike CURRENT_TIMESTAMP it moves on within a transaction.
+    Unlike CURRENT_TIMESTAMP, it advances within a transaction.
     """
 
     type = UTCDateTime()
@@ -63,20 +63,20 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
 
 @compiles(db_now, "postgresql")
 def _on_postgresql(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    # The time at which the statement began. Of clock_timestamp(), which may change from row to row, the planner
-    # knows nothing: it would use no index, or expect a third of all rows behind it.
+    # The start of the statement. clock_timestamp() may change from row to row, so the planner would not use an index,
+    # or would expect a third of all rows to match.
     return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(db_now, "sqlite")
 def _on_sqlite(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    # The text has the form in which SQLAlchemy stores times, so the two compare as text.
+    # The format in which SQLAlchemy stores times, so that both compare as text.
     seconds = compiler.process(element.clauses, **options)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds')"
 
 
 class seconds_between(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
-    """How much later the second time is."""
+    """The seconds from the first time to the second."""
 
     type = Float()
     inherit_cache = True
@@ -95,13 +95,13 @@ def _between_on_sqlite(element: seconds_between, compiler: SQLCompiler, **option
 
 
 def is_ahead(at: Any, most: float) -> ColumnElement[bool]:
-    """Return whether a time is still to come.
+    """Return whether a time is in the future.
 
-    What lies more than `most` seconds ahead was written while the clock was wrong, and counts as now.
+    A time more than `most` seconds ahead was written while the clock was wrong, and counts as now.
     """
     return and_(at > db_now(), at <= db_now(most))
 
 
 def was_lately(at: Any, seconds: float) -> ColumnElement[bool]:
-    """Return whether a time was within the last seconds; one that is still to come was not."""
+    """Return whether a time is within the last `seconds`; a time in the future is not."""
     return and_(at > db_now(-seconds), at <= db_now(MOMENT))

@@ -1,4 +1,4 @@
-"""Setting up connections to each kind of database, and how long it may take to answer."""
+"""Setting up connections to each kind of database, and limiting how long it may take to answer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from sqlalchemy.exc import InvalidatePoolError
 from webapp.db.outages import DatabaseAway, Outage, is_away, is_unmigrated, keeps_connection
 from webapp.setting_types import ConfigError
 
-# A connection to Postgres that rested for longer is asked whether it still lives.
+# A server that has not answered for this long counts as frozen, and another may have replaced it. No statement runs for
+# longer (see `statement_timeout`), except in migrations, which lift both bounds: migrations/env.py.
+LONGEST_ANSWER = 40.0
+
+# A connection to PostgreSQL that was idle for longer is pinged before use.
 FRESH_SECONDS = 5.0
 
-# Postgres ends what one of us leaves behind who froze, or whose machine is gone: others wait for its locks, and a
-# frozen process's system answers for it. Who waits for a lock of another fails, and tries again.
+# PostgreSQL ends the transactions of a client that froze or whose machine is gone, since others wait for its locks. (A
+# frozen process's kernel still answers keepalives.) A statement that waits too long for a lock fails, and is retried.
 BOUNDS = {
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "5s",
@@ -33,8 +37,8 @@ BOUNDS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10s",
 }
-# What the URL, the role or the database sets is meant, and what a release does not have is left out. Not sent as
-# startup options, which poolers refuse.
+# Leaves alone what the URL, the role or the database sets, and skips settings that the server's release lacks. Not sent
+# as startup options, which connection poolers refuse.
 BIND = """
     SELECT set_config(name, bound, false) FROM unnest(%s::text[], %s::text[]) AS bounds (name, bound)
     JOIN pg_settings USING (name) WHERE source NOT IN ('client', 'user', 'database', 'database user')
@@ -42,17 +46,17 @@ BIND = """
 
 
 def tune(engine: Engine, seconds: float) -> Outage:
-    """Return what is known of whether it is away. `seconds`: how long a request may wait for an answer of Postgres."""
+    """Set up the engine; return its Outage. `seconds`: how long a request may wait for an answer from PostgreSQL."""
     outage = Outage()
 
     @event.listens_for(engine, "handle_error", retval=True)
     def tell_when_away(context: ExceptionContext) -> DatabaseAway | None:
         error = context.original_exception
-        # What is missing although the migrations were all there is a mistake in a statement.
+        # If all migrations were applied, a missing table or column is a bug in a statement.
         if not is_away(error) or (is_unmigrated(error) and outage.was_migrated):
             return None
-        # All connections lead to the same server, or to one that may only be read by now. (That of an SQLite file with
-        # a statement amid it would keep its lock until Python finds the pieces.)
+        # Drop all connections: they lead to the same server, or to one that is read-only by now. (A busy SQLite file is
+        # excepted: dropped in the middle of a statement, its connection keeps its lock until garbage collection.)
         context.is_disconnect = context.is_disconnect or not keeps_connection(error)
         return outage.note(error)
 
@@ -61,7 +65,7 @@ def tune(engine: Engine, seconds: float) -> Outage:
     else:
         _tune_postgres(engine, seconds)
 
-    # The last to be asked: by then the connection was found to live.
+    # Registered last: by then the connection has proved to be alive.
     @event.listens_for(engine, "checkout")
     def on_checkout(_connection: Any, _record: Any, _proxy: Any) -> None:
         outage.note_answer()
@@ -74,7 +78,7 @@ class Unsuitable(psycopg.OperationalError):
 
 
 def refuse_unsuitable(config: Mapping[str, Any]) -> None:
-    """Raise ConfigError when the database answers, and can never serve; one that is away is waited for."""
+    """Raise ConfigError if the database answers but can never serve; one that is away may come back."""
     if config["DATABASE_URL"].startswith("sqlite"):
         return
     try:
@@ -95,13 +99,17 @@ def _check(connection: psycopg.Connection[Any]) -> None:
 def _bind(connection: psycopg.Connection[Any]) -> None:
     connection.autocommit = True
     connection.execute(BIND, [list(BOUNDS), list(BOUNDS.values())])
+    process = connection.execute("SELECT pg_backend_pid()").fetchone()
     connection.autocommit = False
+    if process != (connection.info.backend_pid,):
+        # We are behind a pooler: a statement prepared in one backend may be executed in another.
+        connection.prepare_threshold = None
 
 
 def _tune_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
-        # The driver must not begin transactions by itself: on_begin does.
+        # The driver must not begin transactions on its own: on_begin does.
         connection.isolation_level = None
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -110,48 +118,62 @@ def _tune_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        # A read that turns into a write fails at once when another wrote meanwhile, whatever the
-        # timeout. So whatever may write takes the write lock first; only pages that are merely shown do not.
+        # A transaction that reads first and then writes fails at once if another wrote in between, whatever the
+        # timeout. So transactions take the write lock at their beginning, except in requests that only show a page.
         reads = has_request_context() and request.method in {"GET", "HEAD"}
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection with a timeout for every answer, and which can tell that it may be gone."""
+
+    # The timeout for an answer in seconds: during a request, and otherwise.
+    request_timeout: float | None = None
+    timeout: float | None = None
+    # When the server last answered, also a rollback on release: that usually follows an answer at once.
+    answered_at: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        longest = timeout or (self.request_timeout if has_request_context() else self.timeout)
+        try:
+            answer = super().wait(gen, interval, longest)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - it has no other name
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"the server did not answer within {longest} s") from error
+        self.answered_at = time.monotonic()
+        return answer
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        except psycopg.Error:
+            # The connection is gone and its transaction with it, so the rollback is done: a finished page can still be
+            # sent. The pool replaces the closed connection.
+            if not self.closed:
+                raise
+
+    def may_be_gone(self) -> bool:
+        """Return whether it was idle for long, or has unexpected data to read: usually that it was closed."""
+        if self.answered_at is None:
+            # A new connection: its first query will tell. SQLAlchemy would not try a third one.
+            return False
+        line = select.poll()
+        line.register(self.fileno(), select.POLLIN)
+        return time.monotonic() - self.answered_at > FRESH_SECONDS or bool(line.poll(0))
+
+
 def _tune_postgres(engine: Engine, seconds: float) -> None:
-    """Let no request wait longer than that for an answer, and none fail for a server that was restarted.
+    """Let no request wait longer than `seconds` for an answer, no worker forever, and none fail for a restart.
 
-    libpq itself would wait without end for a frozen server. And SQLAlchemy's `pool_pre_ping` asks every time, which
-    takes as long as most of what is asked afterwards. The price: where a server vanishes without a word, as when a
-    machine dies, what uses each connection of the last seconds fails once.
+    libpq itself would wait forever for a frozen server. SQLAlchemy's `pool_pre_ping` pings before every use, which
+    takes as long as most queries. The price of pinging less: if a server vanishes silently, as when its machine dies,
+    the next use of each recently used connection fails once.
     """
-
-    class BoundedConnection(psycopg.Connection[Any]):
-        # Releasing it counts, too: that comes right after an answer, mostly.
-        answered_at: float | None = None
-
-        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-            if timeout is None and has_request_context():
-                try:
-                    answer = super().wait(gen, interval, seconds)
-                except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - it has no other name
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError(f"the server did not answer within {seconds} s") from error
-            else:
-                answer = super().wait(gen, interval, timeout)
-            self.answered_at = time.monotonic()
-            return answer
-
-        def may_be_gone(self) -> bool:
-            """Return whether it rested for long, or said something that nobody asked for: its end, mostly."""
-            if self.answered_at is None:
-                # A new one: what is asked first will tell. SQLAlchemy would not try a third one.
-                return False
-            line = select.poll()
-            line.register(self.fileno(), select.POLLIN)
-            return time.monotonic() - self.answered_at > FRESH_SECONDS or bool(line.poll(0))
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> psycopg.Connection[Any]:
         connection = BoundedConnection.connect(*arguments, **options)
+        connection.request_timeout, connection.timeout = seconds, LONGEST_ANSWER
         with ExitStack() as closing_it:
             closing_it.callback(connection.close)
             _check(connection)
@@ -165,12 +187,12 @@ def _tune_postgres(engine: Engine, seconds: float) -> None:
             if connection.may_be_gone():
                 engine.dialect.do_ping(connection)
         except psycopg.Error as error:
-            # The others have rested as long, or longer.
+            # The other connections were idle for as long, or longer.
             raise InvalidatePoolError(str(error)) from error
 
 
 def engine_options(config: dict[str, Any]) -> dict[str, Any]:
-    # An error's text must not carry addresses into the log.
+    # Error messages must not carry addresses into the log.
     options: dict[str, Any] = {"hide_parameters": True}
     if config["DATABASE_URL"].startswith("sqlite"):
         return options
@@ -179,17 +201,17 @@ def engine_options(config: dict[str, Any]) -> dict[str, Any]:
         "pool_size": config["DATABASE_POOL_SIZE"],
         "max_overflow": 0,
         "pool_timeout": timeout,
-        # The others may rest: one that was used lately need not be asked whether it lives.
+        # Prefer a recently used connection, which needs no ping.
         "pool_use_lifo": True,
         "connect_args": {
             "connect_timeout": timeout,
-            # A connection into a black hole ends, instead of holding a request for minutes.
+            # Ends a connection whose packets get lost, instead of blocking a request for minutes.
             "tcp_user_timeout": timeout * 1000,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "application_name": config["APP_NAME"],
-            # Of several hosts the primary; and one that may only be read is as good as away.
+            # Selects the primary among several hosts; a read-only server is as good as away.
             "target_session_attrs": "read-write",
             **conninfo_to_dict(config["DATABASE_URL"]),
         },

@@ -17,40 +17,40 @@ from webapp.db.base import db
 
 log = structlog.get_logger(__name__)
 
-# Made once, as what every mail needs.
+# Built once: every email needs it.
 LOCK = select(func.pg_advisory_xact_lock(func.hashtextextended(func.unnest(bindparam("keys", type_=ARRAY(Text))), 0)))
 
 
 def lock(*keys: str) -> None:
-    """Let nobody else hold one of these until the commit. On SQLite writers come one by one already."""
+    """Wait for these locks, and hold them until the commit. SQLite needs none: it has one writer at a time."""
     if db.engine.dialect.name == "postgresql":
-        # In one order, whoever asks: else two that ask for the same ones deadlock.
+        # Always in the same order: otherwise two transactions could deadlock.
         db.session.execute(LOCK, {"keys": sorted(keys)})
 
 
-# In one order, and each alone: a lock is tried here, and nobody waits for it.
+# Tries each lock on its own, without waiting.
 TRY_LOCK = text(
     "SELECT key FROM unnest(CAST(:keys AS text[])) AS key WHERE pg_try_advisory_xact_lock(hashtextextended(key, 0))"
 )
 
 
 def try_lock(keys: Iterable[str]) -> set[str]:
-    """Return which of these nobody else holds: now they are this transaction's, until its commit."""
+    """Return those of the locks that nobody else holds: this transaction holds them until its commit."""
     wanted = sorted(keys)
     if db.engine.dialect.name != "postgresql" or not wanted:
         return set(wanted)
     return set(db.session.scalars(TRY_LOCK, {"keys": wanted}))
 
 
-# So often whoever waits looks again.
+# How often a waiting process looks again.
 LOOK_SECONDS = 0.2
 
 
 @contextmanager
 def one_at_a_time(connection: Connection, key: str) -> Iterator[None]:
-    """Wait until nobody else does this, and keep others from it, through all commits of the block."""
+    """Wait for the lock, and hold it through all commits of the block."""
     if connection.dialect.name == "postgresql":
-        # Whoever waits within a statement is waited for when an index is built: both would wait without end.
+        # Poll: building an index concurrently waits for running statements, and would deadlock with one that waits.
         taken = text("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))").bindparams(key=key)
         if not _at_once(connection, taken):
             log.info("waiting_for_another", what=key)
@@ -63,7 +63,7 @@ def one_at_a_time(connection: Connection, key: str) -> Iterator[None]:
                 connection.rollback()
                 _at_once(connection, text("SELECT pg_advisory_unlock(hashtextextended(:key, 0))").bindparams(key=key))
     elif file := connection.engine.url.database:
-        # Beside the database: to close a second handle of an SQLite file gives up the locks that the first one has.
+        # A file of its own: closing a second handle of an SQLite file releases the locks of the first one.
         with Path(f"{file}-{key}").open("w") as beside:
             fcntl.flock(beside, fcntl.LOCK_EX)
             yield

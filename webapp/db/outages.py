@@ -1,4 +1,4 @@
-"""The database when it is away: which errors say so, and the two lines that the log gets of it."""
+"""The database when it is away: which errors say so, and the two log lines that report it."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from sqlalchemy.exc import OperationalError
 
 log = structlog.get_logger(__name__)
 
-# What it says in SQLSTATE, or the beginning of that: the connection broke, it shuts down or starts, it may only be
-# read, it ended a transaction that somebody left open, it is out of disk, memory or connections, its files are broken.
+# SQLSTATEs or their beginnings, in order: connection broken; shutting down or starting; read-only; ended a transaction
+# that was left open (two codes); out of disk, memory or connections; broken files.
 AWAY = ("08", "57P", "25006", "25P03", "25P04", "53", "58")
 AWAY_SQLITE = ("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
 FULL = ("53100", "SQLITE_FULL")
 READ_ONLY = ("25006", "SQLITE_READONLY")
-# Our statements name what the newest migration has: a table or a column that is not there is one to come.
+# Our statements fit the newest migration: a missing table or column means that a migration is missing.
 UNMIGRATED = ("42P01", "42703")
 UNMIGRATED_SQLITE = re.compile(r"no such (table|column)|has no column")
 
-# What to type then, and whatever else is wrong.
+# The commands to type if migrations are missing, and for everything else.
 MIGRATE, DOCTOR = "flask db upgrade", "flask mail doctor"
 
-# It is back when it answers and nothing failed for so long. A full one answers whoever only reads.
+# It is back once it answers and nothing has failed for this long. A full one still answers reads.
 QUIET_SECONDS = 5.0
-# While it is away, one task in so long finds that out by itself.
+# While it is away, how often one task tries it.
 TRY_SECONDS = 5.0
 
 REASON_MAX = 300
 
 
 class DatabaseAway(OperationalError):
-    """The database cannot do what it is asked just now, whatever that is; it may within seconds."""
+    """The database cannot do its work right now, whatever the statement; this may change within seconds."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(None, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 class Unmigrated(Exception):
-    """The database answers, and is behind what this build needs."""
+    """The database answers, but lacks migrations that this build needs."""
 
 
 def is_unmigrated(error: BaseException | None) -> bool:
-    """Return whether what is missing is a migration."""
+    """Return whether the error means that a migration is missing."""
     if isinstance(error, sqlite3.OperationalError):
         return bool(UNMIGRATED_SQLITE.search(str(error)))
     return isinstance(error, Unmigrated) or _code(error) in UNMIGRATED
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Return whether this error of a driver says that the database is away, rather than that it was asked wrongly."""
+    """Return whether this driver's error means that the database is away, rather than that the statement is wrong."""
     if is_unmigrated(error):
         return True
     if isinstance(error, psycopg.Error):
-        # Without a code it is the driver's own: it got no connection, or no answer.
+        # An error without a code is the driver's own: it got no connection, or no answer.
         return error.sqlstate.startswith(AWAY) if error.sqlstate else isinstance(error, psycopg.OperationalError)
     return isinstance(error, sqlite3.Error) and _code(error).startswith(AWAY_SQLITE)
 
 
 def keeps_connection(error: BaseException) -> bool:
-    """Return whether the connection is as good as another one would be: it is locked, full or unmigrated, no more."""
+    """Return whether another connection would be no better: the database is only locked, full or unmigrated."""
     return is_unmigrated(error) or _code(error).startswith(("SQLITE_BUSY", *FULL))
 
 
@@ -77,20 +77,20 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def is_read_only(error: BaseException | None) -> bool:
-    """Return whether it can be read; the driver finds that out when it connects, and has no code for it."""
+    """Return whether the database is read-only; the driver finds that out when it connects, and has no code for it."""
     return _code(error).startswith(READ_ONLY) or "session is read-only" in str(error)
 
 
 def reason(error: BaseException) -> str:
-    """Return what a driver's error says, in one line."""
+    """Return the message of a driver's error, in one line."""
     error = getattr(error, "orig", None) or error
-    # A statement's error goes on with the statement.
+    # The text of a statement's error also quotes the statement.
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((said or str(error)).split())[:REASON_MAX]
 
 
 def command(error: BaseException | None) -> str:
-    """Return what to type when the database is away for this reason."""
+    """Return the command to type when the database is away because of this error."""
     return MIGRATE if is_unmigrated(error) else DOCTOR
 
 
@@ -99,7 +99,7 @@ def _code(error: BaseException | None) -> str:
 
 
 class Outage:
-    """Whether the database is away, as far as this process has seen; it tells the log when that begins and ends."""
+    """Whether the database is away, as far as this process has seen; logs when an outage begins and ends."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -112,7 +112,7 @@ class Outage:
         self.next_try = 0.0
 
     def note(self, error: BaseException) -> DatabaseAway:
-        """Count what failed; return what to raise."""
+        """Count a failure; return the error to raise."""
         away = DatabaseAway(error)
         with self.lock:
             begins = self.began_at is None
@@ -128,7 +128,7 @@ class Outage:
         return away
 
     def note_answer(self, *, is_migrated: bool = False) -> None:
-        """Note that it answers: it is back, unless somebody failed just now. One that lacks tables answers as ever."""
+        """Note an answer: it is back unless something failed just now; if unmigrated, only with `is_migrated`."""
         self.was_migrated = self.was_migrated or is_migrated
         if self.began_at is None or (self.is_unmigrated and not is_migrated):
             return
@@ -142,15 +142,15 @@ class Outage:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is none, as far as this process has seen."""
+        """Whether there is no outage, as far as this process has seen."""
         return self.began_at is None
 
     def is_full(self) -> bool:
-        """Return whether there was no room for a row just now: only whoever writes one can tell."""
+        """Return whether there was no room for a row just now: only writing one can tell."""
         return self.full_at is not None and time.monotonic() - self.full_at < QUIET_SECONDS
 
     def may_try(self) -> bool:
-        """Return whether a task may begin: while the database is away few do, so that each hint is not lost to it."""
+        """Return whether a task may begin: while the database is away few do, since each would use up its hint."""
         with self.lock:
             if self.began_at is None or self.answers:
                 return True
@@ -169,13 +169,13 @@ def is_outage(error: object) -> bool:
 
 
 def without_outages(record: logging.LogRecord) -> bool:
-    """Filter a logger: an outage is told once, not with a traceback by whatever it ended."""
+    """Filter a logger: an outage is logged once, not with a traceback for everything that it interrupts."""
     return not (record.exc_info and is_outage(record.exc_info[1]))
 
 
 @contextmanager
 def untold() -> Iterator[None]:
-    """Leave it to a command to say that the database is away, in a line of its own."""
+    """Do not log outages here: a command reports them in a line of its own."""
     logger = logging.getLogger(__name__)
     logger.disabled = True
     try:

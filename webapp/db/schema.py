@@ -1,4 +1,4 @@
-"""Which migration the database is at, and whether this build can work with that."""
+"""Which migration the database is at, and whether this build can work with it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from webapp.paths import ROOT
 
 VERSIONS = ROOT / "migrations" / "versions"
 
-# Of a file: which migration it is, and which comes before it. To ask Alembic would take 10 MB of each worker.
+# The revision and down_revision of a migration's file. Asking Alembic would cost each worker 10 MB.
 REVISION = re.compile(r"^(down_)?revision\b[^=]*= *[\"'](\w+)[\"']", re.MULTILINE)
 
 
 class Migrations(NamedTuple):
-    """All that this build knows, and the newest of them."""
+    """The migrations that this build knows, and the newest of them."""
 
     known: frozenset[str]
     newest: str
 
 
 def check() -> None:
-    """See to it that the database may be written, and has the tables that this build needs. Raises DatabaseAway."""
+    """Check that the database is writable, and has the tables that this build needs. Raises DatabaseAway."""
     outage = outages.of(current_app)
-    # Tables that were there may be gone.
+    # Tables may have disappeared since the last check.
     outage.was_migrated = False
-    # It changes nothing, and is refused all the same by a database that may only be read.
+    # Changes nothing, but a read-only database refuses it.
     db.session.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
     current = db.session.scalar(text("SELECT version_num FROM alembic_version"))
     db.session.rollback()
     known, newest = migrations()
-    # A migration that this build does not know is of a newer one, which keeps to what this one needs.
+    # A migration unknown to this build belongs to a newer one, which keeps everything that this one needs.
     if current is None or (current != newest and current in known):
         behind = outages.Unmigrated(f"it is at migration {current}, and this release needs {newest}")
         raise outage.note(behind)

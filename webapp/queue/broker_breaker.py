@@ -1,4 +1,4 @@
-"""The breaker before the queue's broker."""
+"""The breaker in front of the queue's broker."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class BrokerDown(Exception):
 
 
 class Breaker:
-    """After one failure nobody waits for the broker again for a while; then one of us tries.
+    """After one failure nobody waits for the broker again for a while; then one thread tries.
 
-    `with breaker:` around what talks to the broker. Raises BrokerDown.
+    Use `with breaker:` around code that talks to the broker. Raises BrokerDown.
     """
 
     def __init__(self, seconds: float = BREAKER_SECONDS) -> None:
@@ -36,7 +36,7 @@ class Breaker:
                 return
             if time.monotonic() < self.open_until:
                 raise BrokerDown("the broker failed a moment ago and is left alone for now")
-            # Ours is the one try: the others are turned away until it has ended.
+            # This thread is the one that tries: the others are turned away until it is done.
             self.open_until = time.monotonic() + self.seconds
 
     def __exit__(

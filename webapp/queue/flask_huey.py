@@ -1,4 +1,4 @@
-"""The queue of hints: Huey bound to the app, with signed JSON messages and a breaker before its broker."""
+"""The queue of hints: Huey bound to the app, with signed JSON messages and a breaker in front of its broker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 # An idle SQLite queue is polled: this bounds how long a task waits to be seen.
 POLL_SECONDS = 0.5
 
-# What a consumer that is told to stop gives its workers: longer than a mail in hand may take by then.
+# How long a consumer that is told to stop waits for its workers: longer than an email may still take by then.
 STOP_SECONDS = 8.0
 Companion = Callable[[threading.Event], None]
 
@@ -41,7 +41,7 @@ class FlaskHuey(Huey):
         self.companions: list[Companion] = []
         self.stop_hooks: list[Callable[[], None]] = []
         self.workers = 1
-        # The names of tasks that only wake a worker up, who goes on while there is something to do.
+        # Names of tasks that only wake a worker up; it keeps going while there is work.
         self.hints: set[str] = set()
         super().__init__(results=False)
         self.signal(SIGNAL_COMPLETE)(_log_complete)
@@ -56,18 +56,18 @@ class FlaskHuey(Huey):
         app.extensions["huey"] = self
 
     def create_storage(self, timeout: float = storage.WEB_TIMEOUT) -> BaseStorage | None:
-        """Return the storage, or nothing while no app is bound."""
+        """Return the storage, or None while no app is bound."""
         if not hasattr(self, "app"):
             return None
         return storage.create(self.name, self.app.config, timeout)
 
     def companion(self, run: Companion) -> Companion:
-        """Register what runs beside the workers, in a thread of each consumer, until its event is set."""
+        """Register a function that runs beside the workers, in a thread of each consumer, until its event is set."""
         self.companions.append(run)
         return run
 
     def before_stop(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Register what is called when a consumer is told to stop, before it waits for its workers."""
+        """Register a function to call when a consumer is told to stop, before it waits for its workers."""
         self.stop_hooks.append(run)
         return run
 
@@ -78,7 +78,7 @@ class FlaskHuey(Huey):
             return count
 
     def hints_waiting(self, limit: int) -> int:
-        """Return how many hints are among so many messages that are taken next. Raises BrokerDown."""
+        """Return how many of the next `limit` messages are hints. Raises BrokerDown."""
         with self.breaker:
             return sum(task.name in self.hints for task in self.pending(limit))
 
@@ -88,24 +88,24 @@ class FlaskHuey(Huey):
             if self.ready_to_run(task):
                 super().enqueue(task)
             else:
-                # Huey itself would first wake up a worker, and let it put the task there.
+                # Huey itself would first wake a worker up, only for it to schedule the task.
                 self.add_schedule(task)
 
     def dequeue(self) -> Task | None:
         if not outages.of(self.app).may_try():
-            # The hint would be lost to a database that is away.
+            # A hint taken while the database is away would be lost.
             time.sleep(POLL_SECONDS)
             return None
         try:
             with self.breaker:
                 return super().dequeue()
         except BrokerDown:
-            # The breaker has told. A worker that blocks on its queue asks again at once, so it rests here.
+            # The breaker has logged it. A worker that blocks on its queue would ask again at once, so it rests here.
             time.sleep(POLL_SECONDS)
             return None
 
     def read_schedule(self, timestamp: datetime | None = None) -> list[Task]:
-        """Return tasks that are due: of the hints one for each worker, and the others are done with that."""
+        """Return tasks that are due, but only one hint for each worker: that takes care of the other hints."""
         try:
             with self.breaker:
                 due: list[Task] = super().read_schedule(timestamp)
@@ -116,7 +116,7 @@ class FlaskHuey(Huey):
             self._emit(SIGNAL_COMPLETE, hint)
         return [task for task in due if task.name not in self.hints] + hints[: self.workers]
 
-    # We revoke no tasks: asking whether this one was would lose it when the broker goes down just then.
+    # We revoke no tasks, and asking whether this one was would lose it if the broker went down just then.
 
     def is_revoked(self, task: Task, timestamp: datetime | None = None, peek: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - Huey's signature
         return False
@@ -143,7 +143,7 @@ class FlaskHuey(Huey):
 
 
 class FlaskConsumer(Consumer):
-    """Huey's consumer, with the companions that share its life."""
+    """Huey's consumer, with companions that start and stop with it."""
 
     def start(self) -> None:
         super().start()
@@ -157,7 +157,7 @@ class FlaskConsumer(Consumer):
 
     def stop(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - Huey's signature
         self.stop_flag.set()
-        # One deadline for all: a database that is locked may hold up workers and companions alike.
+        # One deadline for all: a locked database may hold up workers and companions alike.
         deadline = time.monotonic() + STOP_SECONDS
         for run in self.huey.stop_hooks:
             run()
@@ -169,11 +169,17 @@ class FlaskConsumer(Consumer):
 
 
 def _log_complete(_signal: str, task: Task) -> None:
-    log.info("processed task", task=task.name, payload=payload(task))
+    log.info("processed task", **fields(task))
 
 
 def _log_error(_signal: str, task: Task, error: Exception) -> None:
-    log.error("process task failed", task=task.name, payload=payload(task), error=f"{type(error).__name__}: {error}")
+    log.error("process task failed", **fields(task), error=f"{type(error).__name__}: {error}")
+
+
+def fields(task: Task) -> dict[str, Any]:
+    """Return a task's log fields; the email's id is separate, so that it matches the log lines of its sending."""
+    about = {name: task.kwargs[name] for name in ("email_id",) if name in task.kwargs}
+    return {"task": task.name, "payload": payload(task), **about}
 
 
 def payload(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""How REDIS_URL is spelled: one server, the sentinels that watch over several, or the nodes of a cluster."""
+"""Parsing REDIS_URL: one server, the sentinels that watch over several, or the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SEVERAL = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?#]*)@)?([^@/?#]*
 
 @dataclass(frozen=True)
 class RedisURL:
-    """`options`: what redis.Redis takes besides host and port; with a list of nodes, for each of them."""
+    """`options`: what redis.Redis takes other than host and port; the same for each node."""
 
     options: dict[str, Any]
-    # Of the sentinels, or of cluster nodes; empty for a single server.
+    # Host and port of the sentinels or cluster nodes; empty for a single server.
     nodes: tuple[tuple[str, int], ...] = ()
-    # What the sentinels call the servers they watch over; empty for a cluster.
+    # The sentinels' name for the servers they watch over; empty without sentinels.
     service: str = ""
     uses_tls: bool = False
 
@@ -34,7 +34,7 @@ class RedisURL:
 
 
 def parse(raw: str) -> RedisURL:
-    """Raises ValueError, which says what would be right."""
+    """Raises ValueError, which says what the URL must look like."""
     found = SEVERAL.fullmatch(raw)
     if not found:
         if re.match(r"rediss?\+(sentinel|cluster):", raw):
@@ -60,7 +60,7 @@ def _options(url: str, advice: str) -> dict[str, Any]:
         is_host = parts.scheme in {"redis", "rediss"} and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path)
         is_socket = parts.scheme == "unix" and parts.path.startswith("/")
         if (is_host and parts.port != 0) or is_socket:
-            # The client itself says which options it knows.
+            # The client itself knows which options are valid.
             ConnectionPool.from_url(url).make_connection()
             options: dict[str, Any] = parse_url(url)
             return options

@@ -1,4 +1,4 @@
-"""Messages that are signed, and are JSON."""
+"""Queue messages in signed JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Huey keeps its messages: an SQLite file, or whichever Redis server is the primary just now."""
+"""Where Huey keeps its messages: an SQLite file, or whichever Redis server is currently the primary."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Config
 from huey.storage import BaseStorage, PriorityRedisStorage, SqliteStorage
+from limits.storage import MemoryStorage, RedisStorage, Storage
 from redis import ConnectionPool, Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.connection import SSLConnection
@@ -22,13 +23,13 @@ from sqlalchemy.engine import make_url
 from webapp.paths import INSTANCE
 from webapp.queue import redis_url
 
-# A person waits for the web. A worker waits for its next message for a second (Huey's read_timeout), and
-# must wait longer for an answer: below that, messages vanish.
+# In the web a person is waiting. A worker waits a second for its next message (Huey's read_timeout), so its timeout
+# must be longer than that: otherwise messages get lost.
 WEB_TIMEOUT = 0.5
 WORKER_TIMEOUT = 3.0
 
-# After an outage of hours there may be any number of messages that are due: a consumer takes so many at a look, since
-# it holds them in memory.
+# After an outage of hours any number of messages may be due: a consumer takes this many at a time, since it holds them
+# in memory.
 DUE_MAX = 500
 
 POP_DUE = f"""
@@ -45,10 +46,10 @@ DELETE FROM schedule WHERE id IN (
 
 
 class RedisQueue(PriorityRedisStorage):
-    """Huey's queue in Redis, whose keys begin with its name, and whose schedule is read in parts."""
+    """Huey's queue in Redis: its keys begin with its name, and its schedule is read in parts."""
 
     def __init__(self, name: str, **options: Any) -> None:
-        # A cleaned name would have no braces.
+        # Cleaning would strip the braces from the name.
         super().__init__(name, clean_name=False, **options)
         self.queue_key, self.schedule_key = f"{name}:queue", f"{name}:schedule"
         self.result_key, self.counter_key, self.notify_prefix = f"{name}:results", f"{name}:counters", f"{name}:notify:"
@@ -59,7 +60,7 @@ class RedisQueue(PriorityRedisStorage):
 
 
 class SqliteQueue(SqliteStorage):
-    """Huey's queue in an SQLite file, whose schedule is read in parts."""
+    """Huey's queue in an SQLite file: its schedule is read in parts."""
 
     def add_to_schedule(self, data: bytes, ts: datetime) -> None:
         super().add_to_schedule(data, ts.replace(tzinfo=UTC))
@@ -71,7 +72,7 @@ class SqliteQueue(SqliteStorage):
 
 
 def seconds_of(ts: datetime) -> float:
-    """Return a time of Huey's in seconds. It is UTC and does not say so: Huey takes it for each machine's own time."""
+    """Return one of Huey's times in seconds. It is naive UTC, which Huey would take for the machine's local time."""
     return ts.replace(tzinfo=UTC).timestamp()
 
 
@@ -84,16 +85,16 @@ def create(name: str, config: Config, timeout: float) -> BaseStorage:
 
 
 def key_prefix(config: Mapping[str, Any]) -> str:
-    """Return what all our keys in Redis begin with.
+    """Return the prefix of all our keys in Redis.
 
-    A cluster hashes what is in braces alone: so all of them are on one node, and one connection serves them.
+    A cluster hashes only what is in braces, so all of them are on one node, and one connection serves them.
     """
     prefix = str(config["REDIS_PREFIX"])
     return f"{{{prefix}}}" if redis_url.parse(config["REDIS_URL"]).is_cluster else prefix
 
 
 def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
-    """Return the queue in a file of its own: its writers and the database's do not wait for each other."""
+    """Return the queue in its own file, so that its writers and the database's do not wait for each other."""
     url = make_url(config["SQLALCHEMY_DATABASE_URI"])
     file = INSTANCE / "queue.db"
     if url.drivername == "sqlite" and url.database:
@@ -104,14 +105,14 @@ def sqlite_storage(name: str, config: Config, timeout: float) -> BaseStorage:
 
 
 def redis_pool(config: Mapping[str, Any], timeout: float) -> ConnectionPool:
-    """Return a pool whose connections go to the server, or to whichever is the primary when they are made.
+    """Return a pool whose connections go to the server, or to whichever is the primary when they are opened.
 
     It connects only when it is used. `timeout`: seconds that finding the primary, connecting and each answer may take.
     """
     url = redis_url.parse(config["REDIS_URL"])
     if not url.nodes:
         return ConnectionPool.from_url(config["REDIS_URL"], **_within(timeout))
-    # One that does not answer must leave time for the others.
+    # A node that does not answer must leave time for the others.
     each = _within(timeout / len(url.nodes)) | {"ssl": url.uses_tls}
     login = {name: value for name, value in url.options.items() if name != "db"}
     options = url.options | _within(timeout)
@@ -123,26 +124,26 @@ def redis_pool(config: Mapping[str, Any], timeout: float) -> ConnectionPool:
     return SentinelConnectionPool("cluster", nodes, connection_class=kind, **options)
 
 
-def limits_storage(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where Flask-Limiter counts: in the same Redis, or in this process's memory.
+def limits_storage(config: Mapping[str, Any]) -> Storage:
+    """Return where requests are counted: in the same Redis, or in this process's memory.
 
-    It reads some URLs differently, and its own client of a cluster connects when it is made: so it is given our pool.
+    The library reads some URLs differently, and its own cluster client connects as soon as it is created, so it gets
+    our pool.
     """
     if not config["REDIS_URL"]:
-        return {"RATELIMIT_STORAGE_URI": "memory://"}
-    options = {"connection_pool": redis_pool(config, WEB_TIMEOUT), "key_prefix": key_prefix(config)}
-    return {"RATELIMIT_STORAGE_URI": "redis://", "RATELIMIT_STORAGE_OPTIONS": options}
+        return MemoryStorage()
+    return RedisStorage("redis://", connection_pool=redis_pool(config, WEB_TIMEOUT), key_prefix=key_prefix(config))
 
 
 def _within(timeout: float) -> dict[str, Any]:
-    # A client that tries again by itself waits several timeouts instead of one.
+    # A client that retries on its own waits several timeouts instead of one.
     return {"socket_connect_timeout": timeout, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
 
 
 class ClusterNodes:
-    """Nodes of a cluster, any of which knows who holds our keys: what sentinels are to the servers they watch over.
+    """Nodes of a cluster, any of which knows which one holds our keys, as any sentinel knows which server is primary.
 
-    redis-py's own cluster client connects when it is made, and lets threads wait in line while it looks for nodes.
+    redis-py's own cluster client connects as soon as it is created, and makes threads wait while it looks for nodes.
     """
 
     def __init__(self, nodes: list[Redis], tag: str) -> None:
@@ -152,7 +153,7 @@ class ClusterNodes:
     def discover_master(self, _service: str) -> tuple[str, int]:
         """Raises MasterNotFoundError."""
         errors = []
-        # A node that is cut off from the others has old news, so it is not always the same one that is asked first.
+        # A node that is cut off from the others has stale data, so each lookup asks them in a random order.
         for node in random.sample(self.nodes, len(self.nodes)):  # nosec B311
             try:
                 ranges = node.execute_command("CLUSTER SLOTS")
@@ -161,14 +162,14 @@ class ClusterNodes:
                 continue
             for first, last, primary, *_replicas in ranges:
                 if first <= self.slot <= last:
-                    # Without a name it is the one that was asked.
+                    # Without a host it is the node that was asked.
                     host = primary[0].decode() if primary[0] else node.connection_pool.connection_kwargs["host"]
                     return host, primary[1]
         raise MasterNotFoundError(f"no node of the cluster knows who has our keys: {'; '.join(errors)}")
 
 
 class ClusterConnection(SentinelManagedConnection):
-    """A connection that is made anew, to where our keys are then, once its node says that they have moved."""
+    """A connection that reconnects to where our keys are, once its node says that they have moved."""
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
