@@ -1,4 +1,4 @@
-"""The languages that are offered, read from their catalogues as translators write them; one's own come first."""
+"""The languages on offer, read from the translators' .po files; those in instance/ take precedence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp import paths
 
 FOLDER = Path(__file__).parent / "translations"
 
-# English is what the code is written in, and needs no catalogue.
+# The code is written in English, which therefore needs no catalog.
 SHIPPED = ("en", *sorted(path.stem for path in FOLDER.glob("*.po")))
 
 
@@ -35,7 +35,7 @@ class Catalogues(flask_babel.Domain):
 
 
 def parse(raw: str) -> dict[str, str]:
-    """Return the languages that a setting names by their codes, and how they call themselves. Raises ValueError."""
+    """Return the languages of a setting: their native names by code. Raises ValueError."""
     own = {path.stem for path in _own_folder().glob("*.po") if path.stem.isalpha() and localedata.exists(path.stem)}
     known = sorted({*SHIPPED, *own})
     codes = [part.strip() for part in raw.split(",")]
@@ -48,13 +48,13 @@ def parse(raw: str) -> dict[str, str]:
 
 
 def offered(locale: str | None) -> str:
-    """Return this language, or the first when it is not offered, as one that was taken away."""
+    """Return this language, or the first one if it is not (or no longer) offered."""
     languages: dict[str, str] = current_app.config["LANGUAGES"]
     return locale if locale in languages else next(iter(languages))
 
 
 def load(locale: str) -> NullTranslations:
-    """Return what is said in this language: what one's own catalogue has in the place of ours, and ours."""
+    """Return a language's translations: those in instance/ where they exist, otherwise ours."""
     return _load(locale, paths.INSTANCE)
 
 
@@ -68,14 +68,20 @@ def _load(locale: str, instance: Path) -> NullTranslations:
         write_mo(compiled, messages)
         compiled.seek(0)
         found, others = Translations(compiled), found
-        # What the later one does not say.
+        # For messages that the later catalog lacks.
         found.add_fallback(others)
     return found
 
 
 def ago(seconds: float) -> str:
-    """Return in words how long ago that was; just now, when the database's clock runs ahead of ours."""
-    return str(flask_babel.format_timedelta(-max(seconds, 0.5), add_direction=True, threshold=1.2))
+    """Return in words how long ago that was; never in the future, even if the database's clock is ahead of ours."""
+    return relative(max(seconds, 0))
+
+
+def relative(seconds: float) -> str:
+    """Return in words how long ago that was, or if negative, in how long it will be. A second ahead is still now."""
+    seconds = max(seconds, 0.5) if seconds > -1 else seconds
+    return str(flask_babel.format_timedelta(-seconds, add_direction=True, threshold=1.2))
 
 
 def catalogue(locale: str) -> Path:

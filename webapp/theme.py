@@ -1,12 +1,13 @@
-"""The accent colour: whether text on it can be read, and its shades for light and dark."""
+"""The accent color: whether text on it is readable, and its shades for light and dark."""
 
 from __future__ import annotations
 
 import re
+import zlib
 
 Colour = tuple[int, int, int]
 
-# The page's grounds, as in static/app.css.
+# The page backgrounds in static/app.css.
 PAPER: Colour = (0xF6, 0xF5, 0xF2)
 NIGHT: Colour = (0x1D, 0x1F, 0x22)
 WHITE: Colour = (255, 255, 255)
@@ -14,12 +15,12 @@ BLACK: Colour = (0, 0, 0)
 
 # WCAG 2, AA: text of ordinary size.
 READABLE = 4.5
-# Light text on a dark ground needs a little more to be read as easily.
+# Light text on a dark background needs more contrast to be as easy to read.
 READABLE_AT_NIGHT = 6.5
 
 
 def parse(text: str) -> Colour:
-    """Raises ValueError when it is no #rrggbb."""
+    """Raises ValueError unless it is #rrggbb."""
     if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
         raise ValueError(f"must look like #3b4cca, not {text!r}")
     return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
@@ -32,7 +33,7 @@ def contrast(one: Colour, other: Colour) -> float:
 
 
 def accent(text: str) -> str:
-    """Return the colour if links in it can be read on our light ground, and white on it. Raises ValueError."""
+    """Return the color if links in it are readable on our light background, and white text on it. Raises ValueError."""
     ratio = contrast(parse(text), PAPER)
     if ratio < READABLE:
         raise ValueError(
@@ -43,7 +44,7 @@ def accent(text: str) -> str:
 
 
 def stylesheet(accent: str) -> str:
-    """Return the custom properties that follow from the accent, for light and dark."""
+    """Return the CSS custom properties derived from the accent, for light and dark."""
     light = parse(accent)
     night = at_night(light)
     by_day = _properties(light, ink=WHITE, hover=_mix(light, BLACK, 0.18))
@@ -52,7 +53,7 @@ def stylesheet(accent: str) -> str:
 
 
 def of_mails(accent: str) -> dict[str, str]:
-    """Return the accent, what is written on it, and its ground for a code: by day, and by night."""
+    """Return the accent, the color of text on it, and the background of a code, each for light and dark."""
     light = parse(accent)
     night = at_night(light)
     colours = {
@@ -67,13 +68,13 @@ def of_mails(accent: str) -> dict[str, str]:
 
 
 def at_night(colour: Colour) -> Colour:
-    """Return the colour, mixed with as much white as it takes to be read on a dark ground."""
+    """Return the color, mixed with as much white as it needs to be readable on a dark background."""
     steps = (_mix(colour, WHITE, step / 20) for step in range(21))
     return next(step for step in steps if contrast(step, NIGHT) >= READABLE_AT_NIGHT)
 
 
 def icon(accent: str) -> str:
-    """Return the letter that stands for us where there is no logo, as SVG."""
+    """Return the envelope that is shown where there is no logo, as SVG."""
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
         f'<rect width="32" height="32" rx="9" fill="{accent}"/>'
@@ -81,6 +82,15 @@ def icon(accent: str) -> str:
         '<path d="M24.5 13.5V21a2.5 2.5 0 0 1-2.5 2.5H10A2.5 2.5 0 0 1 7.5 21v-9.5A2.5 2.5 0 0 1 10 9h7.5"/>'
         '<path d="m8.2 11.2 7.8 6 2.600-2"/><path d="m20 10.5 2.300 2.300 4-4.300"/></g></svg>\n'
     )
+
+
+def touch_icon(accent: str, drawn: bytes) -> bytes:
+    """Return the home screen icon: `drawn`, a PNG in 256 shades, with a palette from the accent to white."""
+    ground = parse(accent)
+    palette = b"".join(bytes(_mix(ground, WHITE, step / 255)) for step in range(256))
+    chunk = b"PLTE" + palette
+    before, after = drawn.split(b"PLTE", 1)
+    return before + chunk + zlib.crc32(chunk).to_bytes(4) + after[len(palette) + 4 :]
 
 
 def _properties(accent: Colour, *, ink: Colour, hover: Colour) -> str:

@@ -16,6 +16,7 @@ from webapp.pages.account import (
     password,
     profile,
     restore_email,
+    second_factor,
     sessions,
 )
 from webapp.pages.shared import (
@@ -25,13 +26,13 @@ from webapp.pages.shared import (
     hosts,
     language,
     link_cookie,
-    password_feedback,
     proxies,
+    rate_limits,
     turns,
     way_on,
 )
 from webapp.pages.shared.forms import csrf
-from webapp.pages.sign_in import forgot, login, reset
+from webapp.pages.sign_in import code, forgot, login, reset
 from webapp.pages.signup import form, verify, waiting
 
 CONTENT_SECURITY_POLICY = (
@@ -39,13 +40,24 @@ CONTENT_SECURITY_POLICY = (
     "frame-src 'self'; form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
 )
 
-# Our pages ask for none of these.
+# Our pages use none of these.
 PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=(), browsing-topics=()"
 
 
 def init_app(app: Flask) -> None:
     link_cookie.init_app(app)
-    of_account = (overview, password, profile, email, confirm_email, restore_email, sessions, export, deletion)
+    of_account = (
+        overview,
+        password,
+        profile,
+        email,
+        confirm_email,
+        restore_email,
+        sessions,
+        export,
+        deletion,
+        second_factor,
+    )
     for page in (
         health,
         metrics,
@@ -55,6 +67,7 @@ def init_app(app: Flask) -> None:
         waiting,
         verify,
         login,
+        code,
         forgot,
         reset,
         *of_account,
@@ -62,31 +75,31 @@ def init_app(app: Flask) -> None:
         well_known,
     ):
         _register(app, page.blueprint)
-    # Anybody could read everybody's links there.
+    # Only in development: there anybody can read everybody's links.
     if app.config["APP_ENV"] == "development":
         _register(app, mailbox.blueprint)
     metrics.init_app(app)
     proxies.init_app(app)
-    # Around all that reads headers.
+    # Wraps everything that reads headers.
     heads.init_app(app)
     assets.init_app(app)
     errors.init_app(app)
     app.before_request(_note_where_from)
     app.before_request(_refuse_other_sites)
     hosts.init_app(app)
+    rate_limits.init_app(app)
     turns.init_app(app)
     csrf.init_app(app)
     app.after_request(_add_headers)
     language.init_app(app)
     language_switch.init_app(app)
-    app.jinja_env.globals["reasons"] = password_feedback.reasons
     auth.init_app(app)
     way_on.init_app(app)
     own_pages.init_app(app)
 
 
 def _register(app: Flask, blueprint: Blueprint) -> None:
-    """Let our own pages judge the token by their forms, which are shown again; all others' posts need a good one."""
+    """Let our own pages check the CSRF token in their forms, which they show again; all other pages' posts need one."""
     app.register_blueprint(csrf.exempt(blueprint))
 
 
@@ -99,7 +112,7 @@ def _note_where_from() -> None:
 def _refuse_other_sites() -> None:
     """Refuse forms that other sites submit, before they touch the session.
 
-    Their request comes without our cookie, so that the answer to it would replace the person's session.
+    Their request comes without our cookie, so the answer would replace the person's session.
     """
     if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
         abort(400)
@@ -107,7 +120,7 @@ def _refuse_other_sites() -> None:
 
 def _add_headers(response: Response) -> Response:
     headers = response.headers
-    # A browser holds the pages that a form's answer leads to against it, too.
+    # Browsers apply form-action also to the page that a form's answer redirects to.
     targets = " ".join(["'self'", *way_on.origins()])
     headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(targets=targets))
     headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -115,7 +128,7 @@ def _add_headers(response: Response) -> Response:
     headers.setdefault("Permissions-Policy", PERMISSIONS_POLICY)
     headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    # Each page shows somebody's state.
+    # Every page shows somebody's state.
     headers.setdefault("Cache-Control", "no-store")
     if current_app.config["SESSION_COOKIE_SECURE"]:
         subdomains = "; includeSubDomains" if current_app.config["HSTS_INCLUDE_SUBDOMAINS"] else ""

@@ -1,10 +1,11 @@
-"""The files that pages load: stylesheets, scripts and pictures, compressed, and cached for a year by their content."""
+"""The files that pages load: stylesheets, scripts and pictures, compressed, and cached for a year by content hash."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import mimetypes
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,16 +19,16 @@ from webapp import theme
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 
-# Pages are never compressed: what they hold of a person could be guessed from their length (BREACH).
+# Pages are never compressed: their length could reveal what they contain about a person (BREACH).
 COMPRESSED = ("text/", "application/javascript", "image/svg+xml")
 YEAR = "public, max-age=31536000, immutable"
-# Under an address that is not its content's, a file may change.
+# Under a URL without the content's hash, a file may change.
 ASK_FIRST = "public, no-cache"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """`version` follows from the content."""
+    """`version` is derived from the content."""
 
     content: bytes
     mimetype: str
@@ -38,7 +39,7 @@ class Asset:
 
 
 class Sessions(SecureCookieSessionInterface):
-    """Keeps sessions out of answers that caches may keep."""
+    """Keeps the session cookie out of responses that caches may store."""
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         if not response.cache_control.public:
@@ -47,24 +48,33 @@ class Sessions(SecureCookieSessionInterface):
 
 def init_app(app: Flask) -> None:
     app.session_interface = Sessions()
-    # Flask's own name for it.
+    # Flask's own name for this endpoint.
     app.add_url_rule("/static/<path:filename>", "static", static)
     app.add_url_rule("/theme.css", "theme", lambda: _serve(_theme()))
     app.add_url_rule("/icon", "icon", lambda: _serve(_icon()))
+    # Phones also look for it there without a link.
+    app.add_url_rule("/apple-touch-icon.png", "touch_icon", lambda: _serve(_touch_icon() or abort(404)))
+    app.jinja_env.globals["has_touch_icon"] = lambda: _touch_icon() is not None
     app.url_defaults(_add_version)
 
 
 def static(filename: str) -> Response:
     path = safe_join(str(STATIC), filename)
-    if path is None or not Path(path).is_file():
+    # Not Path.is_file(), which raises on a name that is too long for any file: the log would contain all of it.
+    if path is None or not os.path.isfile(path):  # noqa: PTH113
         abort(404)
     return _serve(_file(Path(path)))
 
 
 def _add_version(endpoint: str, values: dict[str, Any]) -> None:
-    assets = {"static": lambda: _file(STATIC / values["filename"]), "theme": _theme, "icon": _icon}
-    if endpoint in assets:
-        values["v"] = assets[endpoint]().version
+    assets = {
+        "static": lambda: _file(STATIC / values["filename"]),
+        "theme": _theme,
+        "icon": _icon,
+        "touch_icon": _touch_icon,
+    }
+    if endpoint in assets and (asset := assets[endpoint]()):
+        values["v"] = asset.version
 
 
 def _theme() -> Asset:
@@ -77,10 +87,22 @@ def _stylesheet(accent: str) -> Asset:
 
 
 def _icon() -> Asset:
-    """The logo, or what stands for it."""
+    """Return the logo, or our icon if there is none."""
     if logo := current_app.config["APP_LOGO"]:
         return _file(Path(logo))
     return _drawn_icon(current_app.config["APP_ACCENT"])
+
+
+def _touch_icon() -> Asset | None:
+    """The home screen icon; None if the logo is in a format that phones do not use for it."""
+    if logo := current_app.config["APP_LOGO"]:
+        return _file(Path(logo)) if logo.lower().endswith(".png") else None
+    return _drawn_touch_icon(current_app.config["APP_ACCENT"])
+
+
+@cache
+def _drawn_touch_icon(accent: str) -> Asset:
+    return Asset(theme.touch_icon(accent, (STATIC / "touch-icon.png").read_bytes()), "image/png")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Is it alive, and can it serve: for load balancers and operators."""
+"""Whether the app is alive and can serve, for load balancers and operators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def live() -> ResponseReturnValue:
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """Ready is who can take signups: who can write to the database, and is not behind it; the queue may be away."""
+    """Ready means able to accept signups: the database is writable and migrated; the queue may be away."""
     database = _database()
     if database != "up":
         return jsonify(status="not ready", database=database), 503

@@ -1,4 +1,4 @@
-"""Who is asking: for a reverse proxy that lets people through to another app, and tells that app who they are."""
+"""Who is signed in, for a reverse proxy that guards another app and tells it who its visitors are."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from webapp.pages.shared.auth import note_seen
 
 blueprint = Blueprint("identity", __name__)
 
-# What stands in a header as it is; the rest as the bytes of UTF-8, percent-encoded.
+# These characters stay as they are in a header; the rest is percent-encoded as UTF-8.
 PLAIN = " !#$&'()*+,/:;=?@[]"
 
 
 @blueprint.get("/auth")
 def show() -> ResponseReturnValue:
-    """Answer with who is signed in, or 401; with ?redirect lead to where one signs in instead, and back."""
-    # Where Flask-Login keeps it. A proxy asks for each request of another app, and a whole user takes three times as
-    # long.
+    """Answer who is signed in, or 401; with ?redirect, send the person to sign in instead, and back."""
+    # Flask-Login's own key. A proxy asks for every request to another app, and loading the whole user takes three times
+    # as long.
     token = session.get("_user_id")
     if token and (person := sessions.identify(token)):
         note_seen(token, person.seen_at)
         return "", 204, _names(person)
     if "redirect" in request.args:
-        # In full: it is passed on to a browser that asked another host.
+        # An absolute URL: the proxy passes it to a browser that requested another host.
         login = f"{current_app.config['PUBLIC_URL']}{url_for('login.show')}"
         return redirect(f"{login}{way_on.query(_asked_for())}", 303)
     return "", 401
@@ -42,7 +42,7 @@ def _names(person: Any) -> dict[str, str]:
 
 
 def _asked_for() -> str | None:
-    """Return the URL that the proxy was asked for, as nginx or Caddy tells it. It is not believed, only followed."""
+    """Return the URL that the proxy was asked for, from nginx's or Caddy's headers. Not trusted: way_on checks it."""
     if url := request.headers.get("X-Original-URL"):
         return url
     proto, host, uri = (request.headers.get(f"X-Forwarded-{part}", "") for part in ("Proto", "Host", "Uri"))

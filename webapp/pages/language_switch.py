@@ -1,4 +1,4 @@
-"""Another language for pages and mails, at the press of a button: a link changes no more than this browser's pages."""
+"""The button that changes the language of pages and emails; a link with ?language changes this browser's pages only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.pages.shared.auth import current
 from webapp.pages.shared.forms import Form, csrf
 from webapp.pages.signup import waiting
 
-# A path of ours, and nothing that a browser reads as another site.
+# A path on this site, and nothing that a browser reads as another site.
 PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 
 
@@ -41,12 +41,12 @@ def change() -> ResponseReturnValue:
 
 
 def _is_written_to() -> bool:
-    """Return whether this browser's person gets mails: then the choice is about them too."""
+    """Return whether this browser's person gets emails from us: then the choice applies to those too."""
     return current_user.is_authenticated or waiting.held() is not None
 
 
 def _page_path() -> str:
-    """Return the path of this page. What a form brought has none to come back to: then its blueprint's page does."""
+    """Return the path of this page, or of its blueprint's page if this one only answers a form."""
     adapter = current_app.create_url_adapter(request)
     if request.method != "POST" or (adapter and adapter.test(method="GET")):
         return request.path

@@ -1,4 +1,4 @@
-"""The metrics, for Prometheus alone; each request is counted for them."""
+"""Metrics for Prometheus, and the counting of requests for them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import time
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 
-from webapp.monitoring import http_requests, prometheus
+from webapp.db.base import db
+from webapp.monitoring import http_requests, pool, prometheus
 
 blueprint = Blueprint("metrics", __name__)
 
-# What proxies add: then the request comes from somewhere else, whatever address it has.
+# Headers that proxies add: then the request comes from elsewhere, whatever its address.
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 
 
 def init_app(app: Flask) -> None:
     app.after_request(_count)
+    with app.app_context():
+        pool.watch(db.engine, app.config["DATABASE_POOL_SIZE"])
 
 
 def _count(response: Response) -> Response:
-    # Who asked so wrongly that nothing began is counted, and took no time.
+    # A request that failed before it began counts with a duration of 0.
     duration = time.monotonic() - g.begun if "begun" in g else 0
     http_requests.count(request.endpoint, request.method, response.status_code, duration)
     return response
@@ -40,12 +43,12 @@ def show() -> Response:
 
 
 def is_local() -> bool:
-    """Return whether the request comes from this machine, and through no proxy on it."""
-    # A proxy need not say that it is one.
+    """Return whether the request comes from this machine, and not through a proxy on it."""
+    # A proxy does not have to add these headers, so the setting counts too.
     if current_app.config["TRUSTED_PROXIES"] or any(header in request.headers for header in FORWARDED):
         return False
     try:
         return ipaddress.ip_address(request.remote_addr or "").is_loopback
     except ValueError:
-        # A Unix socket has no address, and who speaks to it is mostly a proxy.
+        # A Unix socket has no address, and its client is usually a proxy.
         return False

@@ -11,13 +11,13 @@ from webapp.db import clock
 
 blueprint = Blueprint("well_known", __name__, url_prefix="/.well-known")
 
-# Under a year, as RFC 9116 recommends: who reads it later asks again.
+# Under a year, as RFC 9116 recommends.
 GOOD_FOR = timedelta(days=180)
 
 
 @blueprint.get("/security.txt")
 def security() -> Response:
-    """Say where to report a hole (RFC 9116), if SECURITY_CONTACT does."""
+    """Say where to report a vulnerability (RFC 9116), if SECURITY_CONTACT is set."""
     contact = current_app.config["SECURITY_CONTACT"] or abort(404)
     expires = (clock.now() + GOOD_FOR).replace(hour=0, minute=0, second=0, microsecond=0)
     lines = [
@@ -31,5 +31,5 @@ def security() -> Response:
 
 @blueprint.get("/change-password")
 def change_password() -> ResponseReturnValue:
-    """Lead password managers to the page, which asks to sign in first."""
+    """Redirect password managers to the page, which asks people to sign in first."""
     return redirect(url_for("password.show"), 303)

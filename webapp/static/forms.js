@@ -1,8 +1,7 @@
-/* What forms can do besides, where scripts run: show a password, measure a new one, notice mistyped domains,
-   and send once. */
+/* What JavaScript adds to forms: showing a password, measuring a new one, noticing mistyped domains, sending once. */
 "use strict";
 
-/* What makes room for itself waits while a pointer is down, or the button under it would move away before the click. */
+/* Changes that move the page wait while a pointer is down: otherwise the button under it would move away. */
 
 const postponed = new Set();
 let isPressing = false;
@@ -26,7 +25,7 @@ function unlessPressing(change) {
   }
 }
 
-/* Show what was typed. */
+/* Show a password. */
 
 for (const secret of document.querySelectorAll(".secret")) {
   const input = secret.querySelector("input");
@@ -35,7 +34,7 @@ for (const secret of document.querySelectorAll(".secret")) {
   button.className = "reveal";
   button.setAttribute("aria-controls", input.id);
   button.addEventListener("click", () => show(input.type === "password"));
-  // A password must leave as one, or browsers keep it among the words they offer.
+  // It must be sent as a password, or browsers would store it for autocompletion.
   input.form.addEventListener("submit", () => show(false));
   secret.classList.add("has-reveal");
   secret.append(button);
@@ -43,7 +42,7 @@ for (const secret of document.querySelectorAll(".secret")) {
 
   function show(isShown) {
     input.type = isShown ? "text" : "password";
-    // What is heard begins with what is seen, so that it can be said to the browser.
+    // The accessible name begins with the visible one, so that voice control finds it.
     const what = document.createElement("span");
     what.className = "unseen";
     what.textContent = ` ${secret.dataset.what}`;
@@ -51,92 +50,55 @@ for (const secret of document.querySelectorAll(".secret")) {
   }
 }
 
-/* Measure a new password. What the server refuses is refused here, for the same reason: see is_strong() there. */
+/* Measure a new password: the server answers as it will when the form is sent. */
 
-const GUESSED_LENGTH = 24;
-const GUESSED_WORK = 4096;
-// The letters that zxcvbn reads digits and signs as.
-const LEET = ["4@", "8", "({[<", "3", "69", "1!|", "1|7", "0", "$5", "+7", "%", "2"];
+// Most people type the next key before this.
+const MEASURE_MS = 300;
 
 for (const meter of document.querySelectorAll(".meter")) {
   const input = document.getElementById(meter.dataset.for);
   const level = meter.querySelector(".level");
-  const reasons = JSON.parse(meter.dataset.reasons);
-  const levels = meter.dataset.levels.split("|");
   const bars = document.createElement("div");
+  let asked = new AbortController();
   let timer;
 
   bars.className = "bars";
-  bars.append(...levels.map(() => document.createElement("i")));
+  bars.append(...Array.from({ length: 4 }, () => document.createElement("i")));
   meter.prepend(bars);
 
-  input.addEventListener("focus", load, { once: true });
-  // With every field of the form, since its words count.
+  // On input in any field of the form, since the others' words count too.
   input.form.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(unlessPressing, 150, measure);
+    asked.abort();
+    timer = setTimeout(measure, MEASURE_MS);
   });
 
-  function load() {
-    const script = document.createElement("script");
-    script.src = meter.dataset.script;
-    script.addEventListener("load", () => unlessPressing(measure));
-    document.head.append(script);
-  }
-
-  function measure() {
-    const typed = input.value;
-    meter.hidden = !typed || !window.zxcvbn;
-    if (meter.hidden) {
-      return;
-    }
-    if (Array.from(typed).length < Number(meter.dataset.minimum)) {
-      say(1, meter.dataset.short);
-      return;
-    }
-    const { score, feedback } = window.zxcvbn(beginning(typed.normalize("NFKC")), words());
-    if (score <= 1) {
-      const said = [feedback.warning, ...feedback.suggestions].filter(Boolean).map(translate);
-      say(1, meter.dataset.weak.replace("…", said.join(" ") || translate("Add another word or two.")));
-    } else {
-      say(score, levels[score - 1]);
+  async function measure() {
+    asked = new AbortController();
+    const { signal } = asked;
+    // If it cannot be measured now, show nothing.
+    const verdict = input.value ? await ask(signal).catch(() => ({})) : {};
+    if (!signal.aborted) {
+      unlessPressing(() => say(verdict));
     }
   }
 
-  /* As much as the server judges. */
-  function beginning(password) {
-    const judged = Array.from(password).slice(0, GUESSED_LENGTH);
-    while (readings(judged) * judged.length ** 2 > GUESSED_WORK) {
-      judged.pop();
+  async function ask(signal) {
+    const body = new URLSearchParams(new FormData(input.form));
+    for (const other of input.form.querySelectorAll(".secret input")) {
+      if (other !== input) {
+        body.delete(other.name);
+      }
     }
-    return judged.join("");
+    const answer = await fetch(meter.dataset.url, { method: "POST", body, signal, redirect: "error" });
+    return answer.ok ? answer.json() : {};
   }
 
-  function readings(judged) {
-    const seen = new Set();
-    return LEET.reduce((product, signs) => {
-      const found = Array.from(signs).filter((sign) => judged.includes(sign));
-      const choices = found.reduce((sum, sign) => sum + (seen.has(sign) ? 2 : 1), 0);
-      found.forEach((sign) => seen.add(sign));
-      return product * (choices || 1);
-    }, 1);
-  }
-
-  function words() {
-    const typed = ["username", "full_name", "email"].map((name) => input.form.elements[name]?.value.trim() ?? "");
-    const parts = [...typed, meter.dataset.words].flatMap((word) => word.split(/[\s@._-]+/));
-    return [...typed, ...parts].filter(Boolean);
-  }
-
-  function translate(text) {
-    const sentence = text.endsWith(".") ? text : `${text}.`;
-    return reasons[sentence] ?? sentence;
-  }
-
-  function say(score, text) {
-    meter.dataset.level = score;
-    // Told again only when it changed.
-    if (level.textContent !== text) {
+  function say({ level: reached, text }) {
+    meter.hidden = !text;
+    meter.dataset.level = reached;
+    // Announced again only if it changed.
+    if (text && level.textContent !== text) {
       level.textContent = text;
     }
   }
@@ -171,7 +133,7 @@ for (const hint of document.querySelectorAll(".meant")) {
   }
 }
 
-/* One letter missing, too many or wrong, or two neighbours swapped: as in pages/mail_hosts.py. */
+/* One letter missing, extra or wrong, or two neighbors swapped: as in pages/shared/email_domains.py. */
 function isOneSlipAway(typed, meant) {
   let start = 0;
   while (start < typed.length && typed[start] === meant[start]) {
@@ -194,7 +156,7 @@ for (const form of document.querySelectorAll("form")) {
   });
 }
 
-// Who comes back finds the form usable.
+// After going back, the form can be sent again.
 window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) {
     delete form.dataset.sent;

@@ -1,35 +1,21 @@
-// Shows new mail by itself. Without this script "Check again" does the same.
-const SECONDS = 2;
-const PARTS = ["count", "mails"];
-const auto = document.querySelector("#auto");
-const isOn = auto.querySelector("input");
+// Emails that were read in this browser: viewing one changes nothing on the server.
+"use strict";
 
-isOn.checked = localStorage.getItem("mailbox-auto") !== "off";
-isOn.addEventListener("change", () => localStorage.setItem("mailbox-auto", isOn.checked ? "on" : "off"));
-auto.hidden = false;
+const REMEMBERED = 1000;
+const read = new Set(JSON.parse(localStorage.getItem("mailbox-read") ?? "[]"));
+const opened = document.querySelector("main [data-opened]");
 
-async function check() {
-  if (!isOn.checked || document.hidden) return;
-  const answer = await fetch(location.href);
-  if (!answer.ok) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const part of PARTS) show(document.getElementById(part), page.getElementById(part));
+if (opened) {
+  read.add(opened.dataset.opened);
+  localStorage.setItem("mailbox-read", JSON.stringify([...read].slice(-REMEMBERED)));
 }
 
-// Changes nothing that looks the same, and keeps the focus where it is.
-function show(old, fresh) {
-  if (withoutTokens(old) === withoutTokens(fresh)) return;
-  const focused = document.activeElement?.id;
-  old.replaceChildren(...fresh.childNodes);
-  if (focused) document.getElementById(focused)?.focus();
-}
+document.addEventListener("live", mark);
+// Also after going back from an email.
+addEventListener("pageshow", mark);
 
-// Each answer has a CSRF token of its own.
-function withoutTokens(part) {
-  const copy = part.cloneNode(true);
-  copy.querySelectorAll("input[type=hidden]").forEach((input) => input.remove());
-  return copy.innerHTML;
+function mark() {
+  for (const row of document.querySelectorAll(".mails [data-mail]")) {
+    row.querySelector(".unread").hidden = read.has(row.dataset.mail);
+  }
 }
-
-// The app may be restarting: the next check tells.
-setInterval(() => check().catch(() => {}), SECONDS * 1000);

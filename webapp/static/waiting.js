@@ -1,5 +1,5 @@
-/* What the waiting page does besides, where scripts run: htmx asks for #progress again and again, and this counts
-   the seconds in between, tells each change once, and rests while nobody looks. */
+/* What JavaScript adds to a page that waits for an email: htmx polls #progress; this announces each change once, and
+   pauses while the page is hidden. */
 "use strict";
 
 const announcement = document.getElementById("announcement");
@@ -12,9 +12,8 @@ function progress() {
   return document.getElementById("progress");
 }
 
-/* Each change is said once; the seconds are not. */
+/* Announce each change once, but not the seconds. */
 document.addEventListener("htmx:after:swap", () => {
-  rest();
   const state = progress().dataset.state;
   if (state === told) {
     return;
@@ -29,11 +28,11 @@ document.addEventListener("htmx:after:swap", () => {
   awaitCode();
 });
 
-/* Next comes the code, unless somebody is at something else. */
+/* Focus the code field next, unless somebody is using something else. */
 awaitCode();
 
 function awaitCode() {
-  if (told === "sent" && document.activeElement === document.body && !document.querySelector("[autofocus]")) {
+  if (code && told === "sent" && document.activeElement === document.body && !document.querySelector("[autofocus]")) {
     code.focus({ preventScroll: true });
   }
 }
@@ -44,30 +43,7 @@ details.addEventListener("toggle", () => {
   }
 });
 
-/* The seconds until another mail makes sense go by here too; until then the button rests. */
-rest();
-setInterval(() => {
-  const countdown = progress().querySelector(".countdown");
-  if (countdown) {
-    // The last two are the server's to tell: it knows the words for one second, and for none.
-    countdown.textContent = countdown.textContent.replace(/\d+/, (seconds) => Math.max(2, seconds - 1));
-  }
-}, 1000);
-
-function rest() {
-  const isResting = progress().querySelector(".countdown") !== null;
-  const button = progress().querySelector("button");
-  button.toggleAttribute("data-resting", isResting);
-  button.setAttribute("aria-disabled", String(isResting));
-}
-
-document.addEventListener("submit", (event) => {
-  if (event.target.querySelector("[data-resting]")) {
-    event.preventDefault();
-  }
-}, true);
-
-/* While nobody looks there is no need to ask; who comes back sees the news at once. */
+/* No requests while the page is hidden; coming back makes one at once. */
 document.addEventListener("htmx:before:request", (event) => {
   if (document.hidden) {
     event.preventDefault();
@@ -80,13 +56,13 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/* Six digits, however they were pasted, are shown as the mail shows them, and sent. */
-code.addEventListener("input", () => {
+/* Six digits, however they were pasted, are formatted as in the email, and sent. */
+code?.addEventListener("input", () => {
   const digits = code.value.normalize("NFKC").replace(/\D/g, "");
   if (digits.length === 6) {
     code.value = `${digits.slice(0, 3)} ${digits.slice(3)}`;
-    // With another username there is more to type. And a wrong code comes back to be mended: digit by digit, of which
-    // none may be taken for a try.
+    // Not with another username, which takes more typing. Not after a wrong code either: correcting it digit by digit
+    // must not count as tries.
     if (!code.form.elements.username && !code.defaultValue) {
       code.form.requestSubmit();
     }

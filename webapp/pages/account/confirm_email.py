@@ -1,4 +1,4 @@
-"""The link that confirms a changed address: looking at it changes nothing, and it opens no account."""
+"""The link that confirms a changed address: viewing it changes nothing, and it signs nobody in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATH = links.PATHS["change"]
 
 
 class ConfirmForm(link_cookie.LinkForm):
-    # The button that was pressed: "disown", or the usual one.
+    # The button that was pressed: "disown", or the main one.
     action = StringField()
 
 
@@ -55,7 +55,7 @@ def confirm() -> ResponseReturnValue:
         email_change.check(proof)
         form = _form(proof)
         if form.action.data == "disown":
-            # Whoever says so need not know the account's password.
+            # Disowning does not take the account's password.
             form = ConfirmForm()
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
@@ -70,12 +70,12 @@ def confirm() -> ResponseReturnValue:
 
 
 def _opened() -> VerifyEmail:
-    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    """Return the row of the link that this browser opened last. Raises LinkInvalid."""
     return links.find(link_cookie.kept(), "change")
 
 
 def _form(proof: VerifyEmail, **values: str) -> ConfirmForm:
-    """Return what is asked: the link alone changes no account, the password too or its own browser does."""
+    """Return the form: the link alone changes no account, so it takes the password or a signed-in browser too."""
     is_own = current_user.is_authenticated and current_user.id == proof.user_id
     return (ConfirmForm if is_own else PasswordForm)(**values)
 

@@ -1,4 +1,4 @@
-"""The end of an account, asked for with the password."""
+"""Deleting the account, with the password, and the second factor if one is on."""
 
 from __future__ import annotations
 
@@ -9,27 +9,22 @@ from flask_login import login_required
 
 from webapp.accounts import account
 from webapp.delivery import tasks
-from webapp.pages.shared.auth import current, current_password_field, knows_password
-from webapp.pages.shared.forms import Form
+from webapp.pages.shared.auth import ProofForm, current
 
 blueprint = Blueprint("deletion", __name__)
-
-
-class DeleteForm(Form):
-    password = current_password_field()
 
 
 @blueprint.get("/account/delete")
 @login_required
 def show() -> str:
-    return _page(DeleteForm())
+    return _page(ProofForm())
 
 
 @blueprint.post("/account/delete")
 @login_required
 def submit() -> ResponseReturnValue:
-    form = DeleteForm()
-    if form.validate() and knows_password(current(), form.password):
+    form = ProofForm()
+    if form.validate() and form.proves():
         email_id = account.end(current())
         session.clear()
         if email_id is not None:
@@ -39,5 +34,5 @@ def submit() -> ResponseReturnValue:
     return _page(form), form.status
 
 
-def _page(form: DeleteForm) -> str:
+def _page(form: ProofForm) -> str:
     return render_template("account/delete.html", form=form)

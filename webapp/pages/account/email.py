@@ -1,44 +1,44 @@
-"""Another address for the account: asked for with the password, and confirmed by link, or here by code."""
+"""Changing the account's address: requested with the password, and confirmed by link, or here by code."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
-from flask import Blueprint, flash, redirect, render_template, url_for
+from flask import Blueprint, flash, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
-from flask_login import login_required
+from flask_login import current_user, login_required
 from wtforms import EmailField
-from wtforms.validators import DataRequired, ValidationError
+from wtforms.validators import ValidationError
 
 from webapp.accounts import codes, email_change
-from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import VerifyEmail
 from webapp.delivery import tasks
 from webapp.outbox import outgoing_email
-from webapp.pages.shared import mail_status, rate_limits, way_on
-from webapp.pages.shared.auth import current, current_password_field, knows_password
-from webapp.pages.shared.forms import Form, code_field, read_address, strip
+from webapp.pages.shared import email_domains, mail_status, rate_limits, way_on
+from webapp.pages.shared.auth import ProofForm, current, current_password_field
+from webapp.pages.shared.forms import Form, WithAddress, code_field, email_field
 
 blueprint = Blueprint("address", __name__)
 
 
-class AddressForm(Form):
+class AddressForm(WithAddress, ProofForm):
     limit = "RATELIMIT_SIGNUP"
 
-    email = EmailField(
-        _("New address"),
-        filters=[strip],
-        validators=[DataRequired(_("Please enter your email address."))],
-        description=_("We'll send an email there to check that it's yours."),
-        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
-    )
+    email = email_field(_("New address"), _("We'll send an email there to check that it's yours."))
+    # After it in the list of problems.
     password = current_password_field()
 
-    address: email_addresses.Address
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "code" in self:
+            # The page may also have a field for the code from an email.
+            self.code.id = "app_code"
 
     def validate_email(self, field: EmailField) -> None:
-        self.address = read_address(field)
+        super().validate_email(field)
         if self.address.key == current().email_key:
             raise ValidationError(_("This is already your address."))
 
@@ -59,8 +59,8 @@ def ask() -> ResponseReturnValue:
     form = AddressForm()
     if form.validate():
         user = current()
-        if knows_password(user, form.password):
-            # Each address that one can have mailed counts, however it is asked for.
+        if form.proves():
+            # Every address that a person can make us send to counts, whichever form it comes from.
             rate_limits.spend("RATELIMIT_SIGNUP", rate_limits.network())
             _hint(email_change.ask(user, form.address, user.session_token, way_on.asked()))
             return redirect(url_for("address.show"), 303)
@@ -77,7 +77,7 @@ def confirm_by_code() -> ResponseReturnValue:
             email = email_change.confirm_by_code(user, form.code.data, user.session_token)
         except codes.CodeWrong:
             if email_change.awaited(user) is None:
-                # Confirmed meanwhile by the link, or called off: the page says what is so now.
+                # Confirmed by link in the meantime, or called off: the page shows the new state.
                 return redirect(url_for("address.show"), 303)
             form.code.errors = [_("That code is wrong or has expired. Check it, or send a new one.")]
         except codes.TooManyTries:
@@ -108,9 +108,9 @@ def call_off() -> ResponseReturnValue:
     return redirect(url_for("account.show"), 303)
 
 
-def changed(email_id: uuid.UUID | None, leads_to: str | None) -> ResponseReturnValue:
-    """Lead on whoever confirmed, and have the former address told."""
-    _hint(email_id)
+def changed(email_id: uuid.UUID, leads_to: str | None) -> ResponseReturnValue:
+    """Redirect the person who confirmed, and wake a worker for the notice to the former address."""
+    tasks.deliver_later(email_id)
     flash(gettext("Your address was changed. We've told your old address, too."))
     return way_on.follow(leads_to or url_for("account.show"))
 
@@ -120,16 +120,50 @@ def _hint(email_id: uuid.UUID | None) -> None:
         tasks.deliver_later(email_id)
 
 
+@blueprint.get("/account/email/progress")
+def progress() -> ResponseReturnValue:
+    """Return the part of the page that changes, for the script that polls it."""
+    wish = email_change.awaited(current()) if current_user.is_authenticated else None
+    if wish is None:
+        # Confirmed, called off or signed out elsewhere: the page says which.
+        response = make_response("")
+        response.headers["HX-Redirect"] = url_for("address.show")
+        return response
+    return render_template("progress.html", form=Form(), **_shown(wish))
+
+
 def _page(form: Form) -> str:
-    """Show the page, with the one form that was sent and is wrong."""
-    user = current()
-    wish = email_change.awaited(user)
+    """Show the page, with the form that was sent and has errors."""
+    wish = email_change.awaited(current())
     return render_template(
         "account/email.html",
         form=form,
         address_form=form if isinstance(form, AddressForm) else AddressForm(formdata=None),
         code_form=form if isinstance(form, CodeForm) else CodeForm(formdata=None),
         wish=wish,
-        types_code=wish is not None and email_change.is_asked_by(wish, user.session_token),
-        progress=mail_status.of(outgoing_email.latest_of(wish.id)) if wish else None,
+        types_code=wish is not None and _types_code(wish),
+        **(_shown(wish) if wish else {}),
     )
+
+
+def _types_code(wish: VerifyEmail) -> bool:
+    return email_change.is_asked_by(wish, current().session_token)
+
+
+def _shown(wish: VerifyEmail) -> dict[str, object]:
+    address = wish.email or ""
+    return {
+        "address": address,
+        "progress": mail_status.of(outgoing_email.latest_of(wish.id)),
+        "begun": gettext("You asked to change your address."),
+        "to_do": gettext("Click the button in the email, or enter the code below.")
+        if _types_code(wish)
+        else gettext("Click the button in the email, or enter its code in the browser where you asked for it."),
+        "done": gettext("Your new address is in use."),
+        "here": url_for("address.show"),
+        "moves_at": url_for("address.progress"),
+        "resends_at": url_for("address.resend"),
+        "suggestion": None,
+        "webmail": email_domains.webmail(address),
+        "domain": address.rpartition("@")[2],
+    }

@@ -20,7 +20,7 @@ blueprint = Blueprint("profile", __name__)
 
 class ProfileForm(NameFields, Form):
     def validate_username(self, field: StringField) -> None:
-        """Let everybody keep the own name, also one that nobody may choose any more."""
+        """Let people keep their own name, even if nobody may choose it any more."""
         if field.data == current().username.strip():
             self.name = current().username
         else:
@@ -38,7 +38,7 @@ def show() -> str:
 def submit() -> ResponseReturnValue:
     form = ProfileForm()
     if form.validate():
-        # Each name that is tried tells whether somebody has it.
+        # Every attempt reveals whether a name is taken.
         rate_limits.spend("RATELIMIT_RESEND", f"profile:{current().key}")
         try:
             email_id = account.rename(current(), username=form.name, full_name=form.full_name.data, own=form.own)

@@ -1,4 +1,4 @@
-"""The link in the mail to a former address: it puts that address back. Looking at it changes nothing."""
+"""The link in the notice to a former address, which puts that address back. Viewing it changes nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def act() -> ResponseReturnValue:
 
 
 def _opened() -> VerifyEmail:
-    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    """Return the row of the link that this browser opened last. Raises LinkInvalid."""
     return links.find(link_cookie.kept(), "revoke")
 
 

@@ -21,7 +21,7 @@ blueprint = Blueprint("sessions", __name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """A session in words; `key` names it, and opens nothing. Its number may be another's in a restored database."""
+    """A session in words. `key` identifies it and opens nothing; an id could be another session's after a restore."""
 
     key: str
     device: str

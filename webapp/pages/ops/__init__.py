@@ -1,4 +1,4 @@
-"""The operator's pages: how the mail is, what became of each, and what to do about it; and the people it is for."""
+"""The operators' pages: the state of email, what became of each one, what to do about it, and the people it is for."""
 
 from webapp.pages.ops import actions, mails, overview, user_actions, users, workers_and_audit
 from webapp.pages.ops.access import blueprint

@@ -1,4 +1,4 @@
-"""Actions of admins: each shows first what it is about, and is done by the second page's button."""
+"""Admins' actions: each first shows what it is about, on a page whose button carries it out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from flask.typing import ResponseReturnValue
 from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from sqlalchemy import select
-from wtforms import EmailField, HiddenField, IntegerField, StringField
+from wtforms import HiddenField, IntegerField, StringField
 from wtforms.validators import DataRequired, Length, NumberRange, Optional, ValidationError
 
 from webapp import operations
-from webapp.accounts.identifiers import email_addresses
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import relay, tasks
@@ -26,17 +25,17 @@ from webapp.monitoring import queries
 from webapp.outbox import pause
 from webapp.pages.ops import mails
 from webapp.pages.ops.access import blueprint
-from webapp.pages.shared.forms import Form, OneLine, strip
+from webapp.pages.shared.forms import Form, OneLine, WithAddress, email_field, strip
 
-# So long one request works on many mails; then it shows how far it is, and goes on at the press of a button.
+# How long one request works on many emails; then it shows its progress, and a button to continue.
 WORK_SECONDS = 2.0
 
 
 class ManyForm(Form):
-    """How far an action on many mails is: `after` the last mail done, `done` of `total`.
+    """The progress of an action on many emails: `after` is the last email done.
 
-    It is about those that its first page could show: a filter finds others later, and in a database that was restored
-    meanwhile a user's number may be another's.
+    It covers only emails from before its first page was `shown_at`: the filter matches others later, and in a database
+    that was restored in the meantime a user's id may be somebody else's.
     """
 
     shown_at = HiddenField(filters=[strip])
@@ -47,10 +46,9 @@ class ManyForm(Form):
     moment: datetime | None = None
 
     def validate_shown_at(self, field: HiddenField) -> None:
-        try:
-            self.moment = datetime.fromisoformat(field.data).astimezone(UTC) if field.data else None
-        except (ValueError, OverflowError) as error:
-            raise ValidationError(_("Please go back, reload the page and try again.")) from error
+        self.moment = _moment(field.data) if field.data else None
+        if field.data and self.moment is None:
+            raise ValidationError(_("Please go back, reload the page and try again."))
 
 
 class PauseForm(Form):
@@ -65,21 +63,8 @@ class PauseForm(Form):
     )
 
 
-class TestForm(Form):
-    email = EmailField(
-        _("Send it to"),
-        filters=[strip],
-        validators=[DataRequired(_("Please enter an email address."))],
-        render_kw={"autocomplete": "email"},
-    )
-
-    address: email_addresses.Address
-
-    def validate_email(self, field: EmailField) -> None:
-        try:
-            self.address = email_addresses.parse_address(field.data)
-        except email_addresses.AddressInvalid as error:
-            raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
+class TestForm(WithAddress, Form):
+    email = email_field(_("Send it to"))
 
 
 @blueprint.get("/<any(retry, cancel):action>")
@@ -99,7 +84,7 @@ def do_many(action: str) -> ResponseReturnValue:
     work = Work(action, mails.id_in(form.after.data), form.done.data or 0, form.changed.data or 0)
     deadline = time.monotonic() + WORK_SECONDS
     is_late = False
-    # However slow the machine is, each request does a part.
+    # However slow the machine is, each request does some of them.
     while not is_late:
         chunk = queries.ids(which, limit=operations.CHUNK, after=work.after)
         work.do(chunk)
@@ -107,7 +92,7 @@ def do_many(action: str) -> ResponseReturnValue:
             flash(work.told())
             return redirect(_back(), 303)
         is_late = time.monotonic() >= deadline
-    # Those that are done may match no more: what there was to do is what is done and what is left.
+    # Emails that are done may no longer match: the total is what is done plus what is left.
     left = queries.count(which, after=work.after)
     form.after.data = str(work.after or "")
     return render_template("ops/progress.html", form=form, action=action, work=work, total=work.done + left, **_url())
@@ -115,7 +100,7 @@ def do_many(action: str) -> ResponseReturnValue:
 
 @dataclass
 class Work:
-    """An action on many mails, and how far it is."""
+    """An action on many emails, and its progress."""
 
     action: str
     after: uuid.UUID | None
@@ -129,7 +114,7 @@ class Work:
             retried = operations.retry(chunk)
             self.changed += retried.revived + retried.hurried
             if self.done == 0:
-                # Hints must not flood the queue; the relay gives those of the others.
+                # Hints must not flood the queue; the relay sends the rest.
                 for email_id in chunk[: relay.BATCH]:
                     tasks.deliver_later(email_id)
         else:
@@ -153,8 +138,9 @@ def pause_mail() -> ResponseReturnValue:
     form = PauseForm()
     if not form.validate():
         return render_template("ops/pause.html", form=form), form.status
-    if operations.pause_mail(form.reason.data):
-        flash(gettext("All email is paused."))
+    since = operations.pause_mail(form.reason.data)
+    if since is not None:
+        flash(gettext("All email is paused."), url_for("ops.resume_mail", since=since.isoformat()))
     else:
         flash(gettext("Already paused."))
     return redirect(url_for("ops.show"), 303)
@@ -167,11 +153,15 @@ def confirm_resume() -> str:
 
 @blueprint.post("/resume")
 def resume_mail() -> ResponseReturnValue:
-    form = Form()
+    """Resume; with `since`, as Undo has it, only if it is still the pause that began then."""
+    form, asked = Form(), request.args.get("since")
     if not form.validate():
         return render_template("ops/resume.html", form=form, now=queries.stats()), form.status
-    operations.resume_mail()
-    flash(gettext("Email was resumed."))
+    since = _moment(asked) if asked else None
+    if (asked is None or since is not None) and operations.resume_mail(since):
+        flash(gettext("Email was resumed."))
+    else:
+        flash(gettext("Nothing was changed. That pause has already ended."))
     return redirect(url_for("ops.show"), 303)
 
 
@@ -195,18 +185,25 @@ def _many(action: str, form: ManyForm, *, total: int) -> str:
     return render_template("ops/confirm.html", form=form, action=action, total=total, back=_back(), **_url())
 
 
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
 def _now() -> str:
     now: datetime | None = db.session.scalar(select(db_now()))
     return now.isoformat() if now else ""
 
 
 def _url() -> dict[str, str]:
-    """Return the address of the form: the same mails as in this one."""
+    """Return the form's URL: the same emails as in this one."""
     return {"here": request.full_path.rstrip("?")}
 
 
 def _back() -> str:
-    """Return the page of the mails that this was about."""
+    """Return the URL of the email, or of the list, that this was about."""
     ids = request.args.getlist("id")
     if len(ids) == 1:
         return url_for("ops.show_mail", email_id=ids[0])

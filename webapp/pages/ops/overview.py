@@ -1,4 +1,4 @@
-"""How the mail is, at a glance."""
+"""The state of email at a glance."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ def show() -> str:
         parts=parts,
         throughput=plots.throughput(parts),
         latency=plots.latency(parts),
-        width=plots.WIDTH,
         height=plots.HEIGHT,
         start_worker=heartbeats.START_WORKER,
     )
 
 
 def _queue() -> int | None:
-    """Return how many hints wait; nothing when the queue does not answer."""
+    """Return how many hints wait, or None if the queue does not answer."""
     try:
         return huey.waiting()
     except BrokerDown:

@@ -1,4 +1,4 @@
-"""Actions of admins for one person: each action shows first what it does, and is done by the second page's button."""
+"""Admins' actions for one person: each first shows what it does, on a page whose button carries it out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from webapp.pages.shared.forms import Form
 
 @dataclass(frozen=True)
 class Action:
-    """`label` is its button, `effect` what its page says before; `do` says what was done.
+    """`label` is its button, `effect` what its page says before; `do` acts, and returns what to say afterwards.
 
-    `is_for`: of an account in which state it makes sense.
+    `is_for`: the states of an account in which it makes sense.
     """
 
     label: Any
@@ -38,7 +38,7 @@ class Action:
 
 
 class ActionForm(Form):
-    """`key`: whom its page showed; in a database that was restored meanwhile a number may be another's."""
+    """`key`: the user that its page showed; in a database restored in the meantime, the id may be somebody else's."""
 
     key = HiddenField()
 
@@ -116,13 +116,13 @@ NAMED = f"any({', '.join(map(repr, ACTIONS))})"
 
 
 def find(user_id: int) -> User:
-    """Return the user, or answer that there is none."""
+    """Return the user, or abort with a 404."""
     user = db.session.get(User, user_id) if user_id <= NUMBER_MAX else None
     return user or abort(404)
 
 
 def possible(user: User) -> dict[str, Action]:
-    """Return what can be done for the user now; nobody locks or deletes the own account here, by a slip."""
+    """Return the actions for the user now; nobody can lock or delete their own account here by mistake."""
     is_own = user.id == current_user.id
     return {
         name: action

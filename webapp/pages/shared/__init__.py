@@ -1,1 +1,1 @@
-"""Parts that several pages have in common."""
+"""Parts that several pages share."""

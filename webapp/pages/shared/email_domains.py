@@ -1,6 +1,9 @@
-"""The domains that most email goes to: where it is read, and how they are mistyped."""
+"""The most common email domains: where their email is read, and how they are mistyped."""
 
 from __future__ import annotations
+
+from flask import current_app, url_for
+from flask_babel import gettext
 
 WEBMAIL = {
     ("gmail.com", "googlemail.com"): ("Gmail", "https://mail.google.com/"),
@@ -24,14 +27,16 @@ WEBMAIL = {
 }
 BY_DOMAIN = {domain: webmail for domains, webmail in WEBMAIL.items() for domain in domains}
 
-# Mistyped ones are told by these; shorter names are one slip away from too many others.
+# Typos are recognized by these; shorter names are one slip away from too many others.
 COMMON = [domain for domain in BY_DOMAIN if len(domain) > 8]
 # Real domains that are one slip away from a common one.
 REAL = ["mail.com", "email.com", "email.de"]
 
 
 def webmail(address: str) -> tuple[str, str] | None:
-    """Return name and URL of where this address is read in a browser."""
+    """Return the name and URL of this address's webmail."""
+    if current_app.config["APP_ENV"] == "development":
+        return gettext("the mailbox"), url_for("mailbox.show")
     return BY_DOMAIN.get(_domain(address))
 
 
@@ -45,7 +50,7 @@ def suggestion(address: str) -> str | None:
 
 
 def is_one_slip_away(typed: str, meant: str) -> bool:
-    """Return whether one letter is missing, too many or wrong, or two neighbours are swapped."""
+    """Return whether one letter is missing, extra or wrong, or two neighbors are swapped."""
     if typed == meant:
         return False
     start = next((i for i, (a, b) in enumerate(zip(typed, meant, strict=False)) if a != b), min(len(typed), len(meant)))

@@ -1,4 +1,4 @@
-"""Pages for what goes wrong: what happened, and what to do next."""
+"""Error pages: what happened, and what to do next."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def init_app(app: Flask) -> None:
 
 
 def _show_database_down(error: Exception) -> ResponseReturnValue:
-    # An outage is told once, when it begins. Who waited too long for a lock or a connection is told of one by one.
+    # An outage is logged once, when it begins; waiting too long for a lock or a connection is logged every time.
     if not is_outage(error):
         log.error("database_failed", error=type(error).__name__, exc_info=not isinstance(error, TimeoutError) and error)
-    # Who is signed in is in the database too.
+    # Loading the signed-in user would need the database too.
     g._login_user = login.anonymous_user()  # noqa: SLF001 - where Flask-Login keeps it
     return _show(ServiceUnavailable(retry_after=RETRY_AFTER))
 

@@ -1,8 +1,7 @@
-"""Shared by the forms: cleaning, checking, and how a form is shown again."""
+"""Shared by the forms: cleaning and checking fields, and showing a form again."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from inspect import get_annotations
@@ -15,31 +14,31 @@ from flask_wtf import CSRFProtect, FlaskForm
 from sqlalchemy import Column
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
-from wtforms import Field, PasswordField, StringField
-from wtforms.validators import DataRequired, InputRequired, Length, ValidationError
+from wtforms import EmailField, Field, StringField
+from wtforms.validators import DataRequired, Length, ValidationError
 
-from webapp.accounts import passwords, users
+from webapp.accounts import users
 from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.config import FORM_FIELDS
 from webapp.pages.shared import rate_limits
 
-# Characters that a field may have which says nothing else: enough for any name or address before it is normalized.
+# The default limit of a field, in characters: enough for any name or address before it is normalized.
 LONGEST = 512
 CODE_MAX = 200
 
 HEARD_BYTES = 2**20
 
-# What a form has besides, once it is made.
+# Attributes that every form has once it is built.
 OF_EVERY_FORM = ("csrf_token", "form_errors", "meta")
 
-# For pages that have no form of ours: it refuses what comes without a token before they are asked.
+# For pages without a form of ours: refuses posts without a token before they reach the page.
 csrf = CSRFProtect()
 
 URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Words:
-    """WTForms' own messages, in the languages that we speak: it speaks fewer."""
+    """WTForms' own messages, translated by us: WTForms has fewer languages."""
 
     SAID = (
         _("Not a valid choice."),
@@ -58,12 +57,12 @@ class Words:
 class Form(FlaskForm):
     """A form that is shown again, with its status, when something is wrong with it."""
 
-    # The setting that limits what this form does, by network. A form that is sent back does not count for it.
+    # The setting that limits this form per network. A form that is shown again with errors does not count.
     limit: ClassVar[str | None] = None
 
     class Meta(FlaskForm.Meta):  # noqa: D106 - WTForms' name for a form's options
         def wrap_formdata(self, _form: FlaskForm, formdata: object) -> MultiDict[str, str] | None:
-            """Read what a form sends, and neither JSON nor files; nothing when told so."""
+            """Read form fields only, not JSON or files; none if there is no form, or `formdata` is None."""
             if request.method != "POST" or formdata is None:
                 return None
             try:
@@ -76,19 +75,28 @@ class Form(FlaskForm):
             return Words()
 
     def validate(self, extra_validators: object = None) -> bool:
-        """Judge what was sent, cheap things first: nothing dear is done for whoever may not have it done.
+        """Check what was sent, cheap checks first: nothing expensive is done for somebody over a limit.
 
-        Raises TooManyRequests. Each step is taken only when nothing was wrong before.
+        Raises TooManyRequests. Each step runs only if nothing was wrong before.
         """
-        if not (self._has_token() and are_short(self)):
+        if not self.may_be_judged("RATELIMIT_POST"):
             return False
-        rate_limits.spend("RATELIMIT_POST", rate_limits.network())
         if self.limit:
             rate_limits.check(self.limit, rate_limits.network())
         return super().validate(extra_validators) and self.has_strong_password()
 
+    def may_be_judged(self, limit: str) -> bool:
+        """Return whether its token is valid and no field is too long; if so, count it for this limit of its network.
+
+        Raises TooManyRequests.
+        """
+        if not (self._has_token() and are_short(self)):
+            return False
+        rate_limits.spend(limit, rate_limits.network())
+        return True
+
     def has_strong_password(self) -> bool:
-        """Return whether a new password in it is hard to guess; else say so at its field. Scoring takes longest."""
+        """Return whether a new password is hard to guess; otherwise add an error to its field. The slowest check."""
         return True
 
     def _has_token(self) -> bool:
@@ -96,7 +104,7 @@ class Form(FlaskForm):
 
     @property
     def is_stale(self) -> bool:
-        """Whether the CSRF token was missing or old."""
+        """Whether the CSRF token was missing or invalid."""
         return "csrf_token" in self.errors
 
     @property
@@ -108,14 +116,14 @@ class Form(FlaskForm):
 
 def sent() -> MultiDict[str, str]:
     """Return the fields that were sent. Raises RequestEntityTooLarge."""
-    # Werkzeug counts those of multipart alone.
+    # Werkzeug counts the fields of multipart forms only.
     if request.mimetype == URLENCODED and request.get_data().count(b"&") > FORM_FIELDS:
         raise RequestEntityTooLarge
     return request.form
 
 
 def hear_out() -> None:
-    """Read what is left of a body that is too large: whoever is hung up on while sending does not get our answer."""
+    """Read the rest of a body that is too large: a client cut off while sending does not get our answer."""
     left = HEARD_BYTES
     while left > 0 and (read := request.environ["wsgi.input"].read(min(left, 2**16))):
         left -= len(read)
@@ -124,7 +132,7 @@ def hear_out() -> None:
 def are_short(form: Iterable[Field]) -> bool:
     """Return whether no field is too long as it was sent, before anything is normalized, parsed or scored.
 
-    Characters are counted, of which each has at most four bytes.
+    Counts characters, which have at most four bytes each.
     """
     for field in form:
         longest = getattr(field.flags, "maxlength", None)
@@ -139,12 +147,12 @@ def strip(text: str | None) -> str:
     return (text or "").strip()
 
 
-# They turn around how the text beside them reads.
+# These reverse how the text next to them reads.
 BIDI_CONTROLS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class OneLine:
-    """Refuses line breaks, NUL and other control characters: they are nobody's name, and could end a header."""
+    """Refuses line breaks, NUL and other control characters: no name has them, and they could end a header."""
 
     def __call__(self, _form: FlaskForm, field: Field) -> None:
         text = field.data or ""
@@ -152,68 +160,56 @@ class OneLine:
             raise ValidationError(_("Please leave out line breaks and other control characters."))
 
 
-class LongEnough:
-    def __call__(self, _form: FlaskForm, field: Field) -> None:
-        minimum = current_app.config["PASSWORD_MIN_LENGTH"]
-        if len(field.data or "") < minimum:
-            raise ValidationError(_("Please use at least %(minimum)s characters.", minimum=minimum))
-
-
 def western(text: str | None) -> str:
-    """Return the text, as far as a code may go, with the digits of every script as ours."""
+    """Return the text, cut to the length of a code field, with the digits of every script as 0 to 9."""
     return "".join(str(unicodedata.decimal(char, char)) for char in (text or "")[:CODE_MAX])
 
 
-def code_field() -> StringField:
+def code_field(
+    label: str = _("Code from the email"),
+    hint: str = _("The six-digit code from the email."),
+    *,
+    is_optional: bool = False,
+) -> StringField:
     return StringField(
-        _("Code from the email"),
+        label,
         filters=[strip, western],
-        # Whoever copies the whole sentence means the digits in it.
+        # Long enough for somebody who pastes the whole sentence: only its digits count.
         validators=[
-            DataRequired(_("Please enter the six digits.")),
+            *([] if is_optional else [DataRequired(_("Please enter the six digits."))]),
             Length(max=CODE_MAX, message=_("This is too long.")),
         ],
-        description=_("The six-digit code from the email."),
+        description=hint,
         render_kw={"autocomplete": "one-time-code", "inputmode": "numeric", "class": "digits", "spellcheck": "false"},
     )
 
 
-def read_address(field: Field) -> email_addresses.Address:
-    """Raises ValidationError."""
-    try:
-        return email_addresses.parse_address(field.data)
-    except email_addresses.AddressInvalid as error:
-        raise ValidationError(
-            _("Please check this address: it should look like name@example.com, in plain letters before the @.")
-        ) from error
-
-
-def is_strong(field: Field, *words: str) -> bool:
-    """Return whether a password is not among the first guesses; else say why at its field.
-
-    Those are common and breached passwords, and `words`, which are the person's own.
-    """
-    parts = [part for word in (*words, current_app.config["APP_NAME"]) for part in re.split(r"[\s@._-]+", word)]
-    reasons = passwords.weakness(field.data, [*words, *parts])
-    if reasons:
-        field.errors = [_("This is easy to guess. %(reason)s", reason=" ".join(map(gettext, reasons)))]
-    return not reasons
-
-
-def new_password_field(label: str) -> PasswordField:
-    return PasswordField(
+def email_field(label: str = _("Email address"), hint: str = "") -> EmailField:
+    return EmailField(
         label,
-        validators=[
-            InputRequired(_("Please choose a password.")),
-            LongEnough(),
-            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
-        ],
-        render_kw={"autocomplete": "new-password"},
+        filters=[strip],
+        validators=[DataRequired(_("Please enter your email address."))],
+        description=hint,
+        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
     )
 
 
+class WithAddress:
+    """A form with a field `email`, parsed into `address` the same way everywhere."""
+
+    address: email_addresses.Address
+
+    def validate_email(self, field: EmailField) -> None:
+        try:
+            self.address = email_addresses.parse_address(field.data)
+        except email_addresses.AddressInvalid as error:
+            raise ValidationError(
+                _("Please check this address: it should look like name@example.com, in plain letters before the @.")
+            ) from error
+
+
 def read_username(text: str) -> str:
-    """Return the username that somebody chooses, as it is shown. Raises UsernameInvalid."""
+    """Return a newly chosen username, as it is shown. Raises UsernameInvalid."""
     return usernames.choose(text, current_app.config["RESERVED_USERNAMES"])
 
 
@@ -227,7 +223,7 @@ def username_advice(error: usernames.UsernameInvalid) -> Any:
 
 
 class NameFields:
-    """Username, full name and fields of one's own: the same fields and rules wherever they are asked."""
+    """Username, full name and the fields of own/fields.py, with the same rules everywhere."""
 
     username = StringField(
         _("Username"),
@@ -255,7 +251,7 @@ class NameFields:
 
     @property
     def own(self) -> dict[str, str]:
-        """The fields of one's own, as they were filled in."""
+        """The values of the fields in own/fields.py."""
         return {column.name: getattr(self, column.name).data for column in users.OWN_FIELDS}
 
     @property
@@ -284,7 +280,7 @@ def _own_field(column: Column[Any]) -> StringField:
 
 
 def refuse_own_names(*forms: type) -> None:
-    """Raises TypeError if a field of one's own would take the place of what one of these has."""
+    """Raises TypeError if a field in own/fields.py would replace something that one of these has."""
     for form in forms:
         ours = {*vars(form), *get_annotations(form), *OF_EVERY_FORM}
         for column in users.OWN_FIELDS:

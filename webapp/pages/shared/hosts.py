@@ -1,4 +1,4 @@
-"""The names that we are opened by: a trial answers to this machine's own alone, and https needs https."""
+"""The host names that we answer to in development, and forms sent over http when cookies need https."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask_babel import gettext
 
 log = structlog.get_logger(__name__)
 
-# What is asked by programs, which follow no redirect.
+# Called by programs, which follow no redirects.
 FOR_PROGRAMS = {"health", "identity", "metrics"}
 
 
@@ -24,7 +24,7 @@ def init_app(app: Flask) -> None:
 
 
 def _refuse_other_names() -> ResponseReturnValue | None:
-    """Answer only to names of this machine: a site elsewhere could let its own lead here, and read the mailbox."""
+    """Answer only to names of this machine: another site could point its own name here, and read the mailbox."""
     name, _port = _parts(request.host)
     public, _port = _parts(urlsplit(current_app.config["PUBLIC_URL"]).netloc)
     if _is_local(name) or name == public:
@@ -38,7 +38,7 @@ def _refuse_other_names() -> ResponseReturnValue | None:
 
 
 def _lead_to_the_one_name() -> ResponseReturnValue | None:
-    """Let signup and link share their cookies: a browser keeps those of localhost and 127.0.0.1 apart."""
+    """Let signup and link share their cookies: browsers keep those of localhost and 127.0.0.1 apart."""
     url = current_app.config["PUBLIC_URL"]
     name, port = _parts(request.host)
     public, public_port = _parts(urlsplit(url).netloc)
@@ -49,11 +49,11 @@ def _lead_to_the_one_name() -> ResponseReturnValue | None:
 
 
 def _note_lost_cookie() -> None:
-    """Tell why forms fail: a browser sends a Secure cookie back over https alone."""
+    """Log why forms fail: browsers send a Secure cookie over https only."""
     has_cookie = current_app.config["SESSION_COOKIE_NAME"] in request.cookies
     g.has_lost_cookie = request.method == "POST" and request.scheme == "http" and not has_cookie
     if g.has_lost_cookie and not current_app.extensions.get("cookie_lost"):
-        # Once: whoever goes on trying must not fill the log.
+        # Once: repeated tries must not fill the log.
         current_app.extensions["cookie_lost"] = True
         log.warning(
             "cookie_lost",

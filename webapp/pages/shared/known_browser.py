@@ -1,4 +1,4 @@
-"""Browsers in which an account was signed in before: strangers' wrong tries do not keep its owner out there."""
+"""Browsers in which an account was signed in before: there, strangers' wrong tries do not lock its owner out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ USE = "known browser"
 
 YEAR = 365 * 86400
 
-# Of as many accounts a browser is known, the last ones.
+# A browser stays known to this many accounts, the most recent ones.
 ACCOUNTS = 5
 SEPARATOR = "."
 
 
 def remember(user: User) -> None:
-    """Let this browser be known as one of this account's, until its password is changed.
+    """Make this browser known to the account, until its password or second factor changes.
 
-    The cookie holds a random name for the browser, sealed with the password's hash: it names nobody, proves nothing
-    but that somebody signed in here, and nobody else can make one.
+    The cookie holds a random name for the browser, sealed with the password's hash: it identifies nobody, proves only
+    that somebody signed in here, and cannot be forged.
     """
     others = [pair for pair in _pairs() if not _is_of(pair, user)]
     name = secrets.token_hex(16)
@@ -42,12 +42,14 @@ def remember(user: User) -> None:
 
 
 def named(identifier: str) -> str | None:
-    """Return what this browser is known by to the account that is meant, if it is."""
+    """Return this browser's name with the account that is meant, if it is known there."""
+    return name_for(authentication.find_account(identifier)) if _pairs() else None
+
+
+def name_for(user: User | None) -> str | None:
+    """Return this browser's name with this account, if it is known there."""
     pairs = _pairs()
-    if not pairs:
-        return None
-    user = authentication.find_account(identifier)
-    # Compared in any case: how long it takes must not tell whether there is an account.
+    # Always compared: timing must not reveal whether there is an account.
     are_of = [_is_of(pair, user) for pair in pairs]
     return next((f"browser:{name}" for (name, _seal), is_of in zip(pairs, are_of, strict=True) if is_of and user), None)
 
@@ -58,11 +60,13 @@ def _is_of(pair: tuple[str, str], user: User | None) -> bool:
 
 
 def _said(name: str, user: User | None) -> str:
-    # A hash has a salt of its own, so it is one account's, and another after a change.
-    return f"{name}:{user.password_hash if user else ''}"
+    # Each hash has its own salt, so it differs between accounts, and after a change.
+    said = f"{name}:{user.password_hash if user else ''}"
+    # Somebody who signed in before it was on did not prove it.
+    return f"{said}:{user.second_factor_at}" if user and user.second_factor_at else said
 
 
 def _pairs() -> list[tuple[str, str]]:
-    """Return the browser's names and their seals, as they came: nobody looked at the seals yet."""
+    """Return the browser's names and seals as they were sent: the seals are not checked yet."""
     parts = request.cookies.get(current_app.config["KNOWN_COOKIE_NAME"], "").split(SEPARATOR)[: 2 * ACCOUNTS]
     return list(zip(parts[::2], parts[1::2], strict=False))

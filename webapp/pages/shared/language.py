@@ -1,4 +1,4 @@
-"""The language of the pages: the one that the person chose, else the one that the browser asks for."""
+"""The language of the pages: the one that the person chose, or else the one that the browser asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.accounts.users import User
 
 YEAR = 365 * 86400
 
-# No browser asks for more languages than fit into this.
+# Longer than what any browser sends.
 ACCEPTED_LONGEST = 200
 
 
@@ -23,7 +23,7 @@ def init_app(app: Flask) -> None:
 
 
 def choose() -> str:
-    # Werkzeug's best_match would take an exact "th" before the "en-GB" that is wanted more.
+    # Werkzeug's best_match would prefer an exact "th" to an "en-GB" of higher quality.
     accepted = parse_accept_header(request.headers.get("Accept-Language", "")[:ACCEPTED_LONGEST], LanguageAccept)
     wished = [tag.lower().partition("-")[0] for tag, quality in accepted if quality]
     for language in (_chosen(), request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"]), *wished):
@@ -33,7 +33,7 @@ def choose() -> str:
 
 
 def keep(user: User) -> None:
-    """Let mails speak the language that the person chose here; what a browser asks for by itself is no choice.
+    """Use the language that the person chose here for emails; a browser's default is not a choice.
 
     The caller commits.
     """
@@ -47,7 +47,7 @@ def is_spoken(language: str | None) -> bool:
 
 
 def remember(response: Response, language: str) -> None:
-    """Let this browser's pages speak this language from now on."""
+    """Show pages in this language in this browser from now on."""
     response.set_cookie(
         current_app.config["LANGUAGE_COOKIE_NAME"],
         language,

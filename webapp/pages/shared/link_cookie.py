@@ -1,4 +1,4 @@
-"""A link's token, kept in a cookie that only the link's own page gets: out of the address bar, history and logs."""
+"""A link's token in a cookie that only the link's own pages get: not in the address bar, history or logs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from webapp.pages.shared.forms import Form
 
 COOKIE_SECONDS = 3600
 
-# How sentences, brackets and quotes around a link end, which are copied and followed with it.
+# Ends of sentences, brackets and quotes around a link, which may be copied together with it.
 NOT_OF_THE_LINK = "/.,;:!?)>]}'\""
 
 
 class TokenConverter(BaseConverter):
-    """A link's token in a path, with or without what was pasted behind it."""
+    """A link's token in a path, without anything that was pasted after it."""
 
     regex = "[^/]+/?"
     part_isolating = False
@@ -28,25 +28,23 @@ class TokenConverter(BaseConverter):
 
 
 def init_app(app: Flask) -> None:
-    """Must come before the pages of the links."""
+    """Register the converter; must run before the links' pages are registered."""
     app.url_map.converters["link_token"] = TokenConverter
 
 
 class LinkForm(Form):
-    """The form on the page of a link."""
-
-    # The page's own link: another may have been opened in another tab meanwhile.
+    # The page's own link: another one may have been opened in another tab.
     verification = HiddenField()
 
     def is_sent_for(self, proof: VerifyEmail) -> bool:
-        """Return whether it is complete, and of this link's page; else it can be shown on that page now."""
+        """Return whether it is valid and from this link's page; otherwise it can now be shown on that page."""
         is_sent = bool(self.validate()) and self.verification.data == str(proof.id)
         self.verification.data = str(proof.id)
         return is_sent
 
 
 def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
-    """Answer with this page, and keep the token for what is below the path."""
+    """Answer with this page, and keep the token in a cookie for this path."""
     response = make_response(page)
     response.set_cookie(
         current_app.config["LINK_COOKIE_NAME"],
@@ -65,14 +63,14 @@ def kept() -> str:
 
 
 def dead(error: Exception, template: str) -> ResponseReturnValue:
-    """Say what became of a link of an account, by what its check raised."""
+    """Say why an account's link no longer works, by the error from its check."""
     states = {AlreadyVerified: ("used", 200), LinkExpired: ("expired", 410), AddressTaken: ("taken", 409)}
     state, status = states.get(type(error), ("invalid", 404))
     return render_template(template, state=state), status
 
 
 def expired(renew: str, form: Form | None = None) -> ResponseReturnValue:
-    """Offer a new link in the place of one whose time is over; `renew` is where that is asked for."""
+    """Offer a new link in place of an expired one; `renew` is the URL to request it."""
     return render_template("expired_link.html", form=form or Form(), renew=renew), 410
 
 
@@ -81,6 +79,6 @@ def drop(response: Response, path: str) -> None:
 
 
 def mask(address: str) -> str:
-    """Return enough of an address for its owner to know it by."""
+    """Return enough of an address for its owner to recognize it."""
     local, at, domain = address.rpartition("@")
     return f"{local[:1]}{'•' * min(6, max(1, len(local) - 1))}{at}{domain}"

@@ -1,14 +1,13 @@
 """The status of a link's email, as people see it: where it is, and since when.
 
-The same for every address, whoever has it, and whoever else had mail sent there: one that waits for its address's
-limit is told as it would be without a limit, which is sent. Unless its recipient refuses it later: who waits for a
-mail must be told that none comes.
+It must not reveal whether an address has an account, or whether others had email sent to it: so an email that waits
+for its address's limit is shown as sent, as it would be without the limit. If the recipient refuses it later, that is
+shown: people who wait for an email must learn that none is coming.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from flask_babel import format_timedelta
 
@@ -20,15 +19,15 @@ from webapp.outbox.outgoing_email import SERVER_FAILURE, OutgoingEmail
 from webapp.outbox.reaper import EXPIRED
 from webapp.outbox.transitions import CANCELED_BY_OPERATOR
 
-# A mail that is due for longer waits for something: a worker, or its turn.
+# An email that has been due for longer is waiting for something: a worker, or its turn.
 SLOW_SECONDS = 5
-# Seconds until another mail makes sense.
+# Seconds until sending another email makes sense.
 RESEND_SECONDS = 60
 
-# From here on minutes say it better.
+# Longer times are shown in minutes.
 MANY_SECONDS = 100
 
-# Seconds since a mail was sent, and how often to look until then: pages stay open for days.
+# Up to so many seconds after sending, how often to look, in seconds: pages stay open for days.
 SENT_INTERVALS = ((60, 3), (600, 20), (float("inf"), 60))
 
 
@@ -36,8 +35,8 @@ SENT_INTERVALS = ((60, 3), (600, 20), (float("inf"), 60))
 class Progress:
     """`state` is none, leaving, sending, slow, delayed, sent or failed.
 
-    `seconds`: until the mail leaves; `resend_in`: until another one should; `reason`: what the
-    recipient's server said; `interval`: in how many seconds there may be news, or none.
+    `seconds`: until the email is sent; `resend_in`: until another one may be sent; `reason`: what the recipient's
+    server said; `interval`: in how many seconds to look again, or None.
     """
 
     state: str
@@ -49,7 +48,7 @@ class Progress:
 
     @property
     def leaves_in(self) -> str | None:
-        """How long it takes until the mail leaves, if it is too long to count."""
+        """How long until the email is sent, in words, if that is too long for a countdown."""
         return format_timedelta(self.seconds, threshold=1.2) if self.seconds > MANY_SECONDS else None
 
     @property
@@ -58,7 +57,7 @@ class Progress:
 
 
 def of(email: OutgoingEmail | None) -> Progress:
-    # Asked in any case: what an answer takes must not tell one address from another.
+    # Always asked: the time that an answer takes must not tell addresses apart.
     is_down = circuit_breaker.is_open()
     held_since = attempts.held_since(email.id) if email else None
     state = _state(email, is_down=is_down, was_held=held_since is not None)
@@ -72,10 +71,15 @@ def of(email: OutgoingEmail | None) -> Progress:
         state,
         seconds=seconds,
         ago=ago(since_sent),
-        resend_in=_resend_in(email, now) if state == "sent" else 0,
+        resend_in=resend_in((now - email.created_at).total_seconds()) if state == "sent" else 0,
         reason=email.last_error if state == "failed" else None,
         interval=_interval(state, seconds, since_sent),
     )
+
+
+def resend_in(asked_ago: float) -> int:
+    """Return in how many seconds another email makes sense."""
+    return max(0, round(RESEND_SECONDS - asked_ago))
 
 
 def _state(email: OutgoingEmail | None, *, is_down: bool, was_held: bool) -> str:
@@ -87,7 +91,7 @@ def _state(email: OutgoingEmail | None, *, is_down: bool, was_held: bool) -> str
         return _queued(email, is_down=is_down)
     if email.last_error_class == CANCELED_BY_OPERATOR:
         return "failed"
-    # Who else verified the address is nobody's business: a mail that was canceled for it looks sent.
+    # Nobody may learn that somebody else verified the address: an email that was canceled for it looks sent.
     return {"sending": "sending", "sent": "sent", "dead": "failed", "canceled": "sent"}[email.status]
 
 
@@ -100,17 +104,13 @@ def _queued(email: OutgoingEmail, *, is_down: bool) -> str:
     return "leaving" if overdue < 0 else "sending"
 
 
-def _resend_in(email: OutgoingEmail, now: datetime) -> int:
-    return max(0, round(RESEND_SECONDS - (now - email.created_at).total_seconds()))
-
-
 def _interval(state: str, seconds: int, since_sent: float) -> int | None:
-    """Return how often to look: each second while it counts down, seldom once little is to be expected."""
+    """Return how often to look: every second during a countdown, rarely once little is expected to change."""
     if state in {"none", "failed"}:
         return None
     if state == "leaving":
         return 1 if seconds <= MANY_SECONDS else 10
     if state == "sent":
-        # Who comes back from the mailbox to this page sees the news at once, whatever this says.
+        # Coming back to this page from another tab also makes it look at once.
         return next(every for until, every in SENT_INTERVALS if since_sent < until)
     return 2 if state == "sending" else 5

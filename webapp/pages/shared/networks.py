@@ -1,4 +1,4 @@
-"""Network addresses: as proxies write them, and which of them count as one."""
+"""Network addresses: how proxies write them, and which count as one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-# No address is longer, with a zone, in brackets and with a port.
+# No address is longer, even with a zone, brackets and a port.
 LONGEST = 80
 
 # 203.0.113.7:51234, [2001:db8::1]:443, [2001:db8::1], or the address alone; fe80::1%eth0 has a zone.
@@ -16,17 +16,17 @@ WRITTEN = re.compile(
     re.VERBOSE,
 )
 
-# Of an IPv6 address: the networks that it is of, and how many times a limit each of them has. Providers hand the first
-# out whole, the second to homes and the third to sites, whose owners have all that is in it.
+# The networks of an IPv6 address, and how many times the limit each of them gets. Providers assign the first whole, the
+# second to homes and the third to sites; the owner has every address in it.
 NETWORKS = ((64, 1), (56, 4), (48, 16))
 
-# A translator before us writes the IPv4 address that it got into one of these.
+# A translator in front of us embeds the client's IPv4 address in one of these.
 NAT64 = ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
 class Network:
-    """Who counts as one: `counted` names it, and the wider networks that it is of, each with its share of a limit."""
+    """Addresses that count as one: `counted` names the network and wider ones, each with its multiple of a limit."""
 
     counted: tuple[tuple[str, int], ...]
 
@@ -35,7 +35,7 @@ class Network:
 
 
 def read(text: str | None) -> IPv4Address | IPv6Address | None:
-    """Return the address in the text, without port and zone; nothing when it is none."""
+    """Return the address in the text, without port and zone, or None if it is not an address."""
     found = WRITTEN.fullmatch(text.strip(" \t\"'")) if text and len(text) <= LONGEST else None
     try:
         address = ip_address(found["v4"] or found["v6"] or found["bare"]) if found else None
@@ -45,10 +45,10 @@ def read(text: str | None) -> IPv4Address | IPv6Address | None:
 
 
 def of(text: str | None) -> Network:
-    """Return who this address counts with."""
+    """Return the network that this address counts as."""
     address = read(text)
     if address is None:
-        # Whoever speaks through a socket of this machine has none.
+        # A client on a Unix socket has no address.
         return Network((("local", 1),))
     if isinstance(address, IPv6Address):
         inner = _ipv4_in(address)
@@ -59,7 +59,7 @@ def of(text: str | None) -> Network:
 
 
 def _ipv4_in(address: IPv6Address) -> IPv4Address | None:
-    """Return whose IPv6 address this is, if a tunnel or a translator made it of an IPv4 address."""
+    """Return the IPv4 address from which a tunnel or a translator made this one, if any."""
     if address in NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.sixtofour or (address.teredo[1] if address.teredo else None)

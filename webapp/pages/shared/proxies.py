@@ -1,4 +1,4 @@
-"""Where a request comes from, as the proxies before us say it."""
+"""Where a request comes from, according to the proxies in front of us."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def init_app(app: Flask) -> None:
 
 
 class Understood:
-    """Gives requests an address and a scheme that are such: what a proxy passes on is anybody's text.
+    """Gives every request a valid address and scheme: what a proxy passes on may be any text.
 
-    What is no address counts as the peer's own, so that rubbish makes nobody share a limit with everybody.
+    An invalid address is replaced by the peer's own, so that garbage does not make everybody share one limit.
     """
 
     def __init__(self, wsgi_app: WSGIApplication) -> None:

@@ -1,7 +1,7 @@
-"""Forms take turns: however many one network sends at once, they wait behind each other and hold up nobody else.
+"""Forms take turns: however many one network sends at once, they wait for each other and delay nobody else.
 
-A form that waits for its turn takes no thread meanwhile: gunicorn.conf.py has it served anew when it is called. Under
-servers that cannot do that, nobody waits here.
+A form that waits for its turn takes no thread: gunicorn.conf.py serves it again when its turn comes. Under servers that
+cannot do that, forms do not wait here.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from webapp.pages.shared import rate_limits
 
 log = structlog.get_logger(__name__)
 
-# Forms that a process works on at a time: more than can hash, since they wait for the database too; fewer than it has
-# threads, so that pages and health checks find one free.
+# Forms that a process works on at a time: more than can hash, since they also wait for the database; fewer than it has
+# threads, so that one is free for pages and health checks.
 PLACES = 8
 
-# Forms that wait in a process: well under the 1000 connections that gunicorn lets it have, all of which would keep out
-# pages and health checks too.
+# Forms that wait in a process: well under the 1000 connections that gunicorn allows it, since pages and health checks
+# need some too.
 ROOM = 400
 
-# Until then some have had their turn, in seconds.
+# In seconds: by then, some have had their turn.
 RETRY_AFTER = 10
 
 Call = Callable[[], None]
 
 
 class ComeAgain(BaseException):
-    """All places are taken: the request will be called. No exception of the app's, whose handlers shall not see it."""
+    """All places are taken: the request is called later. Not an Exception, which error handlers would catch."""
 
 
 class Crowded(Exception):
-    """A network has its share of the room that is there for waiting."""
+    """The network has used up its share of the room for waiting."""
 
 
 class Turns:
-    """`places` at a time; of those that wait, one of each network after the other is called.
+    """`places` at a time; waiting requests are called in turn, one network after the other.
 
-    The networks share the `room`: who comes finds some unless its own network has its share.
+    The networks share the `room`: a request finds some unless its own network has used up its share.
     """
 
     def __init__(self, places: int = PLACES, room: int = ROOM) -> None:
@@ -56,7 +56,7 @@ class Turns:
         self.lock = threading.Lock()
 
     def take(self, network: str, call: Call) -> bool:
-        """Take a place, or wait for one: `call` is called once it is this request's. Raises Crowded."""
+        """Take a place and return True, or wait: `call` is called once there is one for it. Raises Crowded."""
         with self.lock:
             if self.free:
                 self.free -= 1
@@ -67,7 +67,7 @@ class Turns:
             return False
 
     def give_back(self) -> None:
-        """Leave the place to whoever is next."""
+        """Give the place to the next request."""
         with self.lock:
             call = self._next()
             if call is None:
@@ -82,14 +82,14 @@ class Turns:
         calls = self.waiting.pop(network)
         call = calls.popleft()
         if calls:
-            # Behind all others.
+            # Behind all other networks.
             self.waiting[network] = calls
         return call
 
 
 @dataclass
 class Ticket:
-    """A request that can be served again: `serve` begins to."""
+    """A request that can be served again, by calling `serve`."""
 
     serve: Call
     has_place: bool = False
@@ -109,13 +109,13 @@ def init_app(app: Flask) -> None:
 
 @contextmanager
 def held(by: Ticket) -> Iterator[None]:
-    """Serve this request; its place is free afterwards. Raises ComeAgain when there was none."""
+    """Serve this request, and free its place afterwards. Raises ComeAgain if there was none."""
     former = ticket.set(by)
     is_over = True
     try:
         yield
     except ComeAgain:
-        # By now it may have been called, and be served by another thread.
+        # By now another thread may have been called to serve it.
         is_over = False
         raise
     finally:
@@ -128,7 +128,7 @@ def _wait_for_turn() -> None:
     own = ticket.get()
     if request.method != "POST" or own is None or own.has_place:
         return
-    # The widest: nobody has more turns for having more addresses.
+    # The widest network: more addresses do not give more turns.
     network, _share = rate_limits.network().counted[-1]
     try:
         is_ours = turns.take(network, own.call)

@@ -1,4 +1,4 @@
-"""Where people are led once they are signed in: `next`, which anybody may have written, or where the settings say."""
+"""Where people go once they are signed in: `next`, which anybody may have written, or what the settings say."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from werkzeug import Response
 from webapp.accounts import links
 
 PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
-# Browsers leave out line breaks and tabs, and take a backslash for a slash.
+# Browsers drop line breaks and tabs, and treat a backslash as a slash.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-# What some read as another host, or as another path than it seems to be.
+# Some software reads these as another host, or as another path than they seem to be.
 MISREAD = re.compile(r"^//|/\.\.?(/|$)")
 
 
@@ -22,14 +22,15 @@ def init_app(app: Flask) -> None:
 
 
 def asked() -> str | None:
-    """Return where this request wants its person to be led, if it is a place of ours."""
+    """Return the `next` of this request, if it is a place of ours."""
     return accept(request.args.get("next"))
 
 
 def accept(wanted: str | None) -> str | None:
-    """Return a path of this host, or a URL of an app that the settings name, fit for a header; of all else nothing.
+    """Return a path of this host, or a URL of an app in the settings, fit for a header; None for anything else.
 
-    An app is known by its whole origin, letter by letter: nothing is led to that is the same only by rules of URLs.
+    An app is recognized by its whole origin, character by character: one that is the same only by the rules of URLs is
+    refused.
     """
     if not wanted or len(wanted) > links.LEADS_TO_MAX or UNSAFE.search(wanted) or " " in wanted:
         return None
@@ -39,7 +40,7 @@ def accept(wanted: str | None) -> str | None:
         if place.startswith(origin) and place[len(origin) :][:1] in {"", "/", "?", "#"}:
             path = place[len(origin) :]
             path = path if path.startswith("/") else f"/{path}"
-    # Decoded twice, as by a careless proxy and the app behind it.
+    # Decoded twice, as a careless proxy and the app behind it would.
     plain = unquote(unquote(re.split("[?#]", path)[0]))
     if not path.startswith("/") or UNSAFE.search(plain) or MISREAD.search(plain):
         return None
@@ -47,7 +48,7 @@ def accept(wanted: str | None) -> str | None:
 
 
 def here() -> str | None:
-    """Return this page's own path, for whoever shall come back to it after signing in."""
+    """Return this page's own path, to come back to after signing in."""
     if request.method != "GET":
         return None
     path = quote(request.script_root + request.path, safe="/:@!$&'()*+,;=~")
@@ -56,13 +57,13 @@ def here() -> str | None:
 
 
 def query(place: str | None = None) -> str:
-    """Return what a link to a page for signing in or up ends with, to lead on there, or where this one does."""
+    """Return the query of a link to sign in or up, which leads on to this place, or to this request's `next`."""
     place = accept(place) or asked()
     return f"?next={quote(place)}" if place else ""
 
 
 def follow(place: str | None) -> Response:
-    """Lead there, or where people go who want nothing."""
+    """Redirect there, or to the default place."""
     return redirect(accept(place) or home(), 303)
 
 
@@ -71,7 +72,7 @@ def home() -> str:
 
 
 def origins() -> list[str]:
-    """Return the origins of the apps that people may be led to."""
+    """Return the origins of the apps that people may be sent to."""
     app_url = urlsplit(current_app.config["APP_URL"] or "")
     own = [f"{app_url.scheme}://{app_url.netloc}"] if app_url.netloc else []
     return [*own, *current_app.config["TRUSTED_APPS"]]

@@ -1,41 +1,29 @@
-"""A forgotten password: one field, and one answer, whatever is typed into it."""
+"""A forgotten password: one field, and the same answer whatever is typed into it."""
 
 from __future__ import annotations
+
+import time
 
 from flask import Blueprint, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from wtforms import EmailField
-from wtforms.validators import DataRequired
 
 from webapp.accounts import password_change
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.links import lives
 from webapp.delivery import tasks
 from webapp.emails.render import lifetime
-from webapp.pages.shared import email_domains, rate_limits, way_on
-from webapp.pages.shared.forms import Form, read_address, strip
-from webapp.pages.signup import waiting
+from webapp.pages.shared import email_domains, mail_status, rate_limits, way_on
+from webapp.pages.shared.forms import Form, WithAddress, email_field
 
 blueprint = Blueprint("forgot", __name__)
 
 
-class ForgotForm(Form):
+class ForgotForm(WithAddress, Form):
     limit = "RATELIMIT_RESET"
 
-    email = EmailField(
-        _("Email address"),
-        filters=[strip],
-        validators=[DataRequired(_("Please enter your email address."))],
-        description=_("The one you signed up with."),
-        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
-    )
-
-    address: email_addresses.Address
-
-    def validate_email(self, field: EmailField) -> None:
-        self.address = read_address(field)
+    email = email_field(hint=_("The one you signed up with."))
 
 
 @blueprint.get("/forgot")
@@ -52,23 +40,30 @@ def submit() -> ResponseReturnValue:
 
 
 def send_to(address: email_addresses.Address, leads_to: str | None) -> ResponseReturnValue:
-    """Promise a link to this address, and lead to the page that says so."""
+    """Queue a link to this address, and redirect to the page that says so."""
     rate_limits.spend("RATELIMIT_RESET", rate_limits.network())
     tasks.deliver_later(password_change.ask(address, str(get_locale()), leads_to))
     session["forgot"] = address.mailed
-    return redirect(url_for("forgot.sent"), 303)
+    session["forgot_at"] = int(time.time())
+    return redirect(url_for("forgot.sent") + way_on.query(leads_to), 303)
 
 
 @blueprint.get("/forgot/sent")
 def sent() -> ResponseReturnValue:
+    """Say what was asked for; the cookie alone decides.
+
+    The email's own status would tell whether the address has an account: without one, nothing is sent.
+    """
     address = session.get("forgot")
     if address is None:
         return redirect(url_for("forgot.show"), 303)
     return render_template(
         "forgot/sent.html",
+        form=Form(),
         address=address,
+        resend_in=mail_status.resend_in(time.time() - session.get("forgot_at", 0)),
         suggestion=email_domains.suggestion(address),
-        webmail=waiting.webmail(address),
+        webmail=email_domains.webmail(address),
         link_lives=lifetime(lives("reset")),
     )
 

@@ -43,9 +43,9 @@ def show() -> ResponseReturnValue:
 
 @blueprint.get("/login/<uuid:signup_id>")
 def lead_to(signup_id: uuid.UUID) -> ResponseReturnValue:
-    """Lead on whoever signed up though they had an account, by the email that says so.
+    """The link in the email to people who signed up although they have an account: sign in, then go on.
 
-    The place itself is in no email: anybody may have typed it.
+    The place itself is not in the email: anybody may have typed it.
     """
     user = signup.find(signup_id)
     return redirect(f"{url_for('login.show')}{way_on.query(verification.leads_to(user) if user else None)}", 303)
@@ -59,11 +59,13 @@ def submit() -> ResponseReturnValue:
         with rate_limits.guessing(email_addresses.identifier_key(typed), known_by=known_browser.named(typed)) as guess:
             user = authentication.authenticate(typed, form.password.data, waiting.pending_user())
             guess.is_right = user is not None
-            # A signup with anybody's address, and a password to it, is to be had by all who want to go on guessing.
+            # Anybody can sign up with any address and their own password: that must not reset the count of guesses.
             guess.ends_count = user is not None and user.is_email_verified
         if user is not None and user.is_email_verified:
-            sign_in(user)
-            return way_on.follow(way_on.asked())
+            # If a second factor is on, no session begins before its code.
+            if not user.has_second_factor:
+                rate_limits.spend("RATELIMIT_ACCOUNT", user.key)
+            return sign_in(user, way_on.asked())
         if user is not None:
             waiting.remember(signup.id_of(user, way_on.asked()))
             return redirect(url_for("waiting.show"), 303)

@@ -1,4 +1,4 @@
-"""The link for a forgotten password: looking at it changes nothing, only a new password signs in."""
+"""The link for a forgotten password: viewing it changes nothing; only setting a new password signs in."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, Ver
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.pages.shared import link_cookie, rate_limits, way_on
+from webapp.pages.shared import link_cookie, rate_limits
 from webapp.pages.shared.auth import sign_in
-from webapp.pages.shared.forms import Form, is_strong, new_password_field, read_username, strip, username_advice
+from webapp.pages.shared.forms import Form, read_username, strip, username_advice
+from webapp.pages.shared.new_password import is_strong, measure, new_password_field
 from webapp.pages.sign_in import forgot
 from webapp.pages.signup import waiting
 
@@ -29,6 +30,9 @@ PATH = links.PATHS["reset"]
 class ResetForm(link_cookie.LinkForm):
     username = StringField(_("New username"), filters=[strip])
     password = new_password_field(_("New password"))
+
+    def words(self, user: User) -> tuple[str, ...]:
+        return self.username.data or user.username, user.full_name, user.email
 
 
 @blueprint.get(f"{PATH}/<link_token:token>")
@@ -64,7 +68,7 @@ def submit() -> ResponseReturnValue:
         if not form.is_sent_for(proof):
             return _page(proof, form), form.status
         user, name = _user(proof), read_username(form.username.data) if form.username.data else None
-        if not is_strong(form.password, name or user.username, user.full_name, user.email):
+        if not is_strong(form.password, form.words(user)):
             return _page(proof, form), form.status
         # No transaction stays open while a password is hashed.
         db.session.commit()
@@ -81,20 +85,27 @@ def submit() -> ResponseReturnValue:
         return _expired()
     except (AlreadyVerified, LinkInvalid):
         return _invalid()
-    if notice is not None:
-        tasks.deliver_later(notice)
-    # Whoever failed to guess the former password must not keep its owner from using the new one.
+    tasks.deliver_later(notice)
+    # Failed guesses at the former password must not keep the owner from using the new one.
     rate_limits.forgive(email_addresses.identifier_key(user.email), email_addresses.identifier_key(user.username))
-    sign_in(user)
+    response = make_response(sign_in(user, proof.leads_to or verification.leads_to(user)))
     flash(gettext("Your password was changed. You were signed out everywhere else."))
-    response = make_response(way_on.follow(proof.leads_to or verification.leads_to(user)))
     link_cookie.drop(response, PATH)
     return response
 
 
+@blueprint.post(f"{PATH}/strength")
+def strength() -> ResponseReturnValue:
+    form = ResetForm()
+    try:
+        return measure(form, form.password, lambda: form.words(_user(_opened())))
+    except LinkInvalid:
+        return _invalid()
+
+
 @blueprint.post(f"{PATH}/renew")
 def renew() -> ResponseReturnValue:
-    """Send a new link in the place of the expired one."""
+    """Send a new link in place of the expired one."""
     form = Form()
     try:
         links.check(_opened())
@@ -109,12 +120,12 @@ def renew() -> ResponseReturnValue:
 
 
 def _opened() -> VerifyEmail:
-    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    """Return the row of the link that this browser opened last. Raises LinkInvalid."""
     return password_change.find(link_cookie.kept())
 
 
 def _user(proof: VerifyEmail) -> User:
-    """Return whose password it is: of several signups with one address, that of this browser."""
+    """Return the user whose password is reset: of several signups with one address, this browser's."""
     return proof.user if proof.user.is_email_verified else waiting.holder(proof.email_key) or proof.user
 
 

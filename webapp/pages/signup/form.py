@@ -11,40 +11,31 @@ from flask import Blueprint, current_app, redirect, render_template, session, ur
 from flask.typing import ResponseReturnValue
 from flask_babel import get_locale
 from flask_babel import lazy_gettext as _
-from wtforms import EmailField, HiddenField
-from wtforms.validators import DataRequired
+from wtforms import HiddenField
 
 from webapp.accounts import passwords, signup, users
-from webapp.accounts.identifiers import email_addresses
 from webapp.delivery import tasks
 from webapp.pages.shared import email_domains, rate_limits, way_on
-from webapp.pages.shared.forms import Form, NameFields, is_strong, new_password_field, read_address, strip
+from webapp.pages.shared.forms import Form, NameFields, WithAddress, email_field
+from webapp.pages.shared.new_password import is_strong, measure, new_password_field
 from webapp.pages.signup import page_cache, waiting
 
 blueprint = Blueprint("signup", __name__)
 
 
-class SignupForm(NameFields, Form):
+class SignupForm(NameFields, WithAddress, Form):
     limit = "RATELIMIT_SIGNUP"
 
-    email = EmailField(
-        _("Email address"),
-        filters=[strip],
-        validators=[DataRequired(_("Please enter your email address."))],
-        description=_("We'll send an email there to check that it's yours."),
-        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
-    )
+    email = email_field(hint=_("We'll send an email there to check that it's yours."))
     password = new_password_field(_("Password"))
-    # Of this page alone, so that a form that is sent twice is one signup.
+    # Unique to this page, so that a form that is sent twice is one signup.
     nonce = HiddenField()
 
-    address: email_addresses.Address
-
-    def validate_email(self, field: EmailField) -> None:
-        self.address = read_address(field)
-
     def has_strong_password(self) -> bool:
-        return is_strong(self.password, self.username.data, self.full_name.data, self.email.data, *self.own.values())
+        return is_strong(self.password, self.words())
+
+    def words(self) -> tuple[str, ...]:
+        return self.username.data, self.full_name.data, self.email.data, *self.own.values()
 
 
 @blueprint.get("/signup")
@@ -62,7 +53,7 @@ def submit() -> ResponseReturnValue:
     form = SignupForm()
     if form.validate():
         rate_limits.spend("RATELIMIT_SIGNUP", rate_limits.network())
-        # Before the transaction, which must not stay open for as long as a hash takes.
+        # Before the transaction, which must not stay open while a password is hashed.
         password_hash = passwords.hash(form.password.data)
         try:
             signup_id, email_id = signup.sign_up(
@@ -86,8 +77,14 @@ def submit() -> ResponseReturnValue:
     return _page(form), form.status
 
 
+@blueprint.post("/signup/strength")
+def strength() -> ResponseReturnValue:
+    form = SignupForm()
+    return measure(form, form.password, form.words)
+
+
 def _idempotency_key(form: SignupForm) -> uuid.UUID | None:
-    """Return what two submissions have in common that came from one page, in one browser, with the same content."""
+    """Return an id that submissions share if they come from one page, in one browser, with the same content."""
     if not form.nonce.data:
         return None
     parts = [
@@ -98,7 +95,7 @@ def _idempotency_key(form: SignupForm) -> uuid.UUID | None:
         form.address.key,
         *form.own.values(),
     ]
-    # The password too, though with a key that is kept nowhere: who mends it after going back means another signup.
+    # The password too, hashed with a key that is not in the database: correcting it after going back is a new signup.
     content = json.dumps([*parts, form.password.data]).encode()
     return uuid.UUID(bytes=hmac.digest(current_app.config["SECRET_KEY"].encode(), content, "sha256")[:16], version=4)
 

@@ -1,4 +1,4 @@
-"""Pages that are the same for everybody but for what makes their form this visitor's: rendered once, for nobody."""
+"""Pages that differ between visitors only in a form's token and nonce, and `next`: rendered once, for nobody."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from webapp.pages.shared import way_on
 
 
 def fill(render: Callable[[str], str], nonce: str) -> str:
-    """Return what `render` does with this nonce, or what it did for nobody: that takes most of a page's time.
+    """Return the page for this nonce, made from one that was rendered for nobody: rendering takes most of the time.
 
-    What is kept was asked for without cookies, headers and query but for a random place to go to, so it can hold no
-    visitor's words. Of a query our pages know that place alone. Whoever is signed in gets a page that is rendered anew.
+    The stored page was requested with a language and a random `next` only, without cookies, so it contains no visitor's
+    data. Our pages read nothing but `next` from a query. For people who are signed in, pages are always rendered.
     """
     if current_user.is_authenticated or request.script_root or current_app.debug or _may_know_more():
         return render(nonce)
@@ -38,12 +38,12 @@ def fill(render: Callable[[str], str], nonce: str) -> str:
             with asking:
                 return render(blank), generate_csrf(), blank, way_on.query()
 
-        # In a context that knows nothing of this request.
+        # In a context without anything from this request.
         pages[key] = Context().run(rendered)
     page, token, blank, nowhere = pages[key]
     return page.replace(token, generate_csrf()).replace(blank, nonce).replace(escape(nowhere), escape(leads_on))
 
 
 def _may_know_more() -> bool:
-    """Return whether there are templates of one's own: they may use whatever code of one's own did with the request."""
+    """Return whether instance/ has templates: those may use anything that your code did with the request."""
     return any((paths.INSTANCE / "templates").rglob("*.html"))

@@ -1,4 +1,4 @@
-"""The link from the mail: looking at it changes nothing, only the button confirms."""
+"""The link in the email: viewing it changes nothing; only the button confirms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flask import Blueprint, make_response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import lazy_gettext as _
 from wtforms import PasswordField, StringField
-from wtforms.validators import Length, Optional
+from wtforms.validators import Length
 
 from webapp.accounts import authentication, links, passwords, signup, users, verification
 from webapp.accounts.identifiers import usernames
@@ -14,9 +14,10 @@ from webapp.accounts.links import AlreadyVerified, LinkExpired, LinkInvalid, Ver
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.delivery import tasks
-from webapp.pages.shared import link_cookie, rate_limits, way_on
+from webapp.pages.shared import link_cookie, rate_limits
 from webapp.pages.shared.auth import sign_in
-from webapp.pages.shared.forms import Form, LongEnough, is_strong, read_username, strip, username_advice
+from webapp.pages.shared.forms import Form, read_username, strip, username_advice
+from webapp.pages.shared.new_password import is_strong, measure, new_password_field
 from webapp.pages.signup import waiting
 
 blueprint = Blueprint("verify", __name__)
@@ -29,17 +30,9 @@ class ConfirmForm(link_cookie.LinkForm):
         validators=[Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters."))],
         render_kw={"autocomplete": "current-password"},
     )
-    # The button that was pressed: "disown", or the usual one.
+    # The button that was pressed: "disown", or the main one.
     action = StringField()
-    new_password = PasswordField(
-        _("New password"),
-        validators=[
-            Optional(),
-            LongEnough(),
-            Length(max=passwords.MAX_LENGTH, message=_("Please use at most %(max)d characters.")),
-        ],
-        render_kw={"autocomplete": "new-password"},
-    )
+    new_password = new_password_field(_("New password"), is_optional=True)
 
 
 @blueprint.get("/verify/<link_token:token>")
@@ -81,13 +74,13 @@ def confirm() -> ResponseReturnValue:
         if form.action.data == "disown":
             verification.disown(proof.id)
             return render_template("verify/disowned.html", form=Form())
-        holder = waiting.holder(proof.email_key)
+        holder, name = waiting.holder(proof.email_key), _chosen_name(form)
         # No transaction stays open while a password is hashed.
         db.session.commit()
         password_hash = _prove(form, proof, holder)
         if form.errors:
             return _page(proof, form), form.status
-        user = verification.confirm(proof.id, holder=holder, username=_chosen_name(form), password_hash=password_hash)
+        user = verification.confirm(proof.id, holder=holder, username=name, password_hash=password_hash)
     except users.UsernameTaken:
         form.username.errors = [_("That username was just taken. Please choose another.")]
         return _page(_opened(), form, needs_username=True), form.status
@@ -100,15 +93,23 @@ def confirm() -> ResponseReturnValue:
         return _expired()
     except LinkInvalid:
         return _invalid()
-    sign_in(user)
-    response = make_response(way_on.follow(verification.leads_to(user)))
+    response = make_response(sign_in(user, verification.leads_to(user)))
     link_cookie.drop(response, "/verify")
     return response
 
 
+@blueprint.post("/verify/strength")
+def strength() -> ResponseReturnValue:
+    form = ConfirmForm()
+    try:
+        return measure(form, form.new_password, lambda: _words(_opened().user))
+    except LinkInvalid:
+        return _invalid()
+
+
 @blueprint.post("/verify/renew")
 def renew() -> ResponseReturnValue:
-    """Send the expired link's mail again, to the address that it was for."""
+    """Send the expired link's email again, to the same address."""
     form = Form()
     try:
         proof = _opened()
@@ -118,6 +119,7 @@ def renew() -> ResponseReturnValue:
     except LinkExpired:
         if not form.validate():
             return _expired(form)
+        rate_limits.spend("RATELIMIT_RESEND", str(proof.id))
         if email_id := signup.resend(proof.user):
             tasks.deliver_later(email_id)
         return redirect(url_for("verify.renewed"), 303)
@@ -128,12 +130,14 @@ def renew() -> ResponseReturnValue:
 
 @blueprint.post("/verify/undo")
 def undo() -> ResponseReturnValue:
-    """Take "I did not sign up" back."""
+    """Take back "I did not sign up"."""
     form = Form()
     if not form.validate():
         return render_template("verify/disowned.html", form=form), form.status
     try:
-        verification.own_again(_opened().id)
+        proof = _opened()
+        rate_limits.spend("RATELIMIT_RESEND", str(proof.id))
+        verification.own_again(proof.id)
     except LinkInvalid:
         return _invalid()
     return redirect(url_for("verify.show"), 303)
@@ -145,19 +149,19 @@ def renewed() -> str:
 
 
 def _opened() -> VerifyEmail:
-    """Return what the link opened last in this browser is for. Raises LinkInvalid."""
+    """Return the row of the link that this browser opened last. Raises LinkInvalid."""
     return links.find(link_cookie.kept())
 
 
 def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | None:
-    """Check that the person who holds the link also chose the password, or chooses one now.
+    """Check that the person who has the link also chose the password, or chooses one now.
 
-    The link alone never gives an account: whoever typed the address first chose its password.
-    Returns a new password's hash; puts what is wrong into the form's errors.
+    The link alone never opens an account: somebody else may have typed the address and chosen the password.
+    Returns a new password's hash, if there is one; adds errors to the form.
     """
     user = proof.user
     if form.new_password.data:
-        if not is_strong(form.new_password, user.username, user.full_name, user.email):
+        if not is_strong(form.new_password, _words(user)):
             return None
         return passwords.hash(form.new_password.data)
     if holder is not None:
@@ -170,6 +174,10 @@ def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | 
     if not guess.is_right:
         form.password.errors = [_("That isn't the password of this signup. Try again, or set a new one below.")]
     return None
+
+
+def _words(user: User) -> tuple[str, ...]:
+    return user.username, user.full_name, user.email
 
 
 def _chosen_name(form: ConfirmForm) -> str | None:

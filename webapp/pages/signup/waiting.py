@@ -1,31 +1,30 @@
-"""The waiting page: what is happening to the mail of the signup that this browser holds, and what to do about it."""
+"""The waiting page: what is happening to the email of this browser's signup, and what to do about it."""
 
 from __future__ import annotations
 
 import time
 import uuid
 
-from flask import Blueprint, current_app, make_response, redirect, render_template, session, url_for
+from flask import Blueprint, make_response, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
-from wtforms import EmailField, StringField
-from wtforms.validators import DataRequired, ValidationError
+from wtforms import StringField
 
 from webapp.accounts import codes, links, signup, users, verification
-from webapp.accounts.identifiers import email_addresses, usernames
+from webapp.accounts.identifiers import usernames
 from webapp.accounts.links import AlreadyVerified
 from webapp.accounts.users import User
 from webapp.delivery import tasks
-from webapp.pages.shared import email_domains, rate_limits, way_on
+from webapp.pages.shared import email_domains, rate_limits
 from webapp.pages.shared import mail_status as progress_page
 from webapp.pages.shared.auth import sign_in
-from webapp.pages.shared.forms import Form, code_field, read_username, strip, username_advice
+from webapp.pages.shared.forms import Form, WithAddress, code_field, email_field, read_username, strip, username_advice
 
 blueprint = Blueprint("waiting", __name__)
 
-# For this long a signup's browser may confirm without the password.
+# How long a signup's browser may confirm without the password.
 CONFIRM_SECONDS = 3600
 
 
@@ -34,23 +33,10 @@ class CodeForm(Form):
     username = StringField(_("New username"), filters=[strip])
 
 
-class AddressForm(Form):
+class AddressForm(WithAddress, Form):
     limit = "RATELIMIT_SIGNUP"
 
-    email = EmailField(
-        _("Correct address"),
-        filters=[strip],
-        validators=[DataRequired(_("Please enter your email address."))],
-        render_kw={"autocomplete": "email", "autocapitalize": "none", "spellcheck": "false"},
-    )
-
-    address: email_addresses.Address
-
-    def validate_email(self, field: EmailField) -> None:
-        try:
-            self.address = email_addresses.parse_address(field.data)
-        except email_addresses.AddressInvalid as error:
-            raise ValidationError(_("Please check this address: it should look like name@example.com.")) from error
+    email = email_field(_("Correct address"))
 
 
 def remember(signup_id: uuid.UUID) -> None:
@@ -59,23 +45,23 @@ def remember(signup_id: uuid.UUID) -> None:
 
 
 def held() -> uuid.UUID | None:
-    """Return which signup this browser holds: asked of its cookie alone."""
-    # Cookies from before this name held the number of a row, which may be somebody else's by now.
+    """Return the id of this browser's signup, from its cookie alone."""
+    # Cookies of old releases have another key, with a row's number that may be somebody else's by now.
     signup_id = session.get("signup", {}).get("id")
     return uuid.UUID(signup_id) if signup_id else None
 
 
 def pending_user() -> User | None:
-    """Return who signed up in this browser and is not verified yet.
+    """Return the user who signed up in this browser and is not verified yet.
 
-    Whoever is verified has the account, perhaps by another browser and password: this one has no part in it.
+    Once verified, the account may belong to another browser and another password: this one has no claim to it.
     """
     user = _signed_up()
     return user if user is not None and not user.is_email_verified else None
 
 
 def holder(email_key: str) -> User | None:
-    """Return whom this browser signed up with this address, if it was lately enough to need no password."""
+    """Return the user whom this browser signed up with this address, if recently enough to need no password."""
     user = pending_user()
     if user is None or user.email_key != email_key or time.time() - session["signup"]["at"] >= CONFIRM_SECONDS:
         return None
@@ -83,7 +69,7 @@ def holder(email_key: str) -> User | None:
 
 
 def _lead_on() -> ResponseReturnValue:
-    """Lead whoever waits for nothing to what became of the signup, or to another."""
+    """Redirect a person who is not waiting to what became of the signup, or to a new one."""
     return redirect(url_for("waiting.show" if held() else "signup.show"), 303)
 
 
@@ -96,7 +82,7 @@ def _signed_up() -> User | None:
 def show() -> ResponseReturnValue:
     user = _signed_up()
     if user is None:
-        # Its row was purged: there is nothing to wait for.
+        # The user was purged: there is nothing to wait for.
         session.pop("signup", None)
         return redirect(url_for("account.show" if current_user.is_authenticated else "signup.show"), 303)
     if user.is_email_verified:
@@ -124,7 +110,7 @@ def change_address() -> ResponseReturnValue:
         return _lead_on()
     if not form.validate():
         return _page(user, form), form.status
-    # Each address that one can have mailed counts, however it is asked for.
+    # Every address that a person can make us send to counts, whichever form it comes from.
     rate_limits.spend("RATELIMIT_SIGNUP", rate_limits.network())
     try:
         email_id = signup.change_address(
@@ -160,17 +146,19 @@ def confirm_by_code() -> ResponseReturnValue:
         except AlreadyVerified:
             return redirect(url_for("waiting.show"), 303)
         else:
-            sign_in(verified)
-            return way_on.follow(verification.leads_to(verified))
+            return sign_in(verified, verification.leads_to(verified))
     return _page(user, form), form.status
 
 
 @blueprint.get("/signup/sent/progress")
 def progress() -> ResponseReturnValue:
-    """The part of the page that moves, for the script that asks for it again and again."""
+    """Return the part of the page that changes, for the script that polls it."""
     user = pending_user()
     if user is None:
-        # Another tab or browser went on: so does this one.
+        if (verified := _signed_up()) and verification.is_recent(verified):
+            # Perhaps by another tab, whose answer is about to sign this browser in: the next look will tell.
+            return "", 204
+        # Another tab or browser has moved on: so does this one.
         response = make_response("")
         response.headers["HX-Redirect"] = url_for("waiting.show")
         return response
@@ -178,7 +166,7 @@ def progress() -> ResponseReturnValue:
 
 
 def _page(user: User, form: Form | None = None) -> str:
-    """Show the page, with the one form that was sent and is wrong."""
+    """Show the page, with the form that was sent and has errors."""
     return render_template(
         "waiting.html",
         form=form or Form(),
@@ -192,16 +180,15 @@ def _shown(user: User) -> dict[str, object]:
     domain = user.email.rpartition("@")[2]
     progress = progress_page.of(links.latest_mail(user))
     return {
-        "user": user,
+        "address": user.email,
         "progress": progress,
+        "begun": gettext("You signed up."),
+        "to_do": gettext("Click the button in the email, or enter the code below."),
+        "done": gettext("You're in."),
+        "here": url_for("waiting.show"),
+        "moves_at": url_for("waiting.progress"),
+        "resends_at": url_for("waiting.resend"),
         "suggestion": email_domains.suggestion(user.email),
-        "webmail": webmail(user.email),
+        "webmail": email_domains.webmail(user.email),
         "domain": domain,
     }
-
-
-def webmail(address: str) -> tuple[str, str] | None:
-    """Return name and URL of where this address is read in a browser."""
-    if current_app.config["APP_ENV"] == "development":
-        return gettext("the mailbox"), url_for("mailbox.show")
-    return email_domains.webmail(address)
