@@ -1,4 +1,4 @@
-"""A signup front door whose verification mail is never lost."""
+"""A signup front door whose verification email is never lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
     `environ` stands in for the process environment and `.env`. Raises ConfigError.
     """
-    from webapp import cli, pages  # noqa: PLC0415 - they take 12 MB, which workers have no use for
+    from webapp import cli, pages  # noqa: PLC0415 - they take 12 MB, which workers do not need
 
     app = create_worker(environ)
     pages.init_app(app)
@@ -27,8 +27,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
 
 
 def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
-    """Return the app without pages and commands: all that it takes to send mails."""
-    # pages/assets.py serves our files.
+    """Return the app without pages and commands: enough to send emails."""
+    # No static folder: pages/assets.py serves our files.
     app = Flask(__name__, instance_path=str(paths.INSTANCE), static_folder=None)
     app.config.from_mapping(config.load(environ))
     _read_templates(app)
@@ -42,9 +42,9 @@ def create_worker(environ: Mapping[str, str] | None = None) -> Flask:
 
 
 def _read_templates(app: Flask) -> None:
-    """Let templates of one's own win over ours of the same name, which they find with webapp/ before it.
+    """Let a template in instance/templates replace ours of the same name; it can include ours as webapp/<name>.
 
-    A name that no template knows is an error, not a blank.
+    An undefined variable is an error, not a blank.
     """
     ours = FileSystemLoader(paths.TEMPLATES)
     own = FileSystemLoader(paths.INSTANCE / "templates")

@@ -32,6 +32,7 @@ from webapp.setting_types import (
     parse_key_prefix,
     parse_limits,
     parse_logo,
+    parse_mail_logo,
     parse_number,
     parse_origins,
     parse_public_url,
@@ -41,13 +42,13 @@ from webapp.setting_types import (
 )
 from webapp.smtp import addresses
 
-# Names that people take for ours: mostly those of RFC 2142, to which mail of a domain's owner goes.
+# Names that look official: mostly the mailboxes of RFC 2142.
 RESERVED = [
     *("abuse", "admin", "administrator", "billing", "contact", "help", "helpdesk", "hostmaster", "info"),
     *("mailer-daemon", "moderator", "no-reply", "noreply", "official", "postmaster", "root", "security", "staff"),
     *("support", "sysadmin", "system", "team", "webmaster"),
 ]
-# The longest form, all of it in letters that take four bytes, each byte written as "%F0".
+# Fits the longest form, filled with four-byte characters, each byte written as "%F0".
 FORM_BYTES = 16 * 1024
 FORM_FIELDS = 100
 
@@ -71,14 +72,14 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 
 def _dotenv() -> dict[str, str]:
-    """Return what `.env` holds, if it is there. Raises ConfigError."""
+    """Return the contents of `.env`, if there is one. Raises ConfigError."""
     try:
-        # Editors that begin a file with a byte order mark mean no part of the first name.
+        # Some editors begin a file with a byte order mark, which is not part of the first name.
         values = dotenv_values(ROOT / ".env", encoding="utf-8-sig")
     except UnicodeDecodeError:
         values = {"\0": None}
     if any("\0" in name for name in values):
-        raise ConfigError([".env: is not text in UTF-8: have your editor save it so"])
+        raise ConfigError([".env: is not UTF-8 text: save it as UTF-8 in your editor"])
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -99,7 +100,7 @@ def _read(name: str, parse: Parser, default: object, environ: Mapping[str, str],
         return default
 
 
-# Parsers: text in, value out, ValueError with what would be right.
+# Parsers return the value, or raise ValueError saying what would be right.
 
 
 def _redis_url(raw: str) -> str:
@@ -117,7 +118,7 @@ def _mailbox(raw: str) -> str:
 def _ehlo_name(raw: str) -> str:
     name = raw if re.fullmatch(r"\[[0-9A-Za-z.:]+\]", raw) else addresses.literal(raw)
     if not re.fullmatch(r"\[.+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
-        raise ValueError(f"must be this machine's name or address, as its mail server shall see it, not {raw!r}")
+        raise ValueError(f"must be the name or address that this machine tells the mail server, not {raw!r}")
     return name
 
 
@@ -127,11 +128,11 @@ def _usernames(raw: str) -> list[str]:
         try:
             usernames.normalize(name)
         except usernames.UsernameInvalid:
-            raise ValueError(f"must be usernames, as in admin, support, or none, and {name!r} is none") from None
+            raise ValueError(f"must be usernames (admin, support) or none, and {name!r} can't be one") from None
     return names
 
 
-# The manual of these settings is .env.example; a test keeps the two together.
+# .env.example explains these settings; a test keeps the two in step.
 SETTINGS: dict[str, tuple[Parser, Any]] = {
     "APP_ENV": (parse_choice("production", "development"), "production"),
     "SECRET_KEY": (parse_secret, None),
@@ -164,6 +165,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "MAIL_EHLO_NAME": (_ehlo_name, None),
     "MAIL_DEFAULT_SENDER": (_mailbox, None),
     "MAIL_REPLY_TO": (_mailbox, None),
+    "MAIL_LOGO": (parse_mail_logo, None),
     "MAIL_MAX_ATTEMPTS": (parse_number(1, 100), 10),
     "MAIL_LIMIT_PER_ADDRESS": (parse_limits, parse_many("1/minute, 5/hour, 10/day")),
     "MAIL_LIMIT_TOTAL": (parse_limits, parse_many("10000/hour")),
@@ -175,14 +177,17 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "PASSWORD_HASH_MEMORY": (parse_number(19, 1024), 19),
     "PASSWORD_HASH_PASSES": (parse_number(2, 20), 2),
     "PASSWORD_HASH_LANES": (parse_number(1, 16), 1),
+    "REQUIRE_SECOND_FACTOR": (parse_boolean, False),
     "RATELIMIT_ENABLED": (parse_boolean, True),
     "RATELIMIT_POST": (parse_limits, parse_many("1200/minute")),
+    "RATELIMIT_STRENGTH": (parse_limits, parse_many("300/minute")),
     "RATELIMIT_SIGNUP": (parse_limits, parse_many("30/hour")),
     "RATELIMIT_RESEND": (parse_limits, parse_many("10/hour")),
     "RATELIMIT_RESET": (parse_limits, parse_many("30/hour")),
     "RATELIMIT_LOGIN_ACCOUNT": (parse_limits, parse_many("10/15 minutes")),
     "RATELIMIT_LOGIN_IP": (parse_limits, parse_many("100/hour")),
     "RATELIMIT_LOGIN_KNOWN": (parse_limits, parse_many("10/15 minutes")),
+    "RATELIMIT_ACCOUNT": (parse_limits, parse_many("60/hour, 200/day")),
     "RESERVED_USERNAMES": (_usernames, RESERVED),
     "RETENTION_DAYS": (parse_number(14, 3650), 90),
     "METRICS_TOKEN": (parse_secret, None),
@@ -198,14 +203,16 @@ LIMITS = [name for name, (parse, _default) in SETTINGS.items() if parse is parse
 
 
 def _fill_in_for_development(config: dict[str, Any]) -> None:
-    """Make a fresh checkout run without a single setting."""
+    """Let a fresh checkout run without any settings."""
     config["SECRET_KEY"] = config["SECRET_KEY"] or _development_secret()
     config["PUBLIC_URL"] = config["PUBLIC_URL"] or "http://localhost:5000"
     config["MAIL_SERVER"] = config["MAIL_SERVER"] or "127.0.0.1"
+    if not _has_domain(config["PUBLIC_URL"]):
+        config["MAIL_DEFAULT_SENDER"] = config["MAIL_DEFAULT_SENDER"] or "no-reply@localhost"
 
 
 def _development_secret() -> str:
-    """Return the secret kept under instance/: a restart must not break links in flight."""
+    """Return the secret kept under instance/, so that links survive a restart."""
     path = INSTANCE / "development-secret"
     INSTANCE.mkdir(exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -221,7 +228,8 @@ def _development_secret() -> str:
 def _missing(config: dict[str, Any], problems: list[str]) -> list[str]:
     told = {problem.partition(":")[0].removesuffix("_FILE") for problem in problems}
     return [
-        f"{name}: is missing (for a trial on your own machine use `make run`, which needs no settings)"
+        f"{name}: is missing (on your own machine `make run` needs no settings, nor does a command after"
+        " `export APP_ENV=development`)"
         for name in ("SECRET_KEY", "PUBLIC_URL", "MAIL_SERVER")
         if config[name] is None and name not in told
     ]
@@ -230,17 +238,23 @@ def _missing(config: dict[str, Any], problems: list[str]) -> list[str]:
 def _contradictions(config: dict[str, Any]) -> list[str]:
     problems = []
     if config["MAIL_USE_TLS"] and config["MAIL_USE_SSL"]:
-        problems.append("MAIL_USE_TLS and MAIL_USE_SSL: choose one (TLS is STARTTLS, mostly port 587; SSL is port 465)")
+        problems.append("MAIL_USE_TLS and MAIL_USE_SSL: choose one (TLS, or STARTTLS, is for port 587; SSL is for 465)")
     if (config["MAIL_USERNAME"] is None) != (config["MAIL_PASSWORD"] is None):
         problems.append("MAIL_USERNAME and MAIL_PASSWORD: set both or neither")
-    host = urlsplit(config["PUBLIC_URL"] or "").hostname or ""
-    if config["MAIL_DEFAULT_SENDER"] is None and addresses.literal(host).startswith("["):
-        problems.append("MAIL_DEFAULT_SENDER: is missing, and PUBLIC_URL names no domain that mails could come from")
+    if config["MAIL_DEFAULT_SENDER"] is None and not _has_domain(config["PUBLIC_URL"]):
+        problems.append(
+            "MAIL_DEFAULT_SENDER: is missing, and PUBLIC_URL names no domain that emails could come from:"
+            " set it to an address of yours"
+        )
     return problems
 
 
+def _has_domain(url: str | None) -> bool:
+    return not addresses.literal(urlsplit(url or "").hostname or "").startswith("[")
+
+
 def _flask(config: dict[str, Any]) -> dict[str, Any]:
-    """Our settings as Flask and its extensions call them, and what follows from them."""
+    """Return our settings under the names that Flask and its extensions use, and those derived from ours."""
     public = urlsplit(config["PUBLIC_URL"])
     secure = public.scheme == "https"
     return {
@@ -248,7 +262,7 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
             config["MAIL_DEFAULT_SENDER"] or f"no-reply@{public.hostname}", name=config["APP_NAME"]
         ),
         "MAIL_EHLO_NAME": config["MAIL_EHLO_NAME"] or addresses.literal(public.hostname or ""),
-        # The driver gets the rest of it as it is.
+        # engine_options() passes the rest of the URL to the driver unchanged.
         "SQLALCHEMY_DATABASE_URI": config["DATABASE_URL"] if _is_sqlite(config) else "postgresql+psycopg://",
         # One switch for all limits.
         **({} if config["RATELIMIT_ENABLED"] else {name: [] for name in LIMITS}),
@@ -269,23 +283,16 @@ def _flask(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cookies(name: str, *, secure: bool) -> dict[str, str]:
-    """Return what all our cookies are called: by the session's, so that two apps on one host share none."""
+    """Return the names of all our cookies: derived from the session's, so that two apps on one host share none."""
     others = ("link", "language", "known")
     link, language, known = (other if name == "session" else f"{name}-{other}" for other in others)
-    if not secure:
-        return {
-            "SESSION_COOKIE_NAME": name,
-            "LANGUAGE_COOKIE_NAME": language,
-            "KNOWN_COOKIE_NAME": known,
-            "LINK_COOKIE_NAME": link,
-        }
+    # Browsers accept these prefixes only with https, and "__Host-" only with Path=/, which a link's cookie lacks.
+    everywhere, in_places = ("__Host-", "__Secure-") if secure else ("", "")
     return {
-        # These must be Secure, so the names follow the scheme.
-        "SESSION_COOKIE_NAME": f"__Host-{name}",
-        "LANGUAGE_COOKIE_NAME": f"__Host-{language}",
-        "KNOWN_COOKIE_NAME": f"__Host-{known}",
-        # "__Host-" would be sent to every page.
-        "LINK_COOKIE_NAME": f"__Secure-{link}",
+        "SESSION_COOKIE_NAME": f"{everywhere}{name}",
+        "LANGUAGE_COOKIE_NAME": f"{everywhere}{language}",
+        "KNOWN_COOKIE_NAME": f"{everywhere}{known}",
+        "LINK_COOKIE_NAME": f"{in_places}{link}",
     }
 
 

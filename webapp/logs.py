@@ -1,4 +1,4 @@
-"""Logs: lines for people on a console, JSON for machines, ids on every line."""
+"""Logs: readable lines on a console, JSON for machines, ids on every line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import structlog
 from flask import Flask, Response, g, request
 from structlog.typing import Processor
 
-# Raw tokens and addresses are in no log, whoever writes the line: gunicorn quotes a request that it cannot
-# parse, Postgres the row that broke a rule.
-# Of each: what it never goes without, which is quickly looked for; what it looks like; and what is told of it.
+# No raw token or address reaches the log, whoever writes the line: gunicorn quotes a request that it cannot parse,
+# PostgreSQL the row that violates a constraint.
+# For each: a character that it always contains, which is quick to search for; its pattern; its replacement.
+# Strangers control parts of these lines, so an address may only match from the start of a word: trying every letter
+# of a 15 kB word takes seconds.
 TOKENS = ("/", re.compile(r"(/(?:verify|reset|account/email/confirm|account/email/revoke)/)[^\s'\"]+"), r"\1<token>")
-ADDRESSES = ("@", re.compile(r"[^\s'\"<>=(]+@[^\s'\"<>)]+"), "<address>")
+ADDRESSES = ("@", re.compile(r"(?<![^\s'\"<>=()])[^\s'\"<>=()]+@[^\s'\"<>)]+"), "<address>")
 
 SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -31,10 +33,20 @@ SHARED: list[Any] = [
 # Green, blue, yellow, red.
 STATUS_COLORS = {"2": "32", "3": "34", "4": "33", "5": "31"}
 
-# What every page asks for besides, and what an open page asks for again and again.
-UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/signup/sent/progress", "/dev/mailbox"}
-# Machines ask for these all day long: what counts is when it goes wrong.
-LOGGED_WHEN_WRONG = {"/livez", "/readyz", "/metrics"}
+# What every page loads.
+UNLOGGED = {"/static/<path:filename>", "/theme.css", "/icon", "/apple-touch-icon.png", "/dev/mailbox"}
+# Probes, and what our open pages ask for repeatedly or while somebody types: only failures are news.
+LOGGED_WHEN_WRONG = {
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/signup/sent/progress",
+    "/account/email/progress",
+    "/signup/strength",
+    "/reset/strength",
+    "/verify/strength",
+    "/account/password/strength",
+}
 
 
 def init_app(app: Flask) -> None:
@@ -79,21 +91,21 @@ def configure(settings: Mapping[str, Any]) -> None:
     root.handlers = [handler]
     root.setLevel(settings["LOG_LEVEL"].upper())
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    # Huey tells every scheduled task at info; our own events say it with the mail's id.
+    # Huey logs every scheduled task at info; our own events do so with the email's id.
     logging.getLogger("huey").setLevel(logging.WARNING)
 
 
 def wants_colors() -> bool:
-    """Return whether a person looks on: at us, or at whoever passes our lines on and says so."""
+    """Return whether to color lines: on a terminal, or if a parent that forwards them sets FORCE_COLOR."""
     return not os.environ.get("NO_COLOR") and (sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR")))
 
 
 def for_people(*, has_colors: bool, is_trial: bool) -> Processor:
-    """Return what writes a line for the console.
+    """Return the processor that renders a line for the console.
 
-    On a trial, whose terminal tells the time, what is told of a request is what was asked for and what came of it.
+    With `is_trial`, lines have no timestamp, and a request is only its status, method, rule and duration.
     """
-    # The pretty tracebacks show local variables, and those hold passwords.
+    # The pretty tracebacks show local variables, which may hold passwords.
     plain = structlog.dev.plain_traceback
     render = structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=plain)
 
@@ -116,7 +128,7 @@ def _asked_and_answered(fields: Mapping[str, Any], *, has_colors: bool) -> str:
 
 
 def leave_out(*secrets: tuple[str, re.Pattern[str], str]) -> Processor:
-    """Return what puts words in the place of these, in each field of a line."""
+    """Return a processor that replaces these secrets in every field of a line."""
 
     def process(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for name, value in fields.items():
@@ -141,9 +153,12 @@ def _bind_request_id() -> None:
 def _log_request(response: Response) -> Response:
     if "request_id" in g:
         response.headers["X-Request-ID"] = g.request_id
-    # The rule, never the path: a path may hold a token.
+    # The rule, never the path: a path may contain a token.
     rule = request.url_rule.rule if request.url_rule else None
-    if rule not in UNLOGGED and (rule not in LOGGED_WHEN_WRONG or response.status_code >= 400):
+    # Only for operators: anyone can send the header.
+    is_live = request.blueprint == "ops" and request.method == "GET" and "X-Live" in request.headers
+    is_routine = is_live or rule in LOGGED_WHEN_WRONG
+    if rule not in UNLOGGED and (response.status_code >= 400 or not is_routine):
         structlog.get_logger(__name__).info(
             "request",
             method=request.method,

@@ -1,10 +1,11 @@
-"""The values that settings may have, each read from its text."""
+"""Parsers for the values that settings may have."""
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from limits import RateLimitItem, parse_many
@@ -13,12 +14,19 @@ from psycopg.conninfo import conninfo_to_dict
 from webapp.paths import INSTANCE, ROOT
 
 LOGOS = (".svg", ".png", ".webp", ".jpg", ".jpeg", ".gif")
+# The beginning of every PNG file, up to and including its dimensions.
+PNG = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}", re.DOTALL)
+
+# Our emails stay under 30 kB; the longest leaves this much for a logo.
+MAIL_LOGO_MAX = 12_000
+MAIL_LOGO_HEIGHT = 32
+MAIL_LOGO_WIDEST = 7
 EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
 Parser = Callable[[str], Any]
 
 
 class ConfigError(SystemExit):
-    """Settings that make no sense; its text names every problem, one a line.
+    """Invalid settings; its text names every problem, one per line.
 
     Uncaught, it ends the process with that text and no traceback: there is nothing to debug.
     """
@@ -75,8 +83,8 @@ def parse_secret(raw: str) -> str:
 
 
 def repeats(raw: str) -> bool:
-    """Return whether a secret is made of few characters, or of few that come again and again."""
-    # Of a long one, ever more come by chance.
+    """Return whether a secret has few different characters, or repeats a short sequence."""
+    # Only its beginning: the longer a secret, the more triples repeat by chance.
     triples = [raw[start : start + 3] for start in range(min(len(raw), 100) - 2)]
     return len(set(triples)) < 0.75 * len(triples)
 
@@ -91,14 +99,14 @@ def parse_database_url(raw: str) -> str:
         return f"sqlite:///{INSTANCE / rest[1:].partition('?')[0]}"
     if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise ValueError("must begin with postgresql:// or sqlite:/// and name a database")
-    # What libpq understands, psql does too: several hosts, options, certificates.
+    # Everything that libpq understands (several hosts, options, certificates), in a form that psql takes too.
     url = f"postgresql://{rest}"
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error as error:
-        # Other messages quote what may be the password.
+        # Other messages may quote the password.
         if unknown := re.search(r'invalid URI query parameter: "\w+"', str(error)):
-            raise ValueError(f"must have parameters that PostgreSQL knows: {unknown[0]}") from None
+            raise ValueError(f"must have only parameters that PostgreSQL knows: {unknown[0]}") from None
         parts = {}
     ports = str(parts.get("port", "")).split(",")
     if not parts.get("dbname") or "@" in str(parts.get("host", "")) or not all(p.isdigit() or not p for p in ports):
@@ -110,7 +118,7 @@ def parse_database_url(raw: str) -> str:
 
 
 def parse_public_url(raw: str) -> str:
-    # A path would need every route below it; a name in another script is written in punycode in mails.
+    # No path: every route would have to be below it. Only ASCII: emails spell names in other scripts in punycode.
     found = re.fullmatch(r"https?://(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", raw)
     if not found or int(found[1] or 443) > 65535:
         raise ValueError(f"must look like https://www.example.com, in ASCII and without a path, not {raw!r}")
@@ -118,7 +126,7 @@ def parse_public_url(raw: str) -> str:
 
 
 def parse_app_url(raw: str) -> str:
-    """Return where an app is: a host, and perhaps a path; the host as browsers write it."""
+    """Return the app's URL with a path, and its host in lower case, as browsers write it."""
     found = re.fullmatch(r"(https?://[^/]+)(/[!-~]*)?", raw, re.IGNORECASE)
     if not found or re.search(r"[\\?#]|//|/\.", found[2] or ""):
         raise ValueError(f"must look like https://app.example.com or https://www.example.com/app, not {raw!r}")
@@ -131,7 +139,7 @@ def parse_origins(raw: str) -> list[str]:
 
 def parse_cookie_name(raw: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", raw):
-        raise ValueError(f"must be letters, digits, - and _ (what https wants before it is added), not {raw!r}")
+        raise ValueError(f"must be letters, digits, - and _ (a prefix for https is added to it), not {raw!r}")
     return raw
 
 
@@ -142,7 +150,7 @@ def parse_key_prefix(raw: str) -> str:
 
 
 def parse_contact(raw: str) -> str:
-    """Return where to write, as an address that security.txt takes."""
+    """Return the contact as a URI, as security.txt requires."""
     if re.fullmatch(r"(https://|mailto:|tel:)[!-~]+", raw):
         return raw
     if re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", raw):
@@ -155,6 +163,26 @@ def parse_logo(raw: str) -> str:
     if path.suffix.lower() not in LOGOS or not path.is_file():
         raise ValueError(f"must be the path of a picture ({', '.join(LOGOS)}), not {raw!r}")
     return str(path)
+
+
+class MailLogo(NamedTuple):
+    """A PNG picture, and its displayed size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
+def parse_mail_logo(raw: str) -> MailLogo:
+    path = ROOT / parse_text(raw)
+    content = path.read_bytes() if path.is_file() and path.stat().st_size <= MAIL_LOGO_MAX else b""
+    width, height = struct.unpack(">II", content[16:24]) if PNG.match(content) else (0, 0)
+    if not 0 < width <= MAIL_LOGO_WIDEST * height:
+        raise ValueError(
+            f"must be the path of a PNG picture of at most {MAIL_LOGO_MAX} bytes, and at most {MAIL_LOGO_WIDEST} times "
+            f"as wide as it is high, not {raw!r}"
+        )
+    return MailLogo(content, round(width * MAIL_LOGO_HEIGHT / height), MAIL_LOGO_HEIGHT)
 
 
 def parse_limits(raw: str) -> list[RateLimitItem]:

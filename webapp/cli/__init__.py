@@ -1,4 +1,4 @@
-"""Commands for the operator: what became of emails and people, and what to do about it."""
+"""Commands for operators: what became of emails and people, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ def init_app(app: Flask) -> None:
     migrate.init_app(app, db)
     for command in mail_actions.COMMANDS:
         mail.mail_commands.add_command(command)
-    # For a dead mail that is the word.
-    mail.mail_commands.add_command(mail_actions.retry, "revive")
     app.cli.add_command(mail.mail_commands)
     for command in people.COMMANDS:
         users.user_commands.add_command(command)

@@ -1,4 +1,4 @@
-"""Shared by the commands: how they end without a database, how emails are named, and who acts."""
+"""Shared by the commands: exit codes, emails by id, and who acts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FOUND, NO_DATABASE, UNDONE = 1, 3, 4
 EXIT_CODES = """\b
 Exit codes:
   0  done, and nothing is wrong
-  1  doctor found something, relay couldn't send all, there was nothing to retry, cancel,
-     pause or resume, the test email wasn't accepted, the question was answered with no
-  2  the command was mistyped, or names an email or a user that isn't there
+  1  doctor found something, relay couldn't send everything, there was nothing to retry,
+     cancel, pause or resume, the test email wasn't accepted, or you answered no
+  2  the command was mistyped, or names an email or a user that doesn't exist
   3  the database isn't responding (a test email may still have been accepted)
-  4  prune: a receiver of a signal failed, and what it was told of wasn't forgotten
+  4  prune: a signal receiver failed, and what it was told about wasn't deleted
 """
 
 
 class Commands(AppGroup):
-    """Commands that end in one line, not in a traceback, when the database is away or a receiver of a signal fails."""
+    """Commands that end with one line instead of a traceback if the database is away or a signal receiver fails."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -38,7 +38,7 @@ class Commands(AppGroup):
                 return super().invoke(ctx)
         except (OperationalError, PoolExhausted) as error:
             original = getattr(error, "orig", None) or error
-            advice = f"; this gives it its tables: {outages.MIGRATE}" if outages.is_unmigrated(original) else ""
+            advice = f"; to create the tables: {outages.MIGRATE}" if outages.is_unmigrated(original) else ""
             click.echo(f"the database isn't responding: {outages.reason(original)}{advice}", err=True)
             ctx.exit(NO_DATABASE)
         except signals.ReceiverFailed as error:
@@ -47,7 +47,7 @@ class Commands(AppGroup):
 
 
 class Mail(click.ParamType[OutgoingEmail]):
-    """A mail's id, or as much of its beginning as no other has."""
+    """An email's id, or the beginning of it if no other id begins so."""
 
     name = "id"
 
@@ -68,13 +68,13 @@ yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 def act_as_operator() -> None:
-    """Let the audit name whose command it is, until it ends."""
+    """Name the operator in the audit until the command ends."""
     former = audit.actor.set(_operator()[: audit.ACTOR_MAX])
     click.get_current_context().call_on_close(lambda: audit.actor.reset(former))
 
 
 def _operator() -> str:
-    """Return the name of whoever types: as OPERATOR says, where many use one login, or a container has no logins."""
+    """Return the operator's name: OPERATOR, for shared logins and for containers without logins, or the login name."""
     if name := os.environ.get("OPERATOR", "").strip():
         return name
     try:
@@ -85,7 +85,7 @@ def _operator() -> str:
 
 def ask(question: str, *, yes: bool) -> None:
     """End the command unless the operator agrees."""
-    # Who is asked may take hours, and must not keep SQLite's writers waiting.
+    # The answer may take hours, and must not keep SQLite's writers waiting.
     db.session.rollback()
     if not yes:
         click.confirm(question, abort=True, err=True)

@@ -1,10 +1,9 @@
-"""`flask mail`, what acts: send again, cancel, pause, try out, forget."""
+"""`flask mail`, the commands that act: retry, cancel, pause, resume, test, prune, relay."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from webapp.accounts.identifiers.email_addresses import Address
 from webapp.cli.common import FOUND, Mail, ask, yes_option
 from webapp.cli.output import print_fields, progress
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker, heartbeats, relay, tasks, trial, worker
+from webapp.delivery import circuit_breaker, heartbeats, reach, relay, tasks, trial, worker
 from webapp.extensions import mail
 from webapp.monitoring import queries
 from webapp.monitoring.formatting import emails_are
@@ -60,7 +59,7 @@ def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> N
     if not retried.revived + retried.hurried:
         click.echo("nothing to retry: no queued email matches, and no dead one that can be revived", err=True)
         sys.exit(FOUND)
-    # Hints must not flood the queue; the relay gives those of the others.
+    # Hints must not flood the queue; the relay hints the others.
     for email_id in chosen[: relay.BATCH]:
         tasks.deliver_later(email_id)
     click.echo(f"revived {retried.revived}, made due {retried.hurried}")
@@ -73,9 +72,9 @@ def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> N
 @click.option("--code", type=int, help="All queued or dead emails with this answer, such as 550.")
 @yes_option
 def cancel(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None, yes: bool) -> None:
-    """Cancel queued and dead emails. Those being sent are not stopped.
+    """Cancel queued and dead emails. Emails being sent are not stopped.
 
-    Whoever waits for one is told that it didn't arrive, and can ask for another.
+    People who wait for one are told that it didn't arrive, and can ask for another.
     """
     chosen = chosen_emails(emails, dead=dead, code=code)
     ask(f"{len(chosen)} found; cancel those that are queued or dead?", yes=yes)
@@ -102,7 +101,7 @@ def pause_(*, reason: str) -> None:
 
 @click.command()
 def resume() -> None:
-    """Resume all email, what is due first."""
+    """Resume all email, starting with what is due."""
     if not operations.resume_mail():
         click.echo("email wasn't paused", err=True)
         sys.exit(FOUND)
@@ -111,11 +110,12 @@ def resume() -> None:
 
 @click.command()
 @click.argument("address", type=AddressType())
-@click.option("--timeout", type=click.IntRange(1, 600), help="Seconds to wait; without it MAIL_TIMEOUT.")
+@click.option("--timeout", type=click.IntRange(1, 600), help="Seconds to wait; MAIL_TIMEOUT by default.")
 def test(*, address: Address, timeout: int | None) -> None:
     """Send a test email from here, at once, and print what the mail server says at each step.
 
-    Even while email is paused or the mail server is down. When it accepts this one, emails that wait for it are sent.
+    Works even while email is paused or the mail server is down. Once it's accepted, emails that wait for the mail
+    server are sent.
     """
     tell_step("server", f"{mail.server}:{mail.port}")
     try:
@@ -123,7 +123,7 @@ def test(*, address: Address, timeout: int | None) -> None:
     except SmtpError as error:
         tell_step(error.phase, f"{error.code or ''} {error.reply}".strip())
         click.echo(f"not accepted: it failed at this step: {error.phase}", err=True)
-        # What it answered is told, with or without a database.
+        # The answer was printed; the audit is optional, since the database may be away.
         with suppress(SQLAlchemyError):
             trial.note(f"not accepted: {error.phase}", accepted=False)
         sys.exit(FOUND)
@@ -142,9 +142,9 @@ def tell_step(phase: str, reply: Reply | str) -> None:
 @click.command()
 @yes_option
 def prune(*, yes: bool) -> None:
-    """Forget signups that nobody verified in time, and emails, audit and sessions older than RETENTION_DAYS.
+    """Forget signups that nobody verified in time, and emails, audit events and sessions older than RETENTION_DAYS.
 
-    Every worker does so once an hour.
+    Every worker does this once an hour.
     """
     old = retention.to_forget()
     print_fields(old)
@@ -162,11 +162,11 @@ def prune(*, yes: bool) -> None:
 
 
 @click.command("relay")
-@click.option("--once", is_flag=True, help="One turn; in every worker it runs all the time.")
+@click.option("--once", is_flag=True, help="Run once; in every worker it runs all the time.")
 def run_relay(*, once: bool) -> None:
-    """Take emails back from dead workers and send what is due, from here: without worker and queue."""
+    """Take emails back from dead workers and send what is due, from here, without a worker or the queue."""
     if not once:
-        raise click.UsageError("the relay runs in every worker; here it does one turn: --once")
+        raise click.UsageError("the relay runs in every worker; to run it once from here, add --once")
     before = queries.last_attempt()
     reaped = reaper.reap()
     db.session.commit()
@@ -193,20 +193,22 @@ def chosen_emails(emails: Sequence[OutgoingEmail], *, dead: bool, code: int | No
 
 
 def say_what_holds_email_up() -> bool:
-    """Say why emails wait though they are due, if so."""
-    is_open, is_paused = circuit_breaker.is_open(), pause.is_paused()
+    """Say why due emails are waiting, and return whether they are."""
+    is_open, is_paused, is_resting = circuit_breaker.is_open(), pause.is_paused(), reach.is_resting()
     if is_open:
         click.echo("the mail server is down; emails are queued until it works", err=True)
     if is_paused:
         click.echo(PAUSED, err=True)
-    return is_open or is_paused
+    if is_resting:
+        click.echo("the mail server can't be reached from here, only from elsewhere; try: flask mail test", err=True)
+    return is_open or is_paused or is_resting
 
 
 def send_due() -> None:
     if circuit_breaker.is_open():
         worker.probe()
         return
-    # What becomes due meanwhile is for the next turn.
+    # What becomes due in the meantime is for the next run.
     for _ in range(queries.due()):
         if mail.stopping or not worker.deliver_due(1):
             break
@@ -214,11 +216,10 @@ def send_due() -> None:
 
 @contextmanager
 def stopping_softly() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the email in hand as they do in a worker, so that none is left leased."""
+    """On Ctrl-C and SIGTERM, finish the email being sent as a worker does, so that none is left leased."""
 
     def stop(*_: Any) -> None:
-        # In a thread of its own, since it waits for a lock that the interrupted code may hold.
-        threading.Thread(target=mail.stop).start()
+        mail.stop()
 
     former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,1 +1,1 @@
-"""The figures that pages, commands and metrics share."""
+"""The figures that pages, commands and metrics share, and `doctor`."""

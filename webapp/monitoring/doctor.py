@@ -1,4 +1,4 @@
-"""The promises, checked one by one, each finding with the command to type."""
+"""`doctor`: checks every promise, and gives each finding the command to type."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import UNCONFIRMED, OutgoingEmail
 from webapp.outbox.pause import MailPause
 
-# What may be in trouble for so long before an operator is told: by then it should have mended itself.
+# How long each may last before an operator is told: by then it should have recovered on its own.
 LEASE_SECONDS = 30.0
 OVERDUE_SECONDS = 60.0
 BREAKER_SECONDS = 60.0
-# An email that is due is sent at once; after this it waits for something.
+# A due email is sent at once; after this long it is waiting for something.
 DUE_SECONDS = 5.0
-# Emails that were never confirmed are told for so long.
+# How long unconfirmed emails are reported.
 UNCONFIRMED_SECONDS = 86400.0
 
-# A pause that lasts so long was forgotten, perhaps.
+# A pause this long may have been forgotten.
 PAUSED_SECONDS = 3600.0
-# So many dead emails within an hour are no typing errors any more.
+# More dead emails than this within an hour are not only typos.
 REFUSED_MOST = 10
 REFUSED_SECONDS = 3600.0
 
-# All of it, the looks included, takes no longer than this.
+# The time limit for everything, looks included.
 SECONDS = 9.5
 
 SEND_NOW = "mail relay --once"
@@ -50,27 +50,27 @@ SHOW_DEAD = "mail list --status dead"
 RESUME = "mail resume"
 STATS = "mail stats"
 
-# With one of these, the database tells nothing.
+# With one of these findings, the rows can't be checked.
 NO_DATABASE = {"database_silent", "database_slow", "database_down", "database_unmigrated", "database_encoding"}
-# Emails wait for what these say.
+# The notes which mean that emails are waiting.
 HOLDING = {"breaker_open", "paused", "limit_reached", "pace", "due"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """`notes`: what is as it should be, and yet for an operator to know."""
+    """`notes`: nothing is wrong with it, but an operator should know."""
 
     findings: list[Finding]
     notes: list[Finding]
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is wrong, and no email waits for anything but its time."""
+        """Whether nothing is wrong, and no email waits for anything except its due time."""
         return not self.findings and HOLDING.isdisjoint(note.check for note in self.notes)
 
 
 def examine() -> Report:
-    """Look at each part, then at what the database tells, in the order in which to look at it; all of it in 10 s."""
+    """Look at each part, then check the rows, all within 10 s. Findings are in the order in which to handle them."""
     begun = time.monotonic()
     found = looks.look()
     if any(finding.check in NO_DATABASE for finding in found):
@@ -81,14 +81,14 @@ def examine() -> Report:
     if not answer.done():
         text = f"the database didn't answer everything within {SECONDS:g} s"
         return Report([*found, Finding("database_slow", text, remedies.start_database())], [])
-    # Once is enough: also of what a look says more of.
+    # Once is enough, also if a look reports the same problem in more detail.
     checks = {finding.check for finding in found}
     checks |= {"breaker_open"} if any(check.startswith("mail_server") for check in checks) else set()
     return Report([*found, *(finding for finding in answer.result() if finding.check not in checks)], noted)
 
 
 def _told(noted: list[Finding]) -> list[Finding]:
-    """Return what the database tells is wrong, and note what else there is to know."""
+    """Return what is wrong according to the rows, and add to `noted` what else there is to know."""
     try:
         found = findings()
         checks = {finding.check for finding in found}
@@ -101,7 +101,7 @@ def _told(noted: list[Finding]) -> list[Finding]:
 
 
 def findings() -> list[Finding]:
-    """Return what should not be, by the rows."""
+    """Return what is wrong according to the rows."""
     other = aliased(User)
     found: list[Finding | None] = [
         _breaker_open(since=BREAKER_SECONDS),
@@ -110,7 +110,7 @@ def findings() -> list[Finding]:
         _refused(),
         _mails(
             "unconfirmed",
-            "dead since yesterday: the mail server didn't confirm them in time, but may have sent them. Raise"
+            "dead (last 24 hours): the mail server didn't confirm them in time, but may have sent them. Raise"
             " MAIL_ANSWER_TIMEOUT",
             OutgoingEmail.status == literal_column("'dead'"),
             OutgoingEmail.last_error_class == UNCONFIRMED,
@@ -125,14 +125,14 @@ def findings() -> list[Finding]:
             command=remedies.flask(SEND_NOW),
         ),
         _mails("lease_inconsistent", "in a state that contradicts the lease", _contradicts_lease()),
-        _mails("sent_without_250", "sent without an attempt that got a 250", OutgoingEmail.status == "sent", ~_proof()),
+        _mails("sent_without_250", "marked as sent without a 250", OutgoingEmail.status == "sent", ~_proof()),
         _mails("promised_twice", "queued twice", OutgoingEmail.status.in_(queries.ACTIVE), _active_twin()),
         _user(
             "verified_in_vain",
             "used a link or code, but isn't verified",
             User.email_verified_at.is_(None),
             exists().where(VerifyEmail.user_id == User.id, VerifyEmail.used_at.is_not(None)),
-            # A link proves its address, for whichever signup of it the browser held.
+            # A link proves its address, whichever signup with it the browser belongs to.
             ~exists().where(other.email_key == User.email_key, other.email_verified_at.is_not(None)),
         ),
         _user(
@@ -146,17 +146,17 @@ def findings() -> list[Finding]:
 
 
 def notes() -> list[Finding]:
-    """Return what is as it should be, and yet for an operator to know."""
+    """Return what is not wrong, but an operator should know."""
     limit = throttle.spent()
     noted = [
         _breaker_open(),
         _paused(),
         Finding(
-            "limit_reached", f"emails are queued, since {limit} were sent: see MAIL_LIMIT_TOTAL", remedies.flask(STATS)
+            "limit_reached", f"emails are queued after {limit} were sent: see MAIL_LIMIT_TOTAL", remedies.flask(STATS)
         )
         if limit
         else None,
-        Finding("pace", "emails are queued for their turns: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
+        Finding("pace", "emails are waiting for their turns: see MAIL_LIMIT_TOTAL", remedies.flask(STATS))
         if throttle.is_full()
         else None,
         _mails(
@@ -191,7 +191,7 @@ def _paused(since: float = 0) -> Finding | None:
 
 
 def _held_for(begun: Any, since: float, *columns: Any) -> Any:
-    """Return for how many `seconds` it has been so, and these columns; nothing unless that is as long."""
+    """Return for how many `seconds` this has lasted, and these columns; None unless that exceeds `since`."""
     seconds = seconds_between(begun, db_now())
     query = select(seconds.label("seconds"), *columns).where(begun.is_not(None), seconds > since - MOMENT)
     return db.session.execute(query).one_or_none()
@@ -209,7 +209,7 @@ def _newest_reason() -> str:
 
 
 def _refused() -> Finding | None:
-    """Tell when so many recipients are refused that it may be us."""
+    """Report when so many recipients are refused that we may be the cause."""
     lately = was_lately(OutgoingEmail.finished_at, REFUSED_SECONDS)
     count = db.session.scalar(select(func.count()).where(OutgoingEmail.status == literal_column("'dead'"), lately)) or 0
     if count <= REFUSED_MOST:
@@ -219,7 +219,7 @@ def _refused() -> Finding | None:
 
 
 def _no_proxy() -> Finding | None:
-    # We speak no https ourselves.
+    # We don't speak https ourselves, so there must be a proxy.
     if not current_app.config["SESSION_COOKIE_SECURE"] or current_app.config["TRUSTED_PROXIES"]:
         return None
     text = (
@@ -229,7 +229,7 @@ def _no_proxy() -> Finding | None:
 
 
 def _no_worker() -> Sequence[Finding | None]:
-    """Tell of consumers that froze or were killed, of which none took the place, or that there is none at all."""
+    """Report consumers that froze or were killed and were not replaced, or that no consumer is alive."""
     silent = [worker for worker in queries.workers() if not worker.is_alive]
     alive = heartbeats.alive()
     unreplaced = [gone for gone in silent if not any(other.started_at > gone.seen_at for other in alive)]
@@ -259,7 +259,7 @@ def _overdue() -> Finding | None:
 
 
 def _mails(check: str, trouble: str, *conditions: ColumnElement[bool], command: str | None = None) -> Finding | None:
-    """Return what is wrong with the emails that are so; without a command, the one that shows the first of them."""
+    """Return a finding if any emails meet the conditions; its default `command` shows the first of them."""
     query = select(OutgoingEmail.id, func.count().over()).where(*conditions).order_by(OutgoingEmail.id).limit(1)
     first = db.session.execute(query).one_or_none()
     if first is None:
@@ -275,7 +275,7 @@ def _user(check: str, trouble: str, *conditions: ColumnElement[bool]) -> Finding
     return Finding(check, f"user {user_id} {trouble}", remedies.flask(f"mail list --user {user_id}"))
 
 
-# What the questions are made of.
+# Conditions of the checks.
 
 
 def _contradicts_lease() -> ColumnElement[bool]:

@@ -1,8 +1,10 @@
-"""Values in words, the same in commands and pages."""
+"""Values as commands and reports print them, in English."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+from webapp.db import clock
 
 
 def plain(value: object) -> str:
@@ -20,6 +22,12 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def ago(at: datetime) -> str:
+    """Return how long ago it was, or in how long it will be."""
+    seconds = (clock.now() - at).total_seconds()
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def emails_are(count: int) -> str:

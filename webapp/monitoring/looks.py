@@ -1,4 +1,4 @@
-"""Looking at the database, the queue and the mail server oneself, side by side, and not for long."""
+"""Direct looks at the database, the queue and the mail server, in parallel and with a time limit."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from webapp.smtp.addresses import bare
 from webapp.smtp.client import Patience
 from webapp.smtp.protocol import Command, SmtpError, is_crowded
 
-# Each has so long; whoever has not answered by then is in trouble, whatever it is.
+# The time limit of each look; what has not answered by then is in trouble, whatever the reason.
 SECONDS = 5.0
-# Each gives up by itself before that, and so can say what it met with.
+# Each look gives up this much earlier, so that it can still say what went wrong.
 MARGIN = 0.5
 
-# Clocks that differ by so much send emails late, and end sessions early.
+# Clocks that differ by more than this send emails late and end sessions early.
 CLOCK_SECONDS = 5.0
 
 TRY_IT = "mail test you@example.com"
@@ -43,7 +43,7 @@ TRY_IT = "mail test you@example.com"
 
 @dataclass(frozen=True)
 class Finding:
-    """A promise that is not kept, and the command that mends it or shows more."""
+    """A promise that is not kept, and the command that fixes it or shows more."""
 
     check: str
     text: str
@@ -54,7 +54,7 @@ Look = Callable[[], list[Finding]]
 
 
 def look() -> list[Finding]:
-    """Return what is wrong with each of the three."""
+    """Return what is wrong with the three of them."""
     silent = {
         database: Finding("database_silent", "the database", remedies.start_database()),
         queue: Finding("queue_silent", "the queue", remedies.start_queue()),
@@ -73,7 +73,7 @@ def look() -> list[Finding]:
 
 
 def begin(one: Look) -> Future[list[Finding]]:
-    """Look in a thread of its own, which nobody waits for in the end: not everything knows a deadline."""
+    """Run a look in a separate thread that can be abandoned: not everything in it has a deadline."""
     answer: Future[list[Finding]] = Future()
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - Flask's own way
 
@@ -81,7 +81,7 @@ def begin(one: Look) -> Future[list[Finding]]:
         try:
             with app.app_context():
                 found = one()
-            # Not before: by then its connections are given back.
+            # Not earlier: by now its connections are given back.
             answer.set_result(found)
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
             answer.set_exception(error)
@@ -91,7 +91,7 @@ def begin(one: Look) -> Future[list[Finding]]:
 
 
 def database() -> list[Finding]:
-    """Write an email, and take it back: one that is full, or may only be read, answers all questions well."""
+    """Write an email, then roll back: a full or read-only database still answers every query."""
     try:
         schema.check()
         posting.post(
@@ -126,18 +126,18 @@ def of_outage(error: BaseException | None) -> Finding:
     if outages.is_full(error):
         return Finding("database_full", f"the database is full: {said}", remedies.make_room())
     if outages.is_read_only(error):
-        return Finding("database_read_only", f"the database can only be read: {said}", remedies.who_may_write())
+        return Finding("database_read_only", f"the database is read-only: {said}", remedies.who_may_write())
     return Finding("database_down", f"the database isn't responding: {said}", remedies.start_database())
 
 
 def clocks() -> list[Finding]:
-    """Compare this machine's clock with the database's, and that with what workers wrote."""
+    """Compare this machine's clock with the database's, and the database's with what workers wrote."""
     theirs, seen = db.session.execute(select(db_now(), func.max(WorkerHeartbeat.seen_at))).one()
     db.session.rollback()
     ahead = (clock.now() - theirs).total_seconds()
     found = [of_clock(ahead, "the database's")]
     if seen is not None and (late := (seen - theirs).total_seconds()) > CLOCK_SECONDS:
-        text = f"a worker was seen {late:.0f} s from now: the database's clock is behind, or was ahead"
+        text = f"a worker was last seen {late:.0f} s in the future: the database's clock is behind, or was ahead"
         found.append(Finding("clock", text, remedies.set_clock()))
     return [one for one in found if one]
 
@@ -150,7 +150,7 @@ def of_clock(ahead: float, whose: str) -> Finding | None:
 
 
 def queue() -> list[Finding]:
-    """Leave a word there, and take it back."""
+    """Store a value there, and remove it again."""
     key = f"doctor:{uuid.uuid4()}"
     try:
         storage = create_storage(huey.name, current_app.config, (SECONDS - MARGIN) / 2)
@@ -177,14 +177,14 @@ def of_queue(error: Exception) -> Finding:
 
 
 def mail_server() -> list[Finding]:
-    """Sign in there, and say who we are; no email is sent."""
+    """Sign in there, and name the sender; no email is sent."""
     sender = bare(current_app.config["MAIL_DEFAULT_SENDER"])
     patience = Patience(SECONDS - MARGIN, lambda: False)
     try:
         with mail.call(patience) as conversation:
             conversation.begin([Command("sender", f"mail FROM:<{sender}>")], patience)
     except SmtpError as error:
-        # Workers have all connections that it allows, which is as good as an answer.
+        # Workers have all the connections that it allows, which shows that it works.
         return [] if is_crowded(error) else [of_mail_server(error)]
     return []
 

@@ -1,4 +1,4 @@
-"""The metrics, in Prometheus' text format: computed from rows, so that every process tells the same."""
+"""The metrics, in Prometheus' text format: computed from rows, so that every process reports the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.version import RELEASE, build
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# How a try can end; each is there from the start, so that its first one is an increase.
+# How an attempt can end; each is reported from the start, so that the first one shows as an increase.
 OUTCOMES = ("sent", "deferred", "failed", "returned", "canceled", "lease_expired")
 
 Samples = Iterable[tuple[Mapping[str, str], float]]
@@ -30,43 +30,43 @@ def _lines() -> Iterator[str]:
     queued = _hints_waiting()
 
     build_info = {"version": RELEASE, "build": build()}
-    yield from _gauge("build_info", "Which release this is, and which build of it.", [(build_info, 1)])
+    yield from _gauge("build_info", "Release and build.", [(build_info, 1)])
     yield from _gauge("mails", "Emails by state.", [({"state": state}, n) for state, n in now.by_status.items()])
-    yield from _gauge("mails_due", "Emails that wait for nothing but a worker.", [({}, now.due)])
+    yield from _gauge("mails_due", "Emails that are due.", [({}, now.due)])
     yield from _gauge(
         "oldest_due_age_seconds",
-        "How long the email that is due longest has waited.",
+        "Age of the email that has been due the longest.",
         [({}, now.oldest_due_seconds or 0)],
     )
     yield from _counter(
         "delivery_attempts_total",
-        "Tries at emails by how they ended.",
+        "Delivery attempts by outcome.",
         [({"outcome": outcome}, attempts.get(outcome, 0)) for outcome in OUTCOMES],
     )
     yield from _acceptance()
     yield from _counter(
         "leases_expired_total",
-        "Emails taken back from workers that did not write down the outcome.",
+        "Emails taken back from workers that did not record an outcome.",
         [({}, attempts.get("lease_expired", 0))],
     )
     yield from _counter(
         "fenced_writes_total",
-        "Outcomes that a worker might not write since it had lost its lease.",
+        "Outcomes that were not written because the worker had lost its lease.",
         [({}, counters.counted(counters.FENCED_WRITES))],
     )
     yield from _counter(
         "hint_failures_total",
-        "Hints that the queue did not take; the relay makes up for them.",
+        "Hints that could not be queued; the relay sends those emails anyway.",
         [({}, counters.counted(counters.HINT_FAILURES))],
     )
     yield from _gauge("broker_up", "Whether the queue answers.", [({}, queued is not None)])
     yield from _gauge("hints_waiting", "Hints and other tasks in the queue.", [({}, queued or 0)])
     yield from _gauge("mail_server_up", "Whether the breaker is closed.", [({}, now.breaker_seconds is None)])
     yield from _gauge("mail_paused", "Whether an operator paused all email.", [({}, now.paused_seconds is not None)])
-    yield from _gauge("workers_alive", "Consumers that were seen lately.", [({}, now.workers)])
+    yield from _gauge("workers_alive", "Consumers with a recent heartbeat.", [({}, now.workers)])
     yield from _gauge(
         "worker_heartbeat_timestamp_seconds",
-        "When each consumer was seen last.",
+        "Time of each consumer's last heartbeat.",
         [({"host": worker.host, "pid": str(worker.pid)}, worker.seen_at.timestamp()) for worker in workers],
     )
     yield from _counter("signups_total", "Signups.", [({}, events.get("signed_up", 0))])
@@ -84,7 +84,7 @@ def _acceptance() -> Iterator[str]:
     by_bound = counters.grown(counters.accepted)
     seconds = counters.grown(counters.accepted_seconds).get("", 0)
     name = "time_to_accept_seconds"
-    yield from _head(name, "From when a mail was promised until the mail server took it.", "histogram")
+    yield from _head(name, "From when an email was queued until the mail server accepted it.", "histogram")
     below = 0.0
     for label in [*(f"{bound:g}" for bound in counters.ACCEPT_BOUNDS), counters.BEYOND]:
         below += by_bound.get(label, 0)

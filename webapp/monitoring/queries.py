@@ -1,4 +1,4 @@
-"""Queries for dashboards, metrics and commands, in one place: all of them show the same figures."""
+"""Queries for dashboards, metrics and commands, in one place so that all of them show the same figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, literal_
 from sqlalchemy.orm import aliased
 
 from webapp import counters
-from webapp.audit import AuditEvent
 from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
 from webapp.delivery import throttle
@@ -28,14 +27,14 @@ STATUSES = ("queued", "sending", "sent", "dead", "canceled")
 ACTIVE = ("queued", "sending")
 
 
-# How things are: numbers that a glance takes in.
+# The current state in a few numbers.
 
 
 @dataclass(frozen=True)
 class Stats:
-    """How long it has been so: nothing while no mail is due, the breaker is closed, no mail is held back.
+    """`*_seconds`: for how long; None while no email is due, the breaker is closed, or email is not paused.
 
-    `limit_reached`: the limit of mails in all for which they wait now.
+    `limit_reached`: the total limit that signups' emails wait for.
     """
 
     by_status: dict[str, int]
@@ -74,8 +73,8 @@ def stats() -> Stats:
 
 
 def _by_status() -> dict[str, int]:
-    """Count the mails that are few, each state by its index; the many that were sent are counted once."""
-    # Named in the statement itself: of a parameter's value SQLite would not know which index has it.
+    """Count the emails in each state by its index, except the many that were sent: counters have those."""
+    # A literal: from a parameter SQLite could not tell which partial index to use.
     states = [
         select(literal(status), func.count()).where(OutgoingEmail.status == literal_column(f"'{status}'"))
         for status in STATUSES
@@ -87,16 +86,16 @@ def _by_status() -> dict[str, int]:
 
 
 def due() -> int:
-    """Return how many mails wait for nothing but a worker."""
+    """Return how many emails wait only for a worker."""
     return _number(select(func.count()).where(is_due()))
 
 
-# Mails, and their attempts.
+# Emails and their attempts.
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which mails are meant; nothing left out means any."""
+    """Which emails to find; a field left out matches any."""
 
     status: str | None = None
     template: str | None = None
@@ -107,39 +106,44 @@ class Filter:
     until: datetime | None = None
     error: str | None = None
     ids: tuple[uuid.UUID, ...] | None = None
-    # Those alone that an operator can still do something about: they wait or are dead.
+    # Only those that an operator can still act on: queued or dead.
     is_open: bool = False
 
 
-def mails(which: Filter, *, limit: int, before: uuid.UUID | None = None) -> Sequence[OutgoingEmail]:
-    """Return the newest mails first; the next page comes `before` the last of this one."""
-    query = select(OutgoingEmail).where(*_conditions(which))
-    if before is not None:
-        query = _beyond(query, before, operator.lt)
+def mails(
+    chosen: Filter, *, limit: int, beyond: uuid.UUID | None = None, oldest_first: bool = False
+) -> Sequence[OutgoingEmail]:
+    """Return emails, newest first unless `oldest_first`. `beyond`: the last email of the previous page."""
+    query = select(OutgoingEmail).where(*_conditions(chosen))
+    if beyond is not None:
+        query = _beyond(query, beyond, operator.gt if oldest_first else operator.lt)
+    key = (OutgoingEmail.created_at, OutgoingEmail.id)
     return db.session.scalars(
-        query.order_by(OutgoingEmail.created_at.desc(), OutgoingEmail.id.desc()).limit(limit)
+        query.order_by(*(key if oldest_first else (column.desc() for column in key))).limit(limit)
     ).all()
 
 
-def ids(which: Filter, *, limit: int | None = None, after: uuid.UUID | None = None) -> Sequence[uuid.UUID]:
-    """Return all of them, the oldest first; or only so many, `after` the last of those before."""
-    query = select(OutgoingEmail.id).where(*_conditions(which))
+def ids(chosen: Filter, *, limit: int | None = None, after: uuid.UUID | None = None) -> Sequence[uuid.UUID]:
+    """Return ids, oldest first: all of them, or `limit` of those that come `after` this one."""
+    query = select(OutgoingEmail.id).where(*_conditions(chosen))
     if after is not None:
         query = _beyond(query, after, operator.gt)
     return db.session.scalars(query.order_by(OutgoingEmail.created_at, OutgoingEmail.id).limit(limit)).all()
 
 
-def count(which: Filter, *, after: uuid.UUID | None = None) -> int:
-    query = select(func.count()).select_from(OutgoingEmail).where(*_conditions(which))
-    return _number(_beyond(query, after, operator.gt) if after is not None else query)
+def count(chosen: Filter, *, after: uuid.UUID | None = None, most: int | None = None) -> int:
+    """Return how many there are, or how many come `after` this one; at most `most` are counted."""
+    query = select(OutgoingEmail.id).where(*_conditions(chosen)).limit(most)
+    query = _beyond(query, after, operator.gt) if after is not None else query
+    return _number(select(func.count()).select_from(query.subquery()))
 
 
 def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
-    """Return the mails whose id begins so. Raises ValueError when no id can."""
+    """Return the emails whose ids begin with this. Raises ValueError if no id can."""
     digits = prefix.replace("-", "")
     if not re.fullmatch("[0-9A-Fa-f]{1,32}", digits):
         raise ValueError(f"{prefix!r} is not the beginning of an id")
-    # A range of the key: the same on engines that keep ids as bytes and as text.
+    # A range of the key works on engines that store ids as bytes and as text.
     first, last = uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
     return db.session.scalars(
         select(OutgoingEmail).where(OutgoingEmail.id.between(first, last)).order_by(OutgoingEmail.id).limit(limit)
@@ -148,7 +152,7 @@ def mails_like(prefix: str, *, limit: int) -> Sequence[OutgoingEmail]:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why mails are dead: our class of error, the server's code, and what the newest of them says."""
+    """Why emails are dead: our error class, the server's code, and the error text of the newest one."""
 
     error: str | None
     code: int | None
@@ -158,7 +162,7 @@ class Reason:
 
 
 def reasons() -> list[Reason]:
-    """Return why mails are dead, the most frequent first."""
+    """Return why emails are dead, the most frequent reason first."""
     dead = (
         select(
             OutgoingEmail.last_error_class.label("error"),
@@ -170,7 +174,7 @@ def reasons() -> list[Reason]:
         .group_by(OutgoingEmail.last_error_class, OutgoingEmail.last_smtp_code)
         .order_by(func.count().desc())
     )
-    # The index has all but the text, which is asked for once a reason.
+    # The index has everything but the text, which takes a query for each reason.
     return [Reason(*row, text=_newest_text(row.error, row.code)) for row in db.session.execute(dead).all()]
 
 
@@ -188,20 +192,10 @@ def _newest_text(error: str | None, code: int | None) -> str | None:
 
 
 def in_hand() -> Sequence[OutgoingEmail]:
-    """Return the mails that are being sent just now."""
+    """Return the emails that are being sent right now."""
     return db.session.scalars(
         select(OutgoingEmail).where(OutgoingEmail.status == "sending").order_by(OutgoingEmail.lease_until)
     ).all()
-
-
-def audited(*, limit: int, before: int | None = None, action: str | None = None) -> Sequence[AuditEvent]:
-    """Return the newest events first; the next page comes `before` the last of this one."""
-    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(AuditEvent.id < before)
-    if action is not None:
-        query = query.where(AuditEvent.action == action)
-    return db.session.scalars(query).all()
 
 
 def attempts_at(email_id: uuid.UUID) -> Sequence[DeliveryAttempt]:
@@ -211,12 +205,12 @@ def attempts_at(email_id: uuid.UUID) -> Sequence[DeliveryAttempt]:
 
 
 def last_attempt() -> int:
-    """Return the newest attempt's id: what came after can be asked for with outcomes()."""
+    """Return the newest attempt's id; outcomes() counts those after it."""
     return _number(select(func.max(DeliveryAttempt.id)))
 
 
 def outcomes(worker: str, *, after: int) -> dict[str, int]:
-    """Return how this worker's attempts ended since."""
+    """Count how this worker's later attempts ended."""
     query = select(DeliveryAttempt.outcome, func.count()).where(
         DeliveryAttempt.id > after, DeliveryAttempt.worker == worker
     )
@@ -225,7 +219,7 @@ def outcomes(worker: str, *, after: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Worker:
-    """A consumer, alive or gone without a word; `sending`: how many mails are in its hands."""
+    """A consumer, alive or silently gone; `sending`: how many emails it holds."""
 
     name: str
     host: str
@@ -240,7 +234,7 @@ class Worker:
 def workers() -> Sequence[Worker]:
     sending = (
         select(func.count())
-        # A thread's name follows its consumer's.
+        # `locked_by` is the consumer's name, then the thread's.
         .where(OutgoingEmail.status == "sending", OutgoingEmail.locked_by.startswith(WorkerHeartbeat.name + ":"))
         .scalar_subquery()
     )
@@ -251,32 +245,32 @@ def workers() -> Sequence[Worker]:
     ]
 
 
-# What the questions are made of.
+# Parts of the queries.
 
 
-def _conditions(which: Filter) -> list[ColumnElement[bool]]:
+def _conditions(chosen: Filter) -> list[ColumnElement[bool]]:
     wanted = {
-        OutgoingEmail.status: which.status,
-        OutgoingEmail.template: which.template,
-        func.lower(OutgoingEmail.to_address): which.address and which.address.lower(),
-        OutgoingEmail.last_smtp_code: which.code,
-        OutgoingEmail.user_id: which.user_id,
-        OutgoingEmail.last_error_class: which.error,
+        OutgoingEmail.status: chosen.status,
+        OutgoingEmail.template: chosen.template,
+        func.lower(OutgoingEmail.to_address): chosen.address and chosen.address.lower(),
+        OutgoingEmail.last_smtp_code: chosen.code,
+        OutgoingEmail.user_id: chosen.user_id,
+        OutgoingEmail.last_error_class: chosen.error,
     }
     found = [column == value for column, value in wanted.items() if value is not None]
-    if which.since is not None:
-        found.append(OutgoingEmail.created_at >= which.since)
-    if which.until is not None:
-        found.append(OutgoingEmail.created_at < which.until)
-    if which.ids is not None:
-        found.append(OutgoingEmail.id.in_(which.ids))
-    if which.is_open:
+    if chosen.since is not None:
+        found.append(OutgoingEmail.created_at >= chosen.since)
+    if chosen.until is not None:
+        found.append(OutgoingEmail.created_at < chosen.until)
+    if chosen.ids is not None:
+        found.append(OutgoingEmail.id.in_(chosen.ids))
+    if chosen.is_open:
         found.append(OutgoingEmail.status.in_(["queued", "dead"]))
     return found
 
 
 def _beyond(query: Select[Any], email_id: uuid.UUID, is_beyond: Callable[[Any, Any], Any]) -> Select[Any]:
-    """Return what comes after this mail in a list, by its key: quick on whichever page."""
+    """Continue a list after this email, by its key, so that every page is as fast as the first."""
     last = aliased(OutgoingEmail)
     key = select(last.created_at, last.id).where(last.id == email_id).subquery()
     ours = tuple_(OutgoingEmail.created_at, OutgoingEmail.id)
@@ -292,7 +286,7 @@ def _now() -> ColumnElement[datetime]:
 
 
 def _age(row: Row[*tuple[Any, ...]]) -> float | None:
-    """Return for how many seconds it has been so, by the database's clock."""
+    """Return the seconds since `row.since`, by the database's clock."""
     return (row.now - row.since).total_seconds() if row.since else None
 
 

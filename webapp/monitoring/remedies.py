@@ -1,4 +1,4 @@
-"""Commands to type, as they work where we run: beside Docker's containers, with systemd's units, or from a shell."""
+"""Commands to type, as they work where we run: with Docker Compose, with systemd units, or from a shell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sqlalchemy.engine import make_url
 from webapp.delivery import heartbeats
 from webapp.queue import redis_url
 
-# systemd runs this machine, and these are ours.
+# This folder exists if systemd runs the machine; the units below are ours.
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 WEB, WORKER = "signup-web", "signup-worker"
-# Names that compose gives its own database and queue.
+# Compose's names for its own database and queue.
 POSTGRES, REDIS = "postgres", "redis"
 
 
@@ -31,9 +31,9 @@ def start_worker() -> str:
 
 
 def replace_worker(host: str, pid: int) -> str:
-    """Return what ends one that is frozen, and starts another."""
+    """Return the command that ends a frozen worker and starts another."""
     if compose():
-        # "up" lets a frozen one be.
+        # "up" leaves a frozen one alone.
         return f"{compose()} restart worker"
     if has_units() or host != heartbeats.HOST or not is_worker(pid):
         return start_worker()
@@ -41,7 +41,7 @@ def replace_worker(host: str, pid: int) -> str:
 
 
 def is_worker(pid: int) -> bool:
-    """Return whether a consumer has this number here, as far as this system tells; they come again."""
+    """Return whether this pid is a consumer here, as far as this system tells: pids are reused."""
     try:
         return b"huey_consumer" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -49,9 +49,9 @@ def is_worker(pid: int) -> bool:
 
 
 def apply_settings(check: str) -> str:
-    """Return what lets changed settings count; from a shell, what shows whether they are right."""
+    """Return the command that applies changed settings; from a shell, the one that shows whether they are right."""
     if compose():
-        # "restart" reads no .env.
+        # "restart" doesn't read .env.
         return f"{compose()} up -d web worker"
     return f"systemctl restart {WEB} {WORKER}" if has_units() else flask(check)
 
@@ -114,7 +114,7 @@ def queue_memory() -> str:
 
 
 def set_clock() -> str:
-    # A container has the clock of its machine.
+    # A container uses the clock of its machine.
     return "timedatectl set-ntp true" if compose() or SYSTEMD.is_dir() else "date -u"
 
 
@@ -147,7 +147,7 @@ def database_server() -> tuple[str, str]:
 
 
 def queue_server() -> tuple[str, int]:
-    """Return where Redis is, the first of several; no host without one."""
+    """Return host and port of Redis, or of the first node if there are several; the host is empty without Redis."""
     if not current_app.config["REDIS_URL"]:
         return "", 0
     url = redis_url.parse(current_app.config["REDIS_URL"])

@@ -17,7 +17,7 @@ from webapp.db.clock import db_now
 
 @dataclass(frozen=True)
 class Span:
-    """So many parts of so many seconds each: hours, or what an hour is a multiple of."""
+    """`parts` stretches of `seconds` each: whole hours, or an even division of one."""
 
     parts: int
     seconds: int
@@ -25,16 +25,16 @@ class Span:
 
 SPANS = {"hour": Span(12, 300), "day": Span(24, 3600), "week": Span(28, 6 * 3600)}
 
-# How an attempt ends that sent nothing, and in whose trouble.
+# How attempts end that sent nothing: refused, or through no fault of the email.
 REFUSED = ("deferred", "failed")
 TROUBLED = ("returned", "lease_expired")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of time from `start` on, until the next one's.
+    """A stretch of time, from `start` until the next one's.
 
-    `median`, `slowest`: seconds within which half, and 95 %, of the mails that were accepted then had been.
+    `median`, `slowest`: half, and 95 %, of the emails accepted in it took at most this many seconds.
     """
 
     start: datetime
@@ -46,7 +46,7 @@ class Part:
 
 
 def series(span: Span) -> list[Part]:
-    """Return the parts of a span, the oldest first; the last is the one that now is in."""
+    """Return the parts of a span, the oldest first; the last one includes now."""
     now = db.session.scalar(select(db_now()))
     if now is None:
         raise AssertionError("a database always has a time")
@@ -76,7 +76,7 @@ def _by_part(span: Span, begin: datetime, rows: Callable[..., Select[str, int]])
 
 
 def quantile(counts: Mapping[str, int], share: float) -> float | None:
-    """Return the bound in seconds that this share of the mails is within; infinite beyond the last bound."""
+    """Return the bound in seconds that this share of the emails is within; infinite beyond the last, None if empty."""
     left = share * sum(counts.values())
     if not left:
         return None
