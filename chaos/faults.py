@@ -1,4 +1,4 @@
-"""What goes wrong, for how long, and when: the same for the same seed."""
+"""The faults: what goes wrong, when and for how long. The same seed gives the same faults."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from webapp.delivery.circuit_breaker import PROBE_SECONDS
 from webapp.outbox.leases import MARGIN as LEASE_MARGIN
 
 LEASE = MAIL_TIMEOUT + LEASE_MARGIN
-# A consumer that is asked to stop has so long.
+# How long a consumer that is asked to stop may take.
 STOP_SECONDS = 10
-# Seconds between the beginnings of two faults.
+# Seconds from the start of one fault to the start of the next.
 GAP = (2.0, 5.0)
-# The mail server works for as long before it fails again: until a probe has found it, and mails flow.
+# The mail server works for this long before it fails again: until a probe has reached it, and emails flow.
 MAIL_SERVER_REST = PROBE_SECONDS
 
 
@@ -48,10 +48,10 @@ Change = Callable[[World, Fault], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """`target` is what it breaks: two faults never break the same at once.
+    """`target`: what it breaks; two faults never break the same target at once.
 
-    `doubles`: what may be sent twice by it. "thread" is one mail a sending thread, "unanswered" each mail
-    that was taken without a word.
+    `doubles`: what it may duplicate: "thread" is one email for each sending thread, "unanswered" every email
+    that was taken but not confirmed.
     """
 
     target: str
@@ -61,7 +61,8 @@ class Kind:
     steps: tuple[Step, ...] = ()
     only_on: str | None = None
     doubles: str = ""
-    # By the clock, before all others: for as long as it lasts nothing else is wrong, and neighbours are watched.
+    # Seconds between two of these faults; they are scheduled first. Nothing else is wrong meanwhile, and the other
+    # consumers are watched.
     every: tuple[float, float] | None = None
     only_ours: bool = False
 
@@ -140,7 +141,7 @@ def fail_over(*, keeping: bool) -> Change:
 
 
 def nothing(_world: World, _fault: Fault) -> None:
-    """It ended as it began."""
+    """End a fault that needs no end."""
 
 
 def by(change: Callable[[World], object]) -> Change:
@@ -166,7 +167,7 @@ def mail_server(answer: Action, *steps: Step, doubles: str = "") -> Kind:
 
 
 FROZEN_AMID = "consumer frozen amid a transaction"
-# It freezes after so many statements of its transactions, at most.
+# It freezes after at most this many statements inside transactions.
 STATEMENTS = 60
 
 EARLY = ("greeting", "EHLO", "MAIL", "DATA")
@@ -265,7 +266,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def schedule(seed: int, seconds: float, consumers: int, backend: str, *, is_ours: bool) -> list[Fault]:
-    """Return faults in the order of their time, each kind once before one comes again."""
+    """Return faults in order of time; each kind comes once before any comes again."""
     rng = random.Random(seed)  # noqa: S311 - no secret
 
     def fault_of(name: str, at: float) -> Fault:
@@ -300,7 +301,7 @@ def schedule(seed: int, seconds: float, consumers: int, backend: str, *, is_ours
 
 
 def clash(one: Fault, other: Fault) -> bool:
-    """Return whether both break the same at the same time."""
+    """Return whether both break the same target at the same time."""
     earlier, fault = sorted((one, other), key=lambda either: either.at)
     targets = {KINDS[fault.kind].target, KINDS[earlier.kind].target}
     if KINDS[fault.kind].every or KINDS[earlier.kind].every:
@@ -314,7 +315,7 @@ def clash(one: Fault, other: Fault) -> bool:
 
 @dataclass
 class Happened:
-    """A fault as it was, by the wall clock."""
+    """A fault as it really happened, by the wall clock."""
 
     fault: Fault
     begun: float
@@ -322,7 +323,7 @@ class Happened:
 
 
 def play(world: World, faults: Sequence[Fault], seconds: float, tell: Callable[[str], None]) -> list[Happened]:
-    """Let everything go wrong in its time, for `seconds`; return what really happened."""
+    """Make everything go wrong as planned, for `seconds`; return what really happened."""
     began = time.monotonic()
     happened: dict[Fault, Happened] = {}
     moments = sorted(

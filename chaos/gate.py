@@ -1,4 +1,4 @@
-"""A door before a server: open, held shut as by a network that swallows everything, or refusing."""
+"""A gate in front of a server: open, held like a network that swallows everything, or refusing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.proxies import listening
 
 
 class Gate:
-    """What is said while it is held arrives when it opens again, as late packets do."""
+    """Bytes sent while it is held arrive when it opens again, like late packets."""
 
     def __init__(self, server: int) -> None:
         self.server = server
@@ -59,7 +59,7 @@ class Gate:
 
 @contextmanager
 def gate(server: int) -> Iterator[Gate]:
-    """Stand before this port, on a port of its own."""
+    """Put a gate, with its own port, in front of this port."""
     door = Gate(server)
     with listening(door.handle) as door.port:
         yield door

@@ -1,4 +1,4 @@
-"""People who sign up, a few every second, whatever happens."""
+"""People who keep signing up, a few a second, whatever happens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.visitor import PASSWORD, Visitor
 
 THREADS = 3
 PATIENCE = 10
-# Every so many-th address does not exist.
+# One address in this many does not exist.
 REFUSED_EVERY = 40
 
 
 class Load:
-    """`rate`: signups a second. `limit`: how many in all, or no end."""
+    """`rate`: signups a second. `limit`: how many in all; by default they never end."""
 
     def __init__(self, url: str, *, rate: float, limit: int | None = None, threads: int = THREADS) -> None:
         self.url = url

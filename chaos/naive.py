@@ -1,6 +1,6 @@
-"""Commit, then schedule: how it is mostly done, and what ours is measured against.
+"""Commit, then schedule: the usual way, and what ours is compared with.
 
-A fair one: it schedules only after the commit, tries ten times, and lets its workers finish on SIGTERM.
+The comparison is fair: it schedules only after the commit, retries ten times, and lets its workers finish on SIGTERM.
 """
 
 from __future__ import annotations

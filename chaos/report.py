@@ -1,4 +1,4 @@
-"""What a run says at its end: figures, a table for each kind of fault, and the evidence of each breach."""
+"""The report at the end of a run: figures, a table by kind of fault, and the evidence for each breach."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def duplicates(world: World, happened: Sequence[Happened], result: Result) -> in
 
 
 def table(happened: Sequence[Happened], result: Result) -> None:
-    """Print, for the mails that fell due during each kind of fault, when they were accepted after that."""
+    """Print, for each kind of fault, how long emails that were due during it took to be accepted."""
     offset = time.time() - time.monotonic()
     taken = {address: mails[0].at + offset for address, mails in result.copies.items()}
     waits = {p.address: (p.due_at, taken[p.address] - p.due_at) for p in result.committed if p.address in taken}
@@ -79,20 +79,22 @@ def table(happened: Sequence[Happened], result: Result) -> None:
 
 
 def within(moment: float, spans: Sequence[tuple[float, float]]) -> bool:
-    # What happens at once is felt by what is due in the second after it.
+    # A fault without a duration affects what is due in the second after it.
     return any(begun <= moment <= max(ended, begun + 1) for begun, ended in spans)
 
 
 def quantiles(values: Sequence[float]) -> str:
     if not values:
         return "p50     -    p99     -"
-    ordered = sorted(values)
-    p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
-    return f"p50 {p50:5.2f} s  p99 {p99:5.2f} s"
+    return f"p50 {quantile(values, 0.5):5.2f} s  p99 {quantile(values, 0.99):5.2f} s"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def breaches(world: World, result: Result, limit: int) -> dict[str, list[str]]:
-    """Return each broken promise with the addresses that it concerns."""
+    """Return each broken promise, with the addresses concerned."""
     found = {
         "lost": result.lost,
         "mailed without being committed": result.uncommitted,
@@ -133,7 +135,7 @@ def log_lines(folder: Path, text: str) -> list[str]:
 
 
 def events(folder: Path) -> None:
-    """Print how often each warning and error was logged, and what is no log line of ours."""
+    """Print how often each warning and error was logged, and each traceback outside our log lines."""
     counts: Counter[str] = Counter()
     for log in sorted(folder.glob("*.log")):
         with log.open(errors="replace") as lines:

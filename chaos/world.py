@@ -1,4 +1,4 @@
-"""The real parts of one run, each of which can be broken and mended."""
+"""The real parts of one run, each of which can be broken and repaired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOK_UP_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class App:
-    """What can be run in a world: ours, or what it is compared with."""
+    """An app that can run in a world: ours, or the one it is compared with."""
 
     name: str
     web: str
@@ -41,7 +41,7 @@ class App:
 
     @property
     def senders(self) -> int:
-        """Return how many threads of a consumer send mail."""
+        """Return how many threads of a consumer send email."""
         return WORKER_THREADS + (self is OURS)
 
 
@@ -50,7 +50,7 @@ NAIVE = App("commit, then schedule", "chaos.naive:app", "chaos.naive.huey", ("ch
 
 
 class Program:
-    """A process of ours that is started again and again; its log goes on."""
+    """One of our processes, which is started again and again with the same log file."""
 
     def __init__(self, name: str, command: list[str], environ: Mapping[str, str], folder: Path) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Program:
 
     def kill(self) -> None:
         if self.popen.poll() is None:
-            # Its own process group: gunicorn's workers too.
+            # The whole process group, for gunicorn's workers too.
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
@@ -81,20 +81,20 @@ class Program:
 
 
 class Ledger(Server):
-    """The mail server. It takes its time, refuses some addresses for good, and fails at a step as it is told."""
+    """The mail server. It takes its time, permanently refuses some addresses, and fails at a step when told to."""
 
     def misbehave(self, actions: Mapping[Step, Action]) -> None:
-        # Before a mail is in the ledger and after it: so that kills find mails in every state.
+        # Pause before and after an email enters the ledger, so that kills find emails in every state.
         self.actions = {"RCPT": refuse_chosen, "dot": think, "answer": think, **actions}
 
     def look_up(self) -> None:
-        """Take time for the recipient only, before there is a mail to take."""
+        """Take time only at the recipient, before there is an email to take."""
         self.looked_up_at: list[float] = []
         self.actions = {"RCPT": look_up}
 
 
 def look_up(connection: Connection) -> None:
-    """Take a while over each recipient; a server that stops meanwhile takes nothing more."""
+    """Take a while over each recipient; if the server is stopped meanwhile, drop the connection."""
     assert isinstance(connection.server, Ledger)
     connection.server.looked_up_at.append(time.monotonic())
     if connection.server.stopping.wait(LOOK_UP_SECONDS):
@@ -127,7 +127,7 @@ class Servers:
         self.settings = {"DATABASE_URL": url, "REDIS_URL": f"redis://127.0.0.1:{self.gate.port}/0"}
 
     def fail_over(self, *, keeping: bool, seconds: float) -> None:
-        """Let the standby take over; the former primary is away, or may be read, for so long, and follows it then."""
+        """Make the standby take over; the former primary is away or read-only for `seconds`, then follows it."""
         self.postgres.fail_over(keeping=keeping)
 
         def restore() -> None:
@@ -166,15 +166,15 @@ class Embedded:
         self.locks: dict[Path, sqlite3.Connection] = {}
 
     def wipe_queue(self) -> None:
-        # A frozen consumer may hold the lock: then there is nothing to be done.
+        # A frozen consumer may hold the lock; then this does nothing.
         with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self.queue)) as queue, queue:
             queue.execute("DELETE FROM task")
             queue.execute("DELETE FROM schedule")
 
     def lock(self, file: Path) -> None:
-        """Take the file's only write lock, as a slow disk or a careless backup does."""
+        """Take the file's only write lock, like a slow disk or a careless backup."""
         connection = self.locks[file] = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-        # When a frozen consumer holds it, the file is locked all the same.
+        # If a frozen consumer holds it, the file is locked anyway.
         with suppress(sqlite3.OperationalError):
             connection.execute("BEGIN IMMEDIATE")
 
@@ -189,7 +189,7 @@ class Embedded:
 
 @dataclass
 class World:
-    """`stopped_slowly`: consumers that took too long to end when they were asked to. `frozen_at`: statements."""
+    """`stopped_slowly`: consumers that took too long to stop. `frozen_at`: the statements after which one froze."""
 
     app: App
     backend: Servers | Embedded
@@ -225,12 +225,12 @@ class World:
 
 @contextmanager
 def world(app: App, backend: str, folder: Path, consumers: int) -> Iterator[World]:
-    """Start everything, and end it."""
+    """Start everything, and end it afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         parts: Servers | Embedded = Servers(folder, stack) if backend == Servers.name else Embedded(folder)
         if isinstance(parts, Servers) and app is NAIVE:
-            # It knows no URL with several hosts, and they do not change for it.
+            # It can't read a URL with several hosts, and there are no failovers in its runs.
             parts.settings["DATABASE_URL"] = parts.postgres.primary.url("app")
         smtp = stack.enter_context(Ledger())
         smtp.misbehave({})
@@ -238,7 +238,7 @@ def world(app: App, backend: str, folder: Path, consumers: int) -> Iterator[Worl
         subprocess.run([sys.executable, "-m", *app.migrate], cwd=ROOT, env=environ, check=True, capture_output=True)
         port = free_port()
         web = Program("web", [str(BIN / "gunicorn"), app.web, "--bind", f"127.0.0.1:{port}"], environ, folder)
-        # On SIGTERM a worker finishes what it has in hand. An idle embedded queue is looked at twice a second.
+        # On SIGTERM a worker finishes what it is doing. An idle embedded queue is polled twice a second.
         command = [str(BIN / "huey_consumer"), app.worker, "-w", str(WORKER_THREADS), "-g", "TERM", "-m", "0.5"]
         freezers = [Freezer(folder) for _ in range(consumers)]
         workers = [
@@ -263,7 +263,7 @@ def settings(mail_port: int) -> dict[str, str]:
         "VERIFY_EMAIL_DELAY": str(DELAY),
         "LOG_FORMAT": "json",
         "WEB_CONCURRENCY": "2",
-        # All of it comes from one place; what limits the mails to each address stays.
+        # All the load comes from one IP address; the limits on emails to each address stay.
         "RATELIMIT_POST": "none",
         "RATELIMIT_SIGNUP": "none",
         "MAIL_LIMIT_TOTAL": "none",
@@ -271,15 +271,15 @@ def settings(mail_port: int) -> dict[str, str]:
 
 
 def system_environ() -> dict[str, str]:
-    """What a process needs of ours, and no settings."""
+    """The part of our environment that a process needs, without settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
 def inside(number: int, app: App, backend: Servers | Embedded, freezer: Freezer) -> dict[str, str]:
-    """Let consumers freeze amid a transaction, and the clocks of two be off, where the database has its own.
+    """Let consumers freeze in a transaction, and give two of them wrong clocks, if the database has its own clock.
 
-    Not of the naive app: pickles between right and wrong clocks cannot be read, which would be our fault.
+    Not for the naive app: pickles made under a wrong clock can't be read under a right one, which would be our fault.
     """
     if app is not OURS or not isinstance(backend, Servers):
         return {}

@@ -1,7 +1,6 @@
-"""Starting programs of ours as copies of a process that has imported the app: imports are most of a start's cost.
+"""Starting our programs as copies of a process that has imported the app, since imports are most of a start's cost.
 
-What a copy cannot show are a start's own imports. Those of who is started by subprocess or by `make run`, or has a
-PYTHONPATH, happen as ever.
+A copy does no imports of its own. Programs started by subprocess, by `make run` or with a PYTHONPATH import as usual.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness import processes
+from webapp.delivery import heartbeats
 from webapp.paths import ROOT
 
 PROGRAMS = {"flask", "gunicorn", "huey_consumer"}
@@ -41,7 +41,7 @@ IMPORTED = (
 
 
 class Forked:
-    """What subprocess.Popen is, as far as tests use it."""
+    """The part of subprocess.Popen that tests use."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> None:
         told, tell = os.pipe()
@@ -76,7 +76,7 @@ class Forked:
 
 
 def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
-    """Start one of our programs as a copy, where that is the same, and anything else as usual."""
+    """Start one of our programs as a copy if that makes no difference, and anything else as usual."""
     own = {name for name in environ if name.startswith("PYTHON")}
     if Path(command[0]).name in PROGRAMS and own <= {"PYTHONUNBUFFERED"}:
         return Forked(command, environ, output)
@@ -84,7 +84,7 @@ def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes])
 
 
 class Origin:
-    """The process that the others are copies of, as the tests' side sees it. It ends when they do."""
+    """The tests' handle on the process that the others are copies of. That process ends when the tests do."""
 
     def __init__(self) -> None:
         self.line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -114,7 +114,7 @@ def origin() -> Origin:
 
 
 def serve(line: int) -> None:
-    """Make copies until nobody can ask for more; return in each of them."""
+    """Make copies until the tests close the line; return in each copy."""
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()
@@ -169,6 +169,7 @@ def become(program: dict[str, Any], output: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.argv = program["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
+    heartbeats.NAME = heartbeats.new_name()
 
 
 if __name__ == "__main__":

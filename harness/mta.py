@@ -1,4 +1,4 @@
-"""Mail servers of other people, as Debian has them: started by hand on loopback, where all mail ends."""
+"""Third-party mail servers, as packaged by Debian, started on loopback; no email leaves it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from harness.processes import Process, free_port, wait_until
 
 CONFIGURATIONS = Path(__file__).with_name("mta")
 
-# Where a package was unpacked with `dpkg -x`, since the three of them conflict; and where they are when installed.
+# Where packages were unpacked with `dpkg -x`, since the three conflict, and where they are if installed.
 UNPACKED = Path(os.environ.get("MAIL_SERVERS", "/nowhere"))
 PROGRAMS = f"{UNPACKED}/usr/sbin:{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
 def program(name: str) -> str | None:
-    """Return where it is, for whoever may start it: each of them wants to be root."""
+    """Return its path, or None if it is not there or we may not start it: each of them needs root."""
     return shutil.which(name, path=PROGRAMS) if os.geteuid() == 0 else None
 
 
 class Mta:
-    """A server that runs: `log` is all that it wrote."""
+    """A running server. `log`: everything that it wrote since it was ready."""
 
     def __init__(self, process: Process, folder: Path, port: int) -> None:
         self.process = process
         self.folder = folder
         self.port = port
-        # What it said of its own start, and of us knocking, is no concern of ours.
+        # Skip what it logged about its start and about our readiness checks.
         self.before = len(self._all())
 
     @property
@@ -55,7 +55,7 @@ class Mta:
 
     @property
     def complaints(self) -> list[str]:
-        """What a postmaster would look into; a refused recipient is none."""
+        """The log lines that a postmaster would look into; a refused recipient is not one."""
         return [line for line in self.log.splitlines() if re.search(COMPLAINTS, line)]
 
 
@@ -73,7 +73,7 @@ def greets(port: int) -> bool:
 
 
 def configured(name: str, folder: Path, **values: object) -> Path:
-    """Write a configuration of harness/mta, with its places filled in."""
+    """Write a configuration from harness/mta, with its placeholders filled in."""
     text = (CONFIGURATIONS / name).read_text("utf-8")
     for key, value in {"folder": folder, **values}.items():
         text = text.replace(f"@{key}@", str(value))
@@ -106,14 +106,14 @@ def postfix(folder: Path, environ: Mapping[str, str], **settings: object) -> Ite
         try:
             yield mta
         finally:
-            # What was started here does not end it.
+            # Stopping the process that we started does not end it.
             os.kill(int((folder / "queue" / "pid" / "master.pid").read_text()), signal.SIGTERM)
 
 
 @contextmanager
 def exim(folder: Path, environ: Mapping[str, str], **settings: object) -> Iterator[Mta]:
     """`settings` are lines of the main part."""
-    # It writes there as a user of its own.
+    # It writes there as its own user.
     folder.chmod(0o777)
     port = free_port()
     more = "\n".join(f"{name} = {value}" for name, value in {"tls_advertise_hosts": "", **settings}.items())
@@ -136,7 +136,7 @@ def opensmtpd(folder: Path, environ: Mapping[str, str]) -> Iterator[Mta]:
 
 
 def certificate(folder: Path, host: str) -> trustme.CA:
-    """Put a certificate and its key there, and return who signed it."""
+    """Put a certificate and its key there, and return the CA that signed it."""
     authority = trustme.CA()
     issued = authority.issue_cert(host)
     issued.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
@@ -145,7 +145,7 @@ def certificate(folder: Path, host: str) -> trustme.CA:
 
 
 class DovecotAuth(socketserver.StreamRequestHandler):
-    """As much of Dovecot's authentication as Postfix asks for: one name and one password are right."""
+    """The part of Dovecot's authentication that Postfix uses: only one name and password are right."""
 
     right = b"\0m\xc3\xbccke\0P\xc3\xa4ssw\xc3\xb6rd\xe2\x82\xac1"
 

@@ -1,4 +1,4 @@
-"""Two PostgreSQL servers, of which one follows the other and takes over: made by hand from the wheel's programs."""
+"""Two PostgreSQL servers, a primary and a standby that can take over, built from the wheel's programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ max_connections = 100
 
 
 class Node:
-    """One of the two, with a folder and a port of its own."""
+    """One of the two, with its own folder and port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class Node:
         self.start()
 
     def follow(self, primary: Node) -> None:
-        """Become a copy of the primary, and keep up with it."""
+        """Become a standby of the primary."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._own_folder()
         pg_basebackup(["-d", primary.url("postgres"), "-c", "fast", "-R"], pgdata=self.folder, user=USER)
@@ -58,7 +58,7 @@ class Node:
             ensure_prefix_permissions(self.folder)
             assert owner
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
-        # Else it does not start.
+        # Otherwise it does not start.
         self.folder.chmod(0o700)
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class Node:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def execute(self, *statements: str) -> list[tuple[object, ...]]:
-        """Execute each, and return what the last one found."""
+        """Execute each statement; return the rows of the last one."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             for statement in statements:
                 cursor = connection.execute(statement)
@@ -82,7 +82,7 @@ class Node:
 
 
 class Pair:
-    """What is committed at the one is at the other first: nothing that was answered is lost when they change."""
+    """Replication is synchronous, so no commit that was confirmed is lost when they switch."""
 
     def __init__(self, folder: Path) -> None:
         self.primary, self.standby = Node(folder / "one"), Node(folder / "two")
@@ -100,14 +100,14 @@ class Pair:
         return self.url("app")
 
     def fail_over(self, *, keeping: bool) -> None:
-        """Let the standby take over; `keeping` the former primary, which may only be read from then on."""
+        """Make the standby take over; `keeping` leaves the former primary running, read-only."""
         former = self.primary
         if keeping:
             former.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         else:
             former.stop()
         self.primary, self.standby = self.standby, former
-        # Nobody follows it yet, so it waits for nobody.
+        # It has no standby yet, so it must not wait for one.
         self.primary.execute(
             "SELECT pg_promote(true, 30)",
             "ALTER SYSTEM SET synchronous_standby_names = ''",
@@ -116,7 +116,7 @@ class Pair:
         )
 
     def restore(self) -> None:
-        """Let the former primary follow the one that took over."""
+        """Make the former primary a standby of the one that took over."""
         self.standby.stop()
         self.standby.follow(self.primary)
         self._wait_for_standby()
@@ -153,7 +153,7 @@ def alive(pid: int) -> bool:
 
 
 def quiet_port() -> int:
-    """Return a port that no outgoing connection gets while its server is stopped."""
+    """Return a port that no outgoing connection can take while its server is stopped."""
     while True:
         port = random.randrange(15_000, 32_000)  # noqa: S311 - no secret
         with socket.socket() as probe, suppress(OSError):

@@ -1,4 +1,4 @@
-"""Processes that tests start, and end by their own pid."""
+"""Processes that tests start, and end by pid."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes])
 
 
 class Process:
-    """A program of ours, with what it printed."""
+    """One of our programs, with its output."""
 
-    # Tests have a quicker way: see harness/forked.py.
+    # Tests replace this with a faster way: see harness/forked.py.
     start = staticmethod(popen)
 
     def __init__(self, *command: str, environ: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.popen.poll() is None:
-            # Its own process group: gunicorn's workers too.
+            # The whole process group, for gunicorn's workers too.
             os.killpg(self.popen.pid, signal.SIGKILL)
             self.popen.wait()
         if error is not None:
@@ -60,7 +60,7 @@ class Process:
         self.popen.wait()
 
     def stop(self, seconds: float = 15) -> int:
-        """Ask it to end, as an operator does; return its exit code."""
+        """Ask it to end, as an operator would; return its exit code."""
         self.popen.terminate()
         code: int = self.popen.wait(seconds)
         return code
@@ -81,14 +81,14 @@ class Process:
 
 
 class Freezer:
-    """Stops a process amid a transaction, as when its machine is paused: it keeps its locks, and says nothing."""
+    """Stops a process in the middle of a transaction, as if its machine were paused: it keeps its locks, silently."""
 
     def __init__(self, folder: Path) -> None:
         self.wish = folder / f"freeze-{uuid.uuid4().hex}"
         self.environ = {"PYTHONPATH": str(ROOT / "chaos" / "inside"), "CHAOS_FREEZE": str(self.wish)}
 
     def freeze_at(self, like: str, number: int = 1) -> None:
-        """Freeze after so many statements of a transaction that are like this regular expression."""
+        """Freeze after the nth statement inside a transaction that matches this regular expression."""
         draft = self.wish.with_suffix(".wish")
         draft.write_text(f"{number} {like}")
         draft.rename(self.wish)
@@ -132,7 +132,7 @@ def wait_for_port(port: int, seconds: float = 20) -> None:
 
 
 def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20) -> None:
-    """Return once `condition` holds; fail with `complaint` when it does not in time."""
+    """Return once `condition` holds; fail with `complaint` if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{complaint} (within {seconds} s)"
@@ -141,9 +141,9 @@ def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fail when the block takes longer than that on a machine of our own: of what others take of it, as much more.
+    """Fail if the block takes longer than that on an idle machine; on a loaded one it gets proportionally more time.
 
-    For what waits. What computes in this very process would count as theirs: see time.thread_time().
+    For blocks that wait. Computing in this very process would count as load: use time.thread_time() for that.
     """
     with Load() as load:
         begun = time.monotonic()
@@ -154,7 +154,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 class Load:
-    """Looks, while it is open, at what the machine gives us: `slowness` is 2 when work takes twice its own time."""
+    """Measures, while it is open, how loaded the machine is: `slowness` is 2 if work takes twice its CPU time."""
 
     slowness = 1.0
 

@@ -1,7 +1,8 @@
-"""What may stand between a program and its server: TLS, a black hole, a line that breaks."""
+"""Proxies between a program and its server: TLS, a black hole, a line that breaks."""
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -13,7 +14,7 @@ Handler = Callable[[socket.socket], None]
 
 @contextmanager
 def listening(handle: Handler) -> Iterator[int]:
-    """Accept connections on a free port and give each to `handle`, in a thread of its own; yields the port."""
+    """Accept connections on a free port and pass each to `handle`, in its own thread; yield the port."""
     accepted: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -39,7 +40,7 @@ def _quietly(handle: Handler, connection: socket.socket) -> None:
 
 
 def black_hole(connection: socket.socket) -> None:
-    """Take everything, answer nothing."""
+    """Read everything, answer nothing."""
     while connection.recv(65536):
         pass
 
@@ -51,7 +52,7 @@ def hang_up(connection: socket.socket) -> None:
 
 
 def tls(context: ssl.SSLContext, port: int) -> Handler:
-    """Speak TLS with whoever connects, and pass what they say on to this port."""
+    """Speak TLS with the client, and forward to this port."""
 
     def handle(connection: socket.socket) -> None:
         with context.wrap_socket(connection, server_side=True) as outside, socket.socket() as inside:
@@ -65,18 +66,30 @@ def tls(context: ssl.SSLContext, port: int) -> Handler:
 
 
 def pooler(host: str, port: int, lost: threading.Event) -> Handler:
-    """Pass on what is said to the PostgreSQL there; once it is lost, let people log in, and hang up when they ask."""
+    """Forward to the PostgreSQL there, with a backend number of its own.
+
+    Once it is `lost`, still let clients log in, but hang up at the first query.
+    """
 
     def handle(connection: socket.socket) -> None:
         with connection, socket.socket(socket.AF_UNIX if host.startswith("/") else socket.AF_INET) as inside:
             inside.connect(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port))
-            threading.Thread(target=_quietly_pump, args=[inside, connection], daemon=True).start()
-            # A query, or the parse or the parameters of a statement.
+            threading.Thread(target=_greet_for, args=[inside, connection], daemon=True).start()
+            # Query, Parse or Bind.
             while (chunk := connection.recv(65536)) and not (lost.is_set() and chunk[:1] in {b"Q", b"P", b"B"}):
                 inside.sendall(chunk)
             connection.shutdown(socket.SHUT_RDWR)
 
     return handle
+
+
+def _greet_for(server: socket.socket, client: socket.socket) -> None:
+    """Name another process to the client than the server does, with another key to cancel by."""
+    greeted = 0
+    while not greeted and (chunk := server.recv(65536)):
+        greeting, greeted = re.subn(rb"(?s)(K\x00\x00\x00\x0c).{8}", rb"\g<1>otherkey", chunk)
+        client.sendall(greeting)
+    _quietly_pump(server, client)
 
 
 def _quietly_pump(source: socket.socket, sink: socket.socket) -> None:

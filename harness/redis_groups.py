@@ -1,4 +1,4 @@
-"""Several Redis-protocol servers of which one is the primary, and what chooses another when it dies."""
+"""Several Redis-protocol servers with one primary, which is replaced when it dies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.servers import Valkey
 
 PASSWORD = "open/sesame"  # noqa: S105 - opens nothing
 SERVICE = "signup"
-# A replica is there at once, not when the primary has collected several.
+# Sync a replica at once, instead of waiting for more of them.
 AT_ONCE = {"repl-diskless-sync-delay": "0"}
 
 
 class Group:
-    """`primary` is the one at the start."""
+    """`primary`: the one at the start."""
 
     primary: Valkey
     url: str
@@ -42,12 +42,12 @@ class Group:
             process.wait()
 
     def fail_over(self) -> None:
-        """Change primaries in good order, as before maintenance."""
+        """Switch primaries cleanly, as before maintenance."""
         raise NotImplementedError
 
 
 class SentinelGroup(Group):
-    """A primary, two replicas and three sentinels, who wait for it for a second; all with a password."""
+    """A primary, two replicas and three sentinels that wait a second before a failover; all with a password."""
 
     def __init__(self, folder: Path) -> None:
         self.primary = Valkey(folder / "primary", AT_ONCE)
@@ -94,7 +94,7 @@ class SentinelGroup(Group):
 
 
 class ClusterGroup(Group):
-    """Three primaries; the one that holds our keys has a replica, which waits for it for a second."""
+    """Three primaries; the one that holds our keys has a replica that waits a second before it takes over."""
 
     def __init__(self, folder: Path) -> None:
         cluster = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", **AT_ONCE}
@@ -104,7 +104,7 @@ class ClusterGroup(Group):
         self.clients = [Redis(port=server.port) for server in servers]
         for server, bus in zip(servers, buses, strict=True):
             self.clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
-        # So that ours are the last one's.
+        # Our keys must be on the last one.
         step = key_slot(b"{signup}") // 2
         for client, slots in zip(self.clients, [(0, step - 1), (step, 2 * step - 1), (2 * step, 16383)], strict=False):
             client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)

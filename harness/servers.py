@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +20,7 @@ from harness.processes import free_port
 
 
 class Postgres:
-    """A PostgreSQL cluster in a folder; processes that name the same folder share it, and the last one stops it."""
+    """A PostgreSQL cluster in a folder; processes that use the same folder share it, and the last one stops it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +35,7 @@ class Postgres:
                 connection.execute(statement)
 
     def create(self, template: str = "template0") -> str:
-        """Make a database of its own, as a copy; return its URL."""
+        """Create a new database as a copy of the template; return its URL."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
@@ -41,13 +44,25 @@ class Postgres:
         self.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
     def pids(self) -> list[int]:
-        """The server's processes: it, and one a connection."""
+        """The server's processes: itself and its children."""
         process = self.server.get_postmaster_info().process
         assert process is not None
         return [process.pid, *[child.pid for child in process.children()]]
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it stand still, as when its disk does: its system takes what is said, and nobody answers."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def stop(self) -> None:
-        """Stop at once, as when the machine loses power."""
+        """Stop at once, as if the machine lost power."""
         pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self.server.pgdata, user=self.server.system_user)
 
     def start(self) -> None:
@@ -55,7 +70,7 @@ class Postgres:
 
 
 class Database:
-    """A database that tests have one after another: each finds it as it was made, in a hundredth of a copy's time."""
+    """A database that tests use in turn: restoring it for the next one takes a hundredth of the time of a copy."""
 
     def __init__(self, postgres: Postgres, template: str) -> None:
         self.url = postgres.create(template)
@@ -67,7 +82,7 @@ class Database:
             self.rows = {table: self._copy_out(connection, table) for table in self.tables}
 
     def restore(self) -> bool:
-        """Let nobody use it any more, and bring its rows back; return False when more than rows was changed."""
+        """End all connections and restore the rows; return False if more than rows was changed."""
         with psycopg.connect(self.url) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -85,7 +100,7 @@ class Database:
         return True
 
     def _shape(self, connection: psycopg.Connection) -> object:
-        """What is in it but rows; and in how many megabytes, since deleted rows slow down who comes after."""
+        """The schema, and the size in steps of 30 MB, since dead rows slow down the next tests."""
         return connection.execute(
             "SELECT sum(hashtext(concat(relname, attname, attnotnull, atthasdef))), count(DISTINCT c.oid),"
             " pg_database_size(current_database()) / 30_000_000,"
@@ -103,14 +118,14 @@ def name_of(url: str) -> str:
 
 
 class Valkey:
-    """A Redis-protocol server that can be killed, and started again with its data or without."""
+    """A Redis-protocol server that can be killed, and started again with or without its data."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, str] | None = None, *, keep: bool = False, port: int | None = None
     ) -> None:
         self.folder = folder
         self.config = {**(config or {})} | ({"appendonly": "yes", "appendfsync": "always"} if keep else {})
-        # Not the wheel's own choice, the first free one from 16379 on: parallel runs would choose the same.
+        # Not the wheel's choice, the first free one from 16379 on: parallel runs would choose the same.
         self.port = port or free_port()
         self.start()
 

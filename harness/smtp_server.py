@@ -1,4 +1,4 @@
-"""A real SMTP server that answers as it is told, and keeps a ledger of what it accepted."""
+"""A real SMTP server that answers as told, and keeps a ledger of what it accepted."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from email.policy import default
 from types import TracebackType
 from typing import Self
 
-# The steps at which it can be told to do something else.
-# connect, greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, content (before the final dot was read),
-# dot (the mail is not in the ledger yet), answer (it is), RSET, NOOP, QUIT.
+# The steps at which it can be told to do something else:
+# connect, greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, content (before the final dot is read),
+# dot (the email is not in the ledger yet), answer (it is), RSET, NOOP, QUIT.
 Step = str
 
 
 @dataclass
 class Mail:
-    """A mail that was accepted: it is in the ledger before the server says so."""
+    """An accepted email: it is in the ledger before the server says so."""
 
     sender: str
     recipients: list[str]
     content: bytes
     at: float = field(default_factory=time.monotonic)
-    # Whether the server could say so.
+    # Whether the server could confirm it.
     is_answered: bool = False
 
     @property
@@ -71,11 +71,11 @@ class Mail:
 
 
 class Dropped(Exception):
-    """The connection is to be closed without a word."""
+    """Close the connection without a word."""
 
 
-# What a step does instead: a reply (bytes are sent as they are), or something with the connection that returns a reply
-# or nothing.
+# What to do at a step instead: a reply (bytes are sent as they are), or a function of the connection that returns a
+# reply or None.
 Answer = str | bytes
 Action = Answer | Callable[["Connection"], Answer | None]
 
@@ -92,7 +92,7 @@ def hang(connection: Connection) -> None:
 
 
 def for_recipient(address: str, action: Action) -> Action:
-    """Do so for mails to this address alone, at RCPT or later."""
+    """Act only on emails to this address, at RCPT or later."""
 
     def act(connection: Connection) -> Answer | None:
         if address not in connection.recipients:
@@ -112,10 +112,10 @@ def drip(connection: Connection) -> None:
 
 
 class Server:
-    """`actions` maps a step to what to do there; an empty dict is a server that works.
+    """`actions`: what to do at each step; without any, the server works.
 
-    `password`: AUTH wants it, and no mail is taken before. `tls`: STARTTLS is demanded, with this context.
-    `ways`: what AUTH offers. `limit`: more connections at once are told 421.
+    `password`: AUTH is required, with this password. `tls`: STARTTLS is required, with this context.
+    `ways`: the AUTH mechanisms. `limit`: connections beyond it get a 421.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Server:
         limit: int | None = None,
     ) -> None:
         self.mails: list[Mail] = []
-        # What came of mails whose final dot did not.
+        # The received parts of emails without a final dot.
         self.unfinished: list[bytes] = []
         self.connections = 0
         self.actions: dict[Step, Action] = {}
@@ -138,14 +138,16 @@ class Server:
         # How many connections the limit refused.
         self.turned_away = 0
         self.is_pipelining = True
-        # Whether AUTH listens to what it has not asked for.
+        # Whether AUTH accepts an initial response.
         self.hears_initial = True
-        # All that clients said but for the mails.
+        # Every command from clients.
         self.heard: list[str] = []
         self.arrived = threading.Condition()
         self.stopping = threading.Event()
         self.open: set[socket.socket] = set()
         self.port = 0
+        # Bound to the port of a stopped server.
+        self.kept = socket.socket()
 
     def __enter__(self) -> Self:
         self.start()
@@ -155,21 +157,26 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self.kept.close()
 
     def start(self) -> None:
         self.stopping = threading.Event()
+        self.kept.close()
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=200)
         self.port = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self._accept, args=[self.listener], daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on, and break those that are open."""
+        """Refuse new connections, and break open ones. No other test gets its port, and answers for it."""
         if self.stopping.is_set():
             return
         self.stopping.set()
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+        self.kept = socket.socket()
+        self.kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.kept.bind(("127.0.0.1", self.port))
         self.thread.join()
         self.break_connections()
 
@@ -206,7 +213,7 @@ class Server:
         return [mail for mail in list(self.mails) if address in mail.recipients]
 
     def wait_for(self, address: str, *, seconds: float = 30, count: int = 1) -> Mail:
-        """Return the newest mail to this address, once there are `count`."""
+        """Return the newest email to this address, once there are `count`."""
         deadline = time.monotonic() + seconds
         with self.arrived:
             while len(self.to(address)) < count:
@@ -216,8 +223,6 @@ class Server:
 
 
 class Connection:
-    """One conversation."""
-
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self.server = server
         self.socket = connection
@@ -242,12 +247,12 @@ class Connection:
                 answer(rest)
 
     def act(self, step: Step) -> Answer | None:
-        """Do what the server was told for this step; return the reply to give instead, if any."""
+        """Do what the server was told to do at this step; return the reply to send instead, if any."""
         action = self.server.actions.get(step)
         return action(self) if callable(action) else action
 
     def reply(self, step: Step, usual: str) -> bool:
-        """Answer, and return whether with the usual words."""
+        """Send a reply; return whether it was the usual one."""
         unusual = self.act(step)
         self.send(unusual or usual)
         return unusual is None
@@ -263,7 +268,7 @@ class Connection:
         return base64.b64decode(self.file.readline())
 
     def heard_already(self) -> bytes:
-        """Return what the client said and had no answer to, without waiting for more."""
+        """Return what the client sent ahead of our answers, without waiting for more."""
         self.socket.settimeout(0)
         heard = self.file.peek()
         self.socket.settimeout(None)

@@ -11,11 +11,16 @@ from typing import Any
 import httpx
 from flask import Flask
 
+from webapp.accounts.users import OWN_FIELDS
+
+# The required fields in own/fields.py; visitors fill them in.
+ASKED_FOR = {column.name: "x" for column in OWN_FIELDS if column.info.get("required")}
+
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's own
 
 
 class Visitor:
-    """`page` is the last answer. Redirects are followed, so its URL is where the person ended."""
+    """`page`: the last response. Redirects are followed, so its URL is where the person ended up."""
 
     def __init__(
         self,
@@ -41,8 +46,9 @@ class Visitor:
         return self.page
 
     def submit(self, action: str, /, *, follow: bool = True, **fields: Any) -> httpx.Response:
-        """Press the button of the page's form with this action, after filling in `fields`."""
-        data = {**self.hidden(action), **fields}
+        """Submit the page's form with this action, after filling in `fields`."""
+        asked_for = {name: text for name, text in ASKED_FOR.items() if f'name="{name}"' in self.page.text}
+        data = {**self.hidden(action), **asked_for, **fields}
         self.page = self.http.post(action, data=data, follow_redirects=follow)
         return self.page
 
@@ -60,7 +66,7 @@ class Visitor:
 
     @property
     def text(self) -> str:
-        """The page's main part, as it reads."""
+        """The visible text of the page, without its header."""
         reader = Reader()
         reader.feed(self.page.text)
         return " ".join(" ".join(reader.words).split())

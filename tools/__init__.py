@@ -1,1 +1,1 @@
-"""Scripts for whoever works on this app."""
+"""Scripts for developers of this app."""

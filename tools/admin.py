@@ -1,4 +1,4 @@
-"""What `make admin` does: it makes an admin of what `make run` runs, and prints name and password."""
+"""`make admin`: creates an admin in the app that `make run` runs, and prints the name and password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
     os.environ["APP_ENV"] = "development"
     os.environ.setdefault("LOG_LEVEL", "warning")
     with create_app().app_context():
-        # It may come before the first `make run`.
+        # This may run before the first `make run`.
         flask_migrate.upgrade(str(ROOT / "migrations"))
         audit.actor.set("make admin")
         password = secrets.token_urlsafe(15)
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def make(password: str, name: str) -> str | None:
-    """Return the name, unless somebody has it already: whoever forgot the password of the first gets another."""
+    """Create the admin and return the name, or None if it is taken, say because the first password was forgotten."""
     address = email_addresses.parse_address(f"{name}@example.com")
     try:
         return roles.create(address, username=name, password_hash=passwords.hash(password), role="admin").username

@@ -1,4 +1,4 @@
-"""What `make run` runs: web, worker and mailbox on this machine, from one terminal."""
+"""`make run`: web, worker and mailbox on this machine, from one terminal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dotenv import dotenv_values
 from tools.programs import Console, Programs, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
-# As it was called: the link that a virtual environment's python is leads elsewhere.
+# Unresolved: the python of a virtual environment is a symlink to another folder.
 BIN = Path(sys.executable).parent
-# What the programs read when they start.
+# The folders that the programs read when they start.
 WATCHED = ("webapp", "own", "instance/templates", "instance/translations")
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     """Return the exit code."""
     check_python(sys.version_info[:2])
     settings = {**dotenv_values(ROOT / ".env"), **os.environ}
-    # Until the processes run, every way to end us is an ordinary KeyboardInterrupt.
+    # Until the processes run, SIGTERM is a KeyboardInterrupt like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         port = choose_port(settings.get("PORT") or "5000")
@@ -43,7 +43,7 @@ def main() -> int:
         return 128 + signal.SIGINT
     console = Console()
     if console.has_colors:
-        # The programs write to us, and could not tell.
+        # The programs write to our pipe, so they can't see the terminal.
         environ["FORCE_COLOR"] = "1"
     banner = [*places(settings, port, mail_port), "", *for_another_terminal(environ)]
     threading.Thread(target=announce, args=[console, port, banner], daemon=True).start()
@@ -54,7 +54,7 @@ def main() -> int:
     return 0
 
 
-# Before anything starts.
+# Before the programs start.
 
 
 def check_python(version: tuple[int, ...]) -> None:
@@ -79,13 +79,13 @@ def first_free_port(start: int) -> int:
 
 
 def is_free(port: int) -> bool:
-    # Beside a program that listens on every address we could still bind this one, and browsers would
-    # reach the other program: macOS has such a one on port 5000.
+    # If another program listens on all addresses, we could still bind this one, but browsers would reach the other
+    # program: macOS has one on port 5000.
     for host in ("127.0.0.1", "::1"):
         with suppress(OSError), socket.create_connection((host, port), timeout=1):
             return False
     with socket.socket() as probe:
-        # The last run's connections may linger, and hinder nobody.
+        # Connections of the last run may linger, which does no harm.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -95,22 +95,22 @@ def is_free(port: int) -> bool:
 
 
 def overrides(settings: Mapping[str, str | None], port: int, mail_port: int | None) -> dict[str, str]:
-    """Return what the processes get besides a person's own settings.
+    """Return the settings that the processes get on top of your own.
 
-    `mail_port` is the mailbox's, or None when mail goes to a server of the person's choice.
+    `mail_port`: the mailbox's, or None if email goes to a server of your choice.
     """
     environ = {"APP_ENV": "development", "PYTHONUNBUFFERED": "1", "TZ": "UTC"}
     if not settings.get("PUBLIC_URL"):
         environ["PUBLIC_URL"] = f"http://localhost:{port}"
     if mail_port:
         environ |= {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(mail_port)}
-        # The mailbox knows no TLS and no passwords.
+        # The mailbox has neither TLS nor passwords.
         environ |= dict.fromkeys(("MAIL_USE_TLS", "MAIL_USE_SSL", "MAIL_USERNAME", "MAIL_PASSWORD"), "")
     return environ
 
 
 def migrate(environ: Mapping[str, str]) -> None:
-    """Bring the database up to date, and say so only if there was something to do."""
+    """Migrate the database, and say so only if there was something to do."""
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"],
         cwd=ROOT,
@@ -118,7 +118,7 @@ def migrate(environ: Mapping[str, str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        # Ctrl-C reaches us alone, and we end it.
+        # Ctrl-C reaches only us, and we end it.
         start_new_session=True,
     )
     output = f"{done.stdout}{done.stderr}".strip()
@@ -138,7 +138,7 @@ def commands(port: int, mail_port: int | None) -> dict[str, list[str]]:
     return programs
 
 
-# While everything runs.
+# While the programs run.
 
 
 def watch(root: Path) -> Watch:
@@ -146,28 +146,29 @@ def watch(root: Path) -> Watch:
 
 
 def places(settings: Mapping[str, str | None], port: int, mail_port: int | None) -> list[str]:
-    """Tell where to go."""
+    """Return the lines that say where to go."""
     url = f"http://localhost:{port}"
     lines = [f"Sign up:     {url}/signup"]
     if mail_port:
         lines.append(f"Mailbox:     {url}/dev/mailbox")
     lines.append(f"Operations:  {url}/ops (make admin: a name and a password for it)")
     public = settings.get("PUBLIC_URL") or url
-    if urlsplit(public).hostname not in {"localhost", "127.0.0.1", "::1"}:
+    parts = urlsplit(public)
+    if parts.hostname not in {"localhost", "127.0.0.1", "::1"} or parts.port != port:
         lines.append(f"Links in emails lead to {public}, as PUBLIC_URL says, and not here.")
     return lines
 
 
 def for_another_terminal(environ: Mapping[str, str]) -> list[str]:
-    """Tell what to paste so that a command acts on what runs here, and not on what other settings mean."""
-    return ["Paste this in another terminal to ask about this trial:", f"  {command_line(environ)} mail stats"]
+    """Return what to paste so that a command acts on what runs here, whatever the other terminal's settings."""
+    return ["Paste this in another terminal to inspect this trial:", f"  {command_line(environ)} mail stats"]
 
 
 def command_line(environ: Mapping[str, str]) -> str:
-    """Return how a shell calls `flask` with the settings that are not in `.env`."""
+    """Return the shell command for `flask`, with the settings that are not in `.env`."""
     ours = ("APP_ENV", "PUBLIC_URL", "MAIL_SERVER", "MAIL_PORT")
     names = re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
-    # Secrets belong on no screen, and without them commands do all but sign.
+    # Secrets don't belong on a screen, and without them commands can do everything but sign.
     told = [name for name in names if environ.get(name) and not re.search("SECRET|PASSWORD|TOKEN", name)]
     settings = [f"{name}={shlex.quote(environ[name])}" for name in dict.fromkeys([*ours, *told]) if name in environ]
     flask = BIN / "flask"
@@ -176,16 +177,16 @@ def command_line(environ: Mapping[str, str]) -> str:
 
 
 def announce(console: Console, port: int, banner: list[str]) -> None:
-    """Tell where to go, once there is somebody at home."""
+    """Print where to go, once the web server answers."""
     while not answers(port):
         time.sleep(0.1)
-    console.say("", *banner, "", "Changed code is loaded by itself. Ctrl-C ends it all.", "")
+    console.say("", *banner, "", "Code changes are picked up automatically. Ctrl-C stops everything.", "")
 
 
 def answers(port: int) -> bool:
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        # It is in no log.
+        # This path isn't logged.
         connection.request("HEAD", "/theme.css")
         connection.getresponse()
     except (OSError, HTTPException):

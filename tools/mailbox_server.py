@@ -30,25 +30,25 @@ class Keep:
 
 
 def trace(envelope: Envelope) -> Iterator[bytes]:
-    """Yield the headers that the last server on a mail's way adds: whom it was really from and for."""
+    """Yield the headers that the final mail server adds: the envelope's sender and recipients."""
     yield f"Return-Path: <{envelope.mail_from or ''}>\r\n".encode("utf-8", "replace")
     for recipient in envelope.rcpt_tos:
         yield f"Delivered-To: {recipient}\r\n".encode("utf-8", "replace")
 
 
 async def serve(port: int, folder: Path) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError when the port is taken."""
+    """Serve until SIGTERM or SIGINT. Raises OSError if the port is taken."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(ending, told.set)
     keep = Keep(Mailbox(folder))
     await loop.create_server(lambda: SMTP(keep, enable_SMTPUTF8=True), "127.0.0.1", port)
-    # Connections that are still open end with the loop: what was answered is kept, the rest is sent again.
+    # Open connections end with the loop: emails that were acknowledged are kept, the others are sent again.
     await told.wait()
 
 
 def main(arguments: list[str]) -> None:
-    """`arguments`: the port and, if it is not ours, the folder."""
+    """`arguments`: the port and, if it is not the default, the folder."""
     port, folder = int(arguments[0]), Path(arguments[1]) if len(arguments) > 1 else FOLDER
     try:
         asyncio.run(serve(port, folder))

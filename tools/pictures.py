@@ -1,4 +1,4 @@
-"""`make pictures`: those of README and docs, taken of the app as it runs."""
+"""`make pictures`: takes the screenshots in README and docs from the running app, and draws the home screen icon."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, ViewportSize, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from harness.browsers import chromium
 from harness.processes import consumer, flask, free_port, gunicorn, wait_for_port
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD
+from webapp import theme
+from webapp.pages import assets
 from webapp.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -24,19 +26,21 @@ DOCS = ROOT / "docs"
 MILLISECONDS = 250
 LAST_MILLISECONDS = 3000
 LEAVES_AFTER = 4
-# Pictures are wider than the pages show them, so that they are sharp.
+# Pictures have more pixels than the pages show, so that they are sharp.
 SCALE = 2
 DESK = ViewportSize(width=1080, height=600)
 PHONE = ViewportSize(width=375, height=812)
 MOVING = ViewportSize(width=620, height=880)
 GAP, ROUND, EDGE = 48, 56, "#8b847c"
+HOME_SCREEN = ViewportSize(width=180, height=180)
 
-# Whose name and address nobody else has, so that each can verify.
+# Two people with different names and addresses, so that each can verify.
 PEOPLE = {"light": ("Mick Example", "mick@gmail.com"), "dark": ("Nina Example", "nina@gmail.com")}
 
 
 def main() -> int:
     with Server() as smtp, running(smtp) as url, chromium() as browser:
+        touch_icon(browser)
         for scheme, person in PEOPLE.items():
 
             @contextmanager
@@ -61,7 +65,7 @@ def main() -> int:
 
 @contextmanager
 def running(smtp: Server) -> Iterator[str]:
-    """Run web and worker on a database of their own; yields their URL."""
+    """Run web and worker with a database of their own; yield their URL."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         url = f"http://localhost:{port}"
@@ -85,7 +89,7 @@ def running(smtp: Server) -> Iterator[str]:
             yield url
 
 
-# Found by what forms send rather than by what they say, which changes more often.
+# Fields are found by name rather than by label, since labels change more often.
 
 
 def fill_in(page: Page, name: str, address: str) -> None:
@@ -111,8 +115,20 @@ def keep(image: Image.Image, name: str) -> None:
     print(f"docs/{name}: {(DOCS / name).stat().st_size // 1024} KB")
 
 
+def touch_icon(browser: Browser) -> None:
+    """Draw the home screen icon in shades of gray, for theme.touch_icon(). Phones round the corners."""
+    square = theme.icon("#000000").replace(' rx="9"', "")
+    with browser.new_context(viewport=HOME_SCREEN) as context:
+        page = context.new_page()
+        page.set_content(f'<body style="margin: 0">{square}</body>')
+        drawn = picture(page).convert("L")
+    icon = Image.frombytes("P", drawn.size, drawn.tobytes())
+    icon.putpalette([shade for step in range(256) for shade in (step, step, step)])
+    icon.save(assets.STATIC / "touch-icon.png")
+
+
 def phones(page: Page, name: str, address: str, smtp: Server) -> Image.Image:
-    """Signing up, waiting, and the mail, side by side on nothing."""
+    """Signing up, waiting, and the email, side by side on a transparent background."""
     fill_in(page, name, address)
     screens = [picture(page)]
     submit(page, "/signup", "/signup/sent")
@@ -122,7 +138,7 @@ def phones(page: Page, name: str, address: str, smtp: Server) -> Image.Image:
     page.goto("about:blank")
     page.set_content(mail.html)
     screens.append(picture(page))
-    # The next one for this address is the moving picture's.
+    # The next email to this address is for the animation.
     smtp.mails.clear()
     width, height = screens[0].size
     together = Image.new("RGBA", (3 * width + 2 * GAP, height))
@@ -134,14 +150,14 @@ def phones(page: Page, name: str, address: str, smtp: Server) -> Image.Image:
 
 
 def rounded(size: tuple[int, int]) -> Image.Image:
-    """Return what is left of a picture whose corners are round."""
+    """Return a mask with rounded corners."""
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), ROUND, fill=255)
     return mask
 
 
 def moving(page: Page, name: str, address: str, smtp: Server, file: str) -> None:
-    """The waiting page, from signing up to being signed in."""
+    """Make the animation of the waiting page, from signing up to being signed in."""
     frames: list[Image.Image] = []
     fill_in(page, name, address)
     submit(page, "/signup", "/signup/sent")
@@ -153,9 +169,10 @@ def moving(page: Page, name: str, address: str, smtp: Server, file: str) -> None
     for digit in smtp.wait_for(address).code:
         field.press_sequentially(digit)
         film(page, frames)
-    submit(page, "/signup/code", "/account")
+    # The sixth digit submits the form.
+    page.wait_for_url("**/account")
     film(page, frames)
-    # Equal ones are one that stays longer.
+    # Merge equal frames into one that is shown longer.
     kept: list[Image.Image] = []
     durations: list[int] = []
     for frame in frames:

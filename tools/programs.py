@@ -1,4 +1,4 @@
-"""Programs that run side by side in one terminal: they start again together when a file changes, and end together."""
+"""Programs side by side in one terminal: they restart together when a file changes, and end together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-# How soon we notice that one ended or that we should, and how often we look at the files.
+# How soon we notice that a program ended or that we should, and how often we look at the files.
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 1
 # Gunicorn gives requests in flight 10 seconds.
@@ -23,14 +23,14 @@ COLORS = {"web": "36", "worker": "35", "mailbox": "33"}
 
 
 class Console:
-    """The terminal, for as long as it is there: each line with its time and its program."""
+    """The terminal, while it is open: each line with its time and program."""
 
     def __init__(self) -> None:
         self.has_colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         self._lock = threading.Lock()
 
     def say(self, *lines: str) -> None:
-        # A closed terminal must not keep us from ending the programs.
+        # A closed terminal must not stop us from ending the programs.
         with self._lock, suppress(OSError):
             print(*lines, sep="\n", flush=True)
 
@@ -40,7 +40,7 @@ class Console:
 
 
 class Watch:
-    """The files in these folders, of which it tells when they change."""
+    """Watches the files in these folders for changes."""
 
     def __init__(self, *folders: Path) -> None:
         self.folders = folders
@@ -49,7 +49,7 @@ class Watch:
         self._next_look = time.monotonic() + LOOK_SECONDS
 
     def changed(self) -> set[str]:
-        """Return which files changed, once nothing more is written; most often it does not even look."""
+        """Return which files changed, once nothing more is written. Looks at most every LOOK_SECONDS."""
         if time.monotonic() < self._next_look:
             return set()
         self._next_look = time.monotonic() + LOOK_SECONDS
@@ -85,7 +85,7 @@ class Programs:
         self._readers: list[threading.Thread] = []
 
     def run(self, watch: Watch) -> str | None:
-        """Run them until one ends or we are told to; return the name of the one that ended by itself, if one did."""
+        """Run them until one ends or we are told to end; return the name of the one that ended by itself, if any."""
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, self._tell_to_end)
         try:
@@ -102,7 +102,7 @@ class Programs:
                 elif ended := self._ended():
                     if is_as_it_was:
                         return ended
-                    # Most likely by a slip in what was changed just now.
+                    # Most likely because of a mistake in the latest change.
                     self._end()
                     self.console.say(f"The {ended} ended by itself: all start again when a file changes.")
             return None
@@ -123,7 +123,7 @@ class Programs:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                # Ctrl-C reaches us alone, and we end them.
+                # Ctrl-C reaches only us, and we end them.
                 start_new_session=True,
             )
             self._running[name] = program
@@ -140,7 +140,7 @@ class Programs:
         return next((name for name, program in self._running.items() if program.poll() is not None), None)
 
     def _end(self) -> None:
-        """End them all, with what they started."""
+        """End them all, and everything that they started."""
         for program in self._running.values():
             send(program, signal.SIGTERM)
         deadline = time.monotonic() + END_SECONDS
@@ -150,13 +150,13 @@ class Programs:
             send(program, signal.SIGKILL)
             program.wait()
         for reader in self._readers:
-            # Its last words; a grandchild that got away may keep its output open.
+            # Read its last output; a grandchild that escaped may keep the pipe open.
             reader.join(1)
         self._running.clear()
         self._readers.clear()
 
 
 def send(program: subprocess.Popen[str], ending: signal.Signals) -> None:
-    """Send a signal to a program and to all that it started."""
+    """Send a signal to a program and to everything that it started."""
     with suppress(ProcessLookupError):
         os.killpg(program.pid, ending)

@@ -1,4 +1,4 @@
-"""Brings the catalogues up to date with what the code and the templates say: `make translations`."""
+"""`make translations`: updates the catalogs with the strings in code and templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webapp.i18n import FOLDER
 from webapp.paths import ROOT
 
 METHODS = [("**.py", "python"), ("templates/**", "jinja2")]
-# A template that cannot be read must not lose its strings in silence.
+# A template that cannot be parsed must not lose its strings silently.
 OPTIONS = {"templates/**": {"silent": "false"}}
 KEYWORDS = {
     "_": None,
@@ -27,7 +27,7 @@ KEYWORDS = {
 
 
 def extract() -> Catalog:
-    """Return every string that a person may read, the password meter's too."""
+    """Return every string that a person may read, including the password meter's."""
     messages = Catalog(project="signup", fuzzy=False)
     for filename, _line, message, comments, context in extract_from_dir(
         ROOT / "webapp", METHODS, OPTIONS, KEYWORDS, comment_tags=["Translators:"]
@@ -48,11 +48,11 @@ def read(path: Path) -> Catalog:
 
 
 def main() -> int:
-    """Update each catalogue; return how many of their strings are not translated yet."""
+    """Update each catalog; return how many strings are not translated yet."""
     missing = 0
     for path in sorted(FOLDER.glob("*.po")):
         messages = read(path)
-        # A guess by likeness would be wrong more often than not, and look translated.
+        # A fuzzy match would usually be wrong, and look translated.
         messages.update(extract(), no_fuzzy_matching=True, update_creation_date=False)
         messages.obsolete.clear()
         with path.open("wb") as target:

@@ -1,4 +1,4 @@
-"""What `make vendor` does: fetch the files of others again, and refuse any whose hash is not the one we know."""
+"""`make vendor`: fetches the third-party files again, and refuses any whose hash is not the one we know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def refetch(package: dict[str, Any]) -> list[str]:
-    """Write the package's files that are as we know them; return what is wrong with the others."""
+    """Write the package's files whose hashes match; return what is wrong with the others."""
     name, version = package["name"], package["version"]
     url = f"{REGISTRY.rstrip('/')}/{name}/-/{name.rpartition('/')[2]}-{version}.tgz"
     with urlopen(url, timeout=60) as answer:

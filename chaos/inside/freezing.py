@@ -1,4 +1,4 @@
-"""A process that stops for good amid a transaction: between any two statements, as when its machine is paused."""
+"""Stops a process in the middle of a transaction, between two statements, as if its machine were paused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-# It holds, while somebody wishes it, how many statements from now and what these are like, as a regular expression.
-# Whoever froze takes the wish away, and leaves the statement beside it.
+# The file holds the wish: after how many statements from now to freeze, and a regular expression that they match.
+# The process that freezes removes it, and leaves the statement beside it.
 WISH = Path(os.environ["CHAOS_FREEZE"])
 
 lock = threading.Lock()

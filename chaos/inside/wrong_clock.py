@@ -14,7 +14,7 @@ Right = dt.datetime
 
 
 class Alike(type):
-    """What C code made is still an instance."""
+    """Keeps datetimes that C code creates instances of the replaced class."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, Right)
