@@ -1,1 +1,1 @@
-"""What the app costs, measured beside its limits."""
+"""Measurements of what the app costs, compared with its targets."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure this app beside its rivals, and say what holds of what it is to reach."""
+"""`python -m benchmarks`: measure this app and its rivals, and say which targets it meets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def main() -> None:
     report.say(f"{now():%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, everything on loopback.")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
-        # Postgres runs as a user of its own, who must get in.
+        # Postgres runs as a different user, which needs access.
         Path(folder).chmod(0o755)
         stage = Stage(Path(folder), stack, wants_plans=arguments.plans)
         for name in arguments.sections or SECTIONS:

@@ -1,4 +1,4 @@
-"""A person's browser, which costs little: it keeps cookies and its connection, and knows one form's token."""
+"""A cheap browser: it keeps cookies, its connection, and one form's token."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ numbers = itertools.count(1)
 
 
 class Refused(Exception):
-    """A page that should have been there was not."""
+    """A response had an unexpected status."""
 
 
 class Browser:
-    """`open` takes the page's cookies and form token; `post` sends them and takes nothing, so it can be repeated."""
+    """`open` keeps the page's cookies and form token; `post` sends them and keeps nothing, so it can be repeated."""
 
     def __init__(self, port: int) -> None:
         self.connection = HTTPConnection("127.0.0.1", port, timeout=60)
@@ -40,7 +40,7 @@ class Browser:
         return body
 
     def post(self, path: str, *, expected: int = 303, keep: bool = False, **fields: str) -> None:
-        """Send the form; with `keep` take the answer's cookies."""
+        """Send the form; with `keep`, keep the response's cookies."""
         response, _ = self._ask("POST", path, urlencode({"csrf_token": self.token, **fields}))
         if response.status != expected:
             raise Refused(f"POST {path}: {response.status}")
@@ -60,7 +60,7 @@ class Browser:
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
         except (HTTPException, ConnectionError):
-            # The server closes what was idle for two seconds.
+            # The server closes connections that are idle for two seconds.
             self.connection.close()
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
@@ -72,7 +72,7 @@ class Browser:
 
 
 def in_parallel(browsers: list[Browser], times: int, act: Callable[[Browser], object]) -> Timer:
-    """Let each browser act so often, all at once; return how long each act took."""
+    """Let each browser act this many times, all in parallel; return how long each act took."""
     timer = Timer()
 
     def run(browser: Browser) -> None:

@@ -1,4 +1,4 @@
-"""Workers with the same work to do: filled queues, and the time and CPU until all of it is done."""
+"""Contests between workers: each gets a filled queue, and we measure time and CPU until everything is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.outbox import kinds
 
 @dataclass(frozen=True)
 class Queue:
-    """A rival: its module in benchmarks/rivals, and what starts each of its workers."""
+    """A rival: its module in benchmarks/rivals, and the command for each of its workers."""
 
     name: str
     module: str
@@ -44,16 +44,17 @@ HUEY = Queue(
 )
 RIVALS = [CELERY, DRAMATIQ, Queue("RQ, 2 simple workers", "with_rq", [RQ, RQ]), HUEY]
 
-# Longer than Huey's scheduler waits for its next look.
+# Longer than the interval of Huey's scheduler.
 REST = 1.5
 
 CONSUMER = (str(BIN / "huey_consumer"), "huey_worker.huey", "-w", "4", "-g", "TERM")
 
 
 class Contestant(ABC):
-    """`commands` are its workers; each runs until the contest ends.
+    """`commands`: its workers; each runs until the contest ends.
 
-    `freezes`: they stand still while the queue is filled. Else the mails are due later, at `due_at` by perf_counter().
+    `freezes`: they are stopped while the queue is filled. Otherwise the emails are due later, at `due_at` by
+    perf_counter().
     """
 
     name: str
@@ -64,14 +65,14 @@ class Contestant(ABC):
 
     @abstractmethod
     def fill(self, count: int) -> None:
-        """Queue so many mails; when this returns they are due, or will be at `due_at`."""
+        """Queue `count` emails; when this returns they are due, or will be at `due_at`."""
 
     @abstractmethod
     def has_sent(self, count: int) -> bool: ...
 
 
 class Ours(Contestant):
-    """This app. A hint for each mail goes through the queue's schedule, as after a signup."""
+    """This app. A hint for each email goes through the queue's schedule, as after a signup."""
 
     def __init__(self, settings: dict[str, str], consumers: int = 1) -> None:
         self.name = f"this app, {consumers} consumer{'s' * (consumers > 1)} × 4"
@@ -84,7 +85,7 @@ class Ours(Contestant):
         self.reader = rows.reader(settings)
 
     def fill(self, count: int) -> None:
-        # Of several apps in this process the last one bound has the queue.
+        # With several apps in this process, the queue belongs to the one that was bound last.
         huey.init_app(self.app)
         self.due_at = time.perf_counter() + self.delay
         promised = rows.promise(self.app, count, delay=self.delay)
@@ -102,7 +103,7 @@ class Ours(Contestant):
 
 
 class Rival(Contestant):
-    """A queue as it comes, with the naive job; its database has two plain tables."""
+    """A queue out of the box, with the naive job; its database has two plain tables."""
 
     def __init__(self, stage: Stage, queue: Queue, **settings: str) -> None:
         self.name = queue.name
@@ -130,11 +131,11 @@ class Rival(Contestant):
         ).fetchall()
         ids = [user_id for (user_id,) in added]
         run_rival("python", "-m", PACKAGE, self.module, str(min(ids)), str(max(ids)), environ=self.environ)
-        # As for ours.
+        # As with ours.
         self.connection.execute("ANALYZE")
 
     def has_sent(self, count: int) -> bool:
-        # As for ours, all are counted only at the end.
+        # As with ours, all are counted only at the end.
         queries = ("SELECT coalesce(max(id), 0) FROM sent_mails", "SELECT count(*) FROM sent_mails")
         return all((self.connection.execute(query).fetchone() or (0,))[0] >= count for query in queries)
 
@@ -143,7 +144,7 @@ class Rival(Contestant):
 
 
 def templates(stage: Stage) -> os.PathLike[str]:
-    """Write our own mail as templates for the rivals, so that all send the same one; return their folder."""
+    """Write our own email as templates for the rivals, so that all send the same one; return their folder."""
     folder = stage.folder / "templates"
     if not folder.exists():
         with stage.servers() as settings:
@@ -159,7 +160,7 @@ def templates(stage: Stage) -> os.PathLike[str]:
 
 @dataclass
 class Result:
-    """Of each round: mails a second, and CPU milliseconds a mail of the workers and of PostgreSQL."""
+    """For each round: emails a second, and CPU milliseconds per email of the workers and of PostgreSQL."""
 
     rates: list[float] = field(default_factory=list)
     worker_ms: list[float] = field(default_factory=list)
@@ -179,7 +180,7 @@ class Result:
 
 
 class Contest:
-    """A contestant's workers, which run until `stack` is closed; `result` is that of its rounds."""
+    """A contestant's workers, which run until `stack` is closed, and the `result` of the rounds."""
 
     def __init__(self, stage: Stage, contestant: Contestant, stack: ExitStack, *, warm_up: int) -> None:
         self.stage = stage
@@ -194,7 +195,7 @@ class Contest:
         await_sent(contestant, self.total)
 
     def round(self, mails: int) -> None:
-        """Let the workers send so many mails. They stand still while the queue is filled."""
+        """Let the workers send this many emails; contestants that freeze are stopped while the queue is filled."""
         if self.contestant.freezes:
             for pid in self.pids:
                 os.killpg(pid, signal.SIGSTOP)
@@ -206,7 +207,7 @@ class Contest:
         begun = max(time.perf_counter(), self.contestant.due_at)
         await_sent(self.contestant, self.total)
         seconds = time.perf_counter() - begun
-        # Messages whose mails have gone with others are work, too.
+        # Handling the messages whose emails were sent with others is work, too.
         time.sleep(REST)
         self.result.rates.append(mails / seconds)
         self.result.worker_ms.append(1000 * (cpu_seconds(*self.pids) - cpu) / mails)
@@ -221,14 +222,14 @@ class Contest:
 
 
 def run(stage: Stage, contestant: Contestant, *, mails: int, rounds: int, warm_up: int = 100) -> Result:
-    """Let the workers send `mails` mails in each round."""
+    """Let the workers send `mails` emails in each round."""
     return run_by_turns(stage, {contestant: mails}, rounds=rounds, warm_up=warm_up)[contestant.name]
 
 
 def run_by_turns(
     stage: Stage, mails: Mapping[Contestant, int], *, rounds: int, warm_up: int = 100
 ) -> dict[str, Result]:
-    """Let each contestant have its first round, then each its second: the machine is not equally fast all the time.
+    """Run every contestant's first round, then every second round: the machine's speed varies over time.
 
     Returns results by the contestants' names.
     """

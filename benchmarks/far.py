@@ -1,4 +1,4 @@
-"""A mail server far away: TLS, and half a round trip of delay each way, before a sink that is near.
+"""A mail server far away: TLS, and half a round trip of delay each way, in front of a nearby sink.
 
 `python -m benchmarks.far PORT SINK_PORT CERTIFICATE MILLISECONDS`.
 """
@@ -25,7 +25,7 @@ async def main() -> None:
     inner_port: int = inner.sockets[0].getsockname()[1]
 
     async def delay(reader: StreamReader, writer: StreamWriter) -> None:
-        # Connecting takes a round trip too, which loopback does not.
+        # Connecting takes a round trip too, unlike on loopback.
         await asyncio.sleep(round_trip)
         await join(reader, writer, inner_port, round_trip / 2)
 
@@ -33,7 +33,7 @@ async def main() -> None:
 
 
 async def join(reader: StreamReader, writer: StreamWriter, port: int, seconds: float) -> None:
-    """Pass on what either side says, `seconds` later."""
+    """Forward what either side sends, `seconds` later."""
     there, back = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.gather(pump(reader, back, seconds), pump(there, writer, seconds))
 

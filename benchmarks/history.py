@@ -1,4 +1,4 @@
-"""A database with a past: a million mails in every state, each with its attempt, and two hundred that are due."""
+"""A database with a past: a million emails in every state, each with its attempt, and two hundred that are due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from webapp.db.base import db
 
 DUE = 200
 
-# A page of mails shows 50, so in a small past, too, more are dead.
+# A page shows 50 emails, so even a small past has more dead ones.
 DEAD = 60
 
-# Of a hundred mails one waits, one is dead, two were canceled, and the others were sent, evenly over the retention.
+# Of a hundred emails one waits, one is dead, two were canceled, and the others were sent, evenly over the retention.
 MAILS = text("""
     INSERT INTO outgoing_emails (id, message_id, dedupe_key, to_address, budget, template, locale, priority, status,
                                  attempts, max_attempts, next_attempt_at, last_smtp_code, last_error_class,
@@ -54,14 +54,14 @@ def write(app: Flask, rows: int) -> None:
         db.session.execute(ATTEMPTS)
         db.session.execute(DUE_NOW, {"due": DUE})
         db.session.commit()
-        # As autovacuum does in time.
+        # As autovacuum would do eventually.
         with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
 
 
 @contextmanager
 def statements(app: Flask) -> Iterator[dict[str, Any]]:
-    """Collect what a block asks the database: each statement, with the parameters of the last time."""
+    """Collect the statements that a block executes, each with the parameters of its last execution."""
     asked: dict[str, Any] = {}
 
     def collect(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -75,7 +75,7 @@ def statements(app: Flask) -> Iterator[dict[str, Any]]:
 
 
 def plan(app: Flask, statement: str, parameters: Any) -> str:
-    """Return how the database executes this statement. It is executed, and undone."""
+    """Return the query plan of this statement. It is executed, then rolled back."""
     with app.app_context(), db.engine.connect() as connection:
         lines = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS OFF) {statement}", parameters).scalars().all()
         connection.rollback()

@@ -1,35 +1,28 @@
-"""What an operation costs: CPU of whole process trees, memory, and time."""
+"""Measuring operations: CPU of whole process trees, and time."""
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
+from harness.usage import tree
+
 median = statistics.median
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that so large a share (0 to 1) of them does not exceed."""
+    """Return the smallest value that this share (0 to 1) of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def tree(pid: int) -> list[psutil.Process]:
-    """Return a process and all that descend from it."""
-    root = psutil.Process(pid)
-    return [root, *root.children(recursive=True)]
-
-
 def cpu_seconds(*pids: int) -> float:
-    """Return user and system seconds of these processes and their children, those that have ended included."""
+    """Return user and system seconds of these processes and their children, including those that have ended."""
     seconds = 0.0
     for pid in pids:
         for process in tree(pid):
@@ -39,18 +32,9 @@ def cpu_seconds(*pids: int) -> float:
     return seconds
 
 
-def resident(pid: int) -> int:
-    """Return the bytes that this process and its children hold in memory; what they share counts for each."""
-    held = 0
-    for process in tree(pid):
-        with suppress(OSError):
-            held += int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE
-    return held
-
-
 @dataclass
 class Spent:
-    """Seconds: of CPU by these processes, and by the clock."""
+    """Seconds of CPU by these processes, and by the clock."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -58,7 +42,7 @@ class Spent:
 
 @contextmanager
 def spending(*pids: int) -> Iterator[Spent]:
-    """Measure what a block costs; the result is complete when the block has ended."""
+    """Measure what a block costs; the result is complete when the block ends."""
     spent = Spent()
     cpu, begun = cpu_seconds(*pids), time.perf_counter()
     yield spent

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: on the terminal and in a file, while it runs."""
+"""The results as Markdown: on the terminal and in a file, while the benchmarks run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Cell = str | float
 
 
 class Report:
-    """`file`: where it is written besides."""
+    """`file`: where the report is also written."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
@@ -38,7 +38,7 @@ class Report:
         self.say(*[f"{line} |" for line in [lines[0], rule, *lines[1:]]], "")
 
     def target(self, what: str, found: float, bound: Literal["at most", "at least"], limit: float) -> None:
-        """Say whether a figure keeps its bound, or by how much it falls short."""
+        """Say whether a figure is within its bound, or by how much it falls short."""
         excess = found - limit if bound == "at most" else limit - found
         if excess <= 0:
             self.say(f"- holds: {what}: {cell(found)}, {bound} {cell(limit)}")

@@ -1,4 +1,4 @@
-"""Rows in numbers, written as the app writes them."""
+"""Bulk rows, like those that the app writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK = 5000
 
 
 def promise(app: Flask, count: int, *, delay: float = 0) -> list[uuid.UUID]:
-    """Let so many people have signed up: users, verifications and mails that are due in `delay` seconds."""
+    """Insert signups of `count` people: users, verifications, and emails that are due in `delay` seconds."""
     promised: list[uuid.UUID] = []
     with app.app_context():
         key_id = tokens.newest_key()
@@ -79,14 +79,14 @@ def _promise(count: int, key_id: str, delay: float) -> list[uuid.UUID]:
 
 
 def hint(app: Flask, promised: list[uuid.UUID], *, delay: float) -> None:
-    """Hint these mails, as the web does."""
+    """Hint these emails, as the web does."""
     with app.app_context():
         for email_id in promised:
             tasks.deliver_later(email_id, delay)
 
 
 def reader(settings: Mapping[str, str]) -> psycopg.Connection | sqlite3.Connection:
-    """Return a connection that only looks: the app's own would lock an SQLite database."""
+    """Return a connection that only reads: the app's own would lock an SQLite database."""
     url = settings["DATABASE_URL"]
     if url.startswith("sqlite"):
         return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
@@ -99,13 +99,13 @@ def count_sent(connection: psycopg.Connection | sqlite3.Connection) -> int:
 
 
 def have_sent(connection: psycopg.Connection | sqlite3.Connection, count: int) -> bool:
-    """Return whether so many mails were sent. All are counted when they were tried: that takes longer than a mail."""
+    """Return whether `count` emails were sent. Counts them only once that many were tried, since counting is slow."""
     (tried,) = connection.execute("SELECT coalesce(max(id), 0) FROM delivery_attempts").fetchone() or (0,)
     return int(tried) >= count and count_sent(connection) >= count
 
 
 def analyze(app: Flask) -> None:
-    """Tell the database how its tables have grown, as its autovacuum does in time."""
+    """Update the database's statistics, as its autovacuum would do eventually."""
     with app.app_context():
         db.session.execute(text("ANALYZE"))
         db.session.commit()

@@ -1,4 +1,4 @@
-"""What everything runs on: PostgreSQL, a Redis server and a mail sink on loopback, and programs that come and go."""
+"""The parts that benchmarks run on: PostgreSQL, a Redis server and a mail sink on loopback, and our programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RIVALS_BIN = ROOT / ".venv-bench" / "bin"
 
 
 class Stage:
-    """`folder` is this run's own, and goes with it."""
+    """`folder`: of this run only; it is deleted afterwards."""
 
     def __init__(self, folder: Path, stack: ExitStack, *, wants_plans: bool = False) -> None:
         self.wants_plans = wants_plans
@@ -38,7 +38,7 @@ class Stage:
         stack.callback(self.postgres.server.cleanup)
         self.valkey = stack.enter_context(Valkey(folder / "valkey"))
         self.sink_port = free_port()
-        # It wants another user than root, whom it need not be.
+        # It refuses to run as root, and doesn't need to.
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         stack.enter_context(Process(SINK, *user, f"127.0.0.1:{self.sink_port}", "1000", environ={}))
         wait_for_port(self.sink_port)
@@ -51,7 +51,7 @@ class Stage:
         return self.postgres.pids()[0]
 
     def settings(self, **changed: str) -> dict[str, str]:
-        """Return settings as in production, but for limits that one machine's load would reach."""
+        """Return settings as in production, except for limits that the load from one machine would reach."""
         return {
             "SECRET_KEY": "for-benchmarks-only-0123456789",
             "PUBLIC_URL": "http://signup.example",
@@ -59,6 +59,7 @@ class Stage:
             "MAIL_PORT": str(self.sink_port),
             "LOG_FORMAT": "json",
             "RATELIMIT_POST": "1000000/hour",
+            "RATELIMIT_STRENGTH": "1000000/hour",
             "RATELIMIT_SIGNUP": "1000000/hour",
             "RATELIMIT_RESEND": "1000000/hour",
             "RATELIMIT_LOGIN_ACCOUNT": "1000000/hour",
@@ -69,7 +70,7 @@ class Stage:
 
     @contextmanager
     def servers(self, **changed: str) -> Iterator[dict[str, str]]:
-        """Settings with a fresh database in PostgreSQL, at the newest migration, and an empty Redis."""
+        """Yield settings with a fresh PostgreSQL database, fully migrated, and an empty Redis."""
         if not self.template:
             self.template = self.postgres.create()
             migrate(self.settings(DATABASE_URL=self.template))
@@ -80,7 +81,7 @@ class Stage:
 
     @contextmanager
     def embedded(self, **changed: str) -> Iterator[dict[str, str]]:
-        """Settings with a fresh SQLite database, and the queue in a file."""
+        """Yield settings with a fresh SQLite database, and the queue in a file."""
         folder = self.folder / "embedded"
         folder.mkdir()
         settings = self.settings(**{"DATABASE_URL": f"sqlite:///{folder / 'app.db'}", **changed})
@@ -98,7 +99,7 @@ class Stage:
 
     @contextmanager
     def web(self, settings: Mapping[str, str], program: str = "wsgi:app") -> Iterator[tuple[Process, int]]:
-        """A web server; yields it and its port."""
+        """Run a web server; yield it and its port."""
         port = free_port()
         command = [str(BIN / "gunicorn"), program, "--bind", f"127.0.0.1:{port}"]
         with Process(*command, environ=self.environ(settings)) as process:
@@ -107,12 +108,12 @@ class Stage:
 
 
 def app_of(settings: Mapping[str, str]) -> Flask:
-    """Return the app in this process, silent."""
+    """Create the app in this process; it logs only errors."""
     return create_app({**settings, "LOG_LEVEL": "error"})
 
 
 def forget(app: Flask) -> None:
-    """Give the app's database connections back."""
+    """Close the app's database connections."""
     with app.app_context():
         db.engine.dispose()
 
@@ -125,5 +126,5 @@ def migrate(settings: Mapping[str, str]) -> None:
 
 
 def run_rival(*command: str, environ: Mapping[str, str]) -> None:
-    """Run a program of the rivals' environment to its end."""
+    """Run a program from the rivals' environment, and wait for it."""
     subprocess.run([str(RIVALS_BIN / command[0]), *command[1:]], cwd=ROOT, env=dict(environ), check=True)

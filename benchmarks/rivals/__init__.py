@@ -1,1 +1,1 @@
-"""How it is mostly done: one job, on four queues as they come. They run in an environment of their own."""
+"""The usual way: the same job on four queues, out of the box. They run in their own virtual environment."""

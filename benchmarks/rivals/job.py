@@ -1,4 +1,4 @@
-"""The same job for every rival, as their manuals would write it: load, insert, render, build, send, mark, commit."""
+"""The same job for every rival, written as in their manuals: load, insert, render, build, send, mark, commit."""
 
 from __future__ import annotations
 

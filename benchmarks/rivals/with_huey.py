@@ -1,4 +1,4 @@
-"""Huey, as this app has it, but with Flask-Mail as it comes."""
+"""Huey, as in this app, but with Flask-Mail out of the box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RQ. Its workers import the job by its name."""
+"""RQ. Its workers import the job by name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module a part of the benchmarks: each measures, prints its tables, and says what holds."""
+"""The parts of the benchmarks, one module each: it measures, prints its tables, and says which targets are met."""

@@ -1,4 +1,4 @@
-"""How a large backlog drains that nobody gave hints for: as fast as a small one, and with little memory in Redis."""
+"""Draining a large backlog without hints: as fast as a small one, and with little memory in Redis."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from redis import Redis
 
 from benchmarks import contest, rows
 from benchmarks.contest import CONSUMER, Ours
-from benchmarks.measure import resident
 from benchmarks.report import Report
 from benchmarks.stage import Stage
 from harness.processes import Process
+from harness.usage import resident
 
 STEADY = 1_500
 DUE = 100_000
-# The rest would drain as this part does.
+# The rest would drain like this part.
 SECONDS = 30
 
 

@@ -1,4 +1,4 @@
-"""What one signup costs each part of the system, mail included, and what 1, 10 and 1,000 a second need of it."""
+"""The cost of one signup, email included, to each part of the system, and what 1, 10 and 1,000 a second need."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(stage: Stage, report: Report) -> None:
 
 @dataclass(frozen=True)
 class Unit:
-    """How a cost is told: of one signup in `small` units, of many in `large` ones."""
+    """How to print a cost: in `small` units for one signup, in `large` ones for many."""
 
     label: str
     small: float

@@ -1,4 +1,4 @@
-"""How much the worst that a stranger can send costs, of what ordinary requests to the same route cost."""
+"""The cost of the worst requests that a stranger can send, relative to ordinary requests to the same route."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from webapp.accounts.identifiers import email_addresses
 
 WORST = 3.0
 REPEATS = 3
-# The few that look worst are measured again, for as long as it takes to be sure.
+# The few that look worst are measured again, often enough to be sure.
 SUSPECTS = 5
 SURE = 9
-# Of GET /auth, which proxies ask all the time, and of a page that does nothing at all, with the same cookie.
+# For GET /auth, which proxies request all the time, relative to a page that does nothing, with the same cookie.
 ASKED = 300
 OF_PLAIN = 2.0
 FUZZED = 6
@@ -34,7 +34,7 @@ FUZZED = 6
 ACCENTS = "\N{COMBINING GRAVE ACCENT}\N{COMBINING GRAVE ACCENT BELOW}"
 SIGNS = "4@8({[<3691!|70$5+%2"
 
-# What was found to be dear once, or looks as if it could be.
+# Inputs that were once found to be expensive, or look as if they could be.
 BODIES = {
     "accents": "a" + ACCENTS * 60_000,
     "accents that fit": "a" + ACCENTS * 255,
@@ -72,15 +72,16 @@ TYPED |= {"password": "correct horse battery", "new_password": "another horse ba
 
 class Route(NamedTuple):
     path: str
-    # Of its form; a page has none.
+    # The fields of its form; a page has none.
     fields: tuple[str, ...] = ()
 
 
-# Each page and form that strangers reach. Another one is a line.
+# Each page and form that strangers can reach. Add new ones here.
 ROUTES = (
     *map(Route, ("/livez", "/", "/signup", "/login", "/forgot", "/verify", "/verify/AAAA", "/reset/AAAA", "/nowhere")),
     *map(Route, ("/signup/sent", "/signup/sent/progress", "/account", "/auth", "/theme.css")),
     Route("/signup", ("username", "full_name", "email", "password")),
+    Route("/signup/strength", ("username", "full_name", "email", "password")),
     Route("/login", ("identifier", "password")),
     Route("/forgot", ("email",)),
     Route("/signup/email", ("email",)),
@@ -133,7 +134,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def measure(app: Flask, route: Route) -> tuple[float, float, float, str]:
-    """Return CPU milliseconds of an ordinary request, of the worst, how often the one goes into the other, and what."""
+    """Return CPU milliseconds of an ordinary request and of the worst one, their ratio, and what the worst one was."""
     client = app.test_client()
     token = token_of(client)
     if route.path.startswith("/signup/"):
@@ -156,7 +157,7 @@ def measure(app: Flask, route: Route) -> tuple[float, float, float, str]:
 
 
 def identities(app: Flask) -> dict[str, tuple[float, float]]:
-    """Return what GET /auth costs without a session, with one, and with one that ended; and a plain page with each."""
+    """Return the cost of GET /auth without a session, with one and with an ended one, and of a plain page with each."""
     app.add_url_rule("/plain", "plain", lambda: ("", 204))
     with app.app_context():
         address = email_addresses.parse_address("asked@example.com")
@@ -187,7 +188,7 @@ def token_of(client: FlaskClient) -> str:
 
 
 def ordinary(route: Route, token: str) -> Iterator[Sent]:
-    """What people send: a form filled in, and one with a mistake at each field."""
+    """Yield what people send: the form filled in, and one with a mistake in each field."""
     if not route.fields:
         yield from (Sent(f"page {n}") for n in range(3))
         return
@@ -218,13 +219,13 @@ def hostile(route: Route, token: str) -> Iterator[Sent]:
 
 
 def fuzzed(chance: random.Random) -> str:
-    """Return a text of few different characters, as long as a password that is judged, or as anything."""
+    """Return a text of few different characters, as long as a password that is judged, or longer."""
     letters = chance.choice([SIGNS, "0123456789", "01", "1/-. 2", "abc123", f"{SIGNS}abcdefgh", f"a{ACCENTS}", "a.@-"])
     return "".join(chance.choice(letters) for _ in range(chance.choice([11, 16, 24, 24, 128, 500])))
 
 
 def act(app: Flask, route: Route, cost: Cost, cookies: str) -> None:
-    """Send it once more, and note what it cost."""
+    """Send the request once more, and note its cost."""
     sent = cost.sent
     headers = {**(sent.headers or {})}
     headers["Cookie"] = "; ".join(filter(None, [cookies, headers.get("Cookie", "")]))

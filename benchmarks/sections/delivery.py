@@ -1,4 +1,4 @@
-"""Mails a second, and CPU a mail, beside four rivals."""
+"""Emails a second, and CPU per email, compared with four rivals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(stage: Stage, report: Report) -> None:
     contestants: dict[Contestant, int] = {}
     with ExitStack() as stack:
         for consumers in (1, 2):
-            # A queue for each, since all of them run at once.
+            # A separate queue for each, since all of them run at once.
             queue = f"redis://127.0.0.1:{stage.valkey.port}/{consumers}"
             settings = stack.enter_context(stage.servers(REDIS_URL=queue))
             contestants[stack.enter_context(closing(Ours(settings, consumers)))] = MAILS

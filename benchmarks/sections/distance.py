@@ -1,4 +1,4 @@
-"""Sending through TLS to a mail server that is 20 ms away: what keeping the connection is worth."""
+"""Sending over TLS to a mail server that is 20 ms away: how much a kept connection saves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.processes import Process, free_port, wait_for_port
 
 ROUND_TRIP_MS = 20
 ROUNDS = 2
-# Some batches for each of eight workers: with fewer mails the last batch is what is measured.
+# Several batches for each of eight workers: with fewer emails we would mostly measure the last batch.
 MAILS = 1800
 RIVALS_MAILS = 150
 
@@ -42,7 +42,7 @@ def run(stage: Stage, report: Report) -> None:
 
 @contextmanager
 def far_server(stage: Stage) -> Iterator[dict[str, str]]:
-    """Settings with a mail server that is far away, whose certificate is trusted."""
+    """Yield settings with a mail server that is far away and has a trusted certificate."""
     authority = trustme.CA()
     trusted, certificate = stage.folder / "trusted.pem", stage.folder / "far.pem"
     authority.cert_pem.write_to_path(str(trusted))

@@ -1,4 +1,4 @@
-"""The embedded default, SQLite with its queue in a file, beside PostgreSQL and Redis; and eight writers at once."""
+"""The embedded default, SQLite and a queue in a file, compared with PostgreSQL and Redis; and eight writers at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def write(stage: Stage, settings: dict[str, str]) -> tuple[float, float, int]:
-    """Return signups a second, CPU milliseconds of each, and how often a log speaks of a lock."""
+    """Return signups a second, CPU milliseconds per signup, and how often a lock is mentioned in the log."""
     settings = {**settings, "WEB_CONCURRENCY": str(WRITERS), "VERIFY_EMAIL_DELAY": "0"}
     with stage.web(settings) as (web, port), Process(*CONSUMER, environ=stage.environ(settings)) as consumer:
         browsers = [Browser(port) for _ in range(WRITERS)]

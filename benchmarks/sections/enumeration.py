@@ -1,4 +1,4 @@
-"""Whether time tells who has an account: the same request for new, pending and verified addresses, in turn."""
+"""Whether timing reveals who has an account: the same request for new, pending and verified addresses, in turn."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def prepare(app: Flask) -> None:
-    """Let there be a pending signup and a verified account."""
+    """Create a pending signup and a verified account."""
     with app.app_context():
         password_hash = passwords.hash(PASSWORD)
         address = email_addresses.parse_address(PENDING)
@@ -64,7 +64,7 @@ def prepare(app: Flask) -> None:
 
 
 def interleave(act: Callable[[str], Callable[[], None]]) -> dict[str, Timer]:
-    """Time the act that `act` prepares for a kind of address; none of them always comes first."""
+    """Time the function that `act` prepares for each kind of address; no kind always comes first."""
     timers = {kind: Timer() for kind in KINDS}
     for turn in range(WARM_UP + TIMES):
         if turn == WARM_UP:
@@ -106,7 +106,7 @@ def sign_ins(port: int) -> Callable[[str], Callable[[], None]]:
 
 
 def resends(port: int, database: psycopg.Connection) -> Callable[[str], Callable[[], None]]:
-    """Three browsers that signed up with such an address ask again, each time after their mail has been sent."""
+    """Three browsers, signed up with one kind of address each, ask again, each time after their email was sent."""
     browsers = {}
     for kind in KINDS:
         browsers[kind] = browser = Browser(port)

@@ -1,4 +1,4 @@
-"""What the processes take when nothing happens, and how soon they are there."""
+"""What idle processes use, and how fast they start."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import psycopg
 
 from benchmarks.client import Browser
 from benchmarks.contest import CONSUMER
-from benchmarks.measure import cpu_seconds, median, resident, spending, tree, wait_until
+from benchmarks.measure import cpu_seconds, median, spending, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage
 from harness.processes import BIN, Process, free_port
+from harness.usage import resident, tree
 
 STARTS = 3
 IDLE_SECONDS = 20
@@ -32,7 +33,7 @@ def run(stage: Stage, report: Report) -> None:
                 worker.append((time.perf_counter() - begun, cpu_seconds(consumer.popen.pid)))
         with Process(*CONSUMER, environ=stage.environ(settings)) as consumer:
             consumer.wait_for_event("worker_started")
-            # It begins with what is done once a minute.
+            # At the start all the relay's jobs are due at once.
             time.sleep(3)
             pid = consumer.popen.pid
             before = transactions(settings)
@@ -59,7 +60,7 @@ def started(starts: list[tuple[float, float]]) -> list[str]:
 
 
 def start_web(stage: Stage, settings: dict[str, str]) -> tuple[float, float, int]:
-    """Return seconds until it answers, those of CPU by then, and the bytes that one of its processes holds."""
+    """Return seconds until it answers, its CPU seconds by then, and the resident bytes of one of its processes."""
     port = free_port()
     command = [str(BIN / "gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}"]
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a million old mails cost: claims, the relay's turns, the operator's pages and the metrics, beside a thousand."""
+"""What a million old emails cost, compared with a thousand: claims, the relay's turns, operator pages and metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(stage: Stage, report: Report) -> None:
     with ExitStack() as stack:
         apps = []
         for size in (SMALL, LARGE):
-            # A page that takes too long is to be measured, not refused.
+            # A page that takes too long should be measured, not refused.
             app = app_of(stack.enter_context(stage.servers(DATABASE_TIMEOUT="60")))
             stack.callback(forget, app)
             history.write(app, size)
@@ -46,7 +46,7 @@ def run(stage: Stage, report: Report) -> None:
             times = PAGE_TIMES if name.startswith("/") else TIMES
             in_small()
             large[name]()
-            # By turns: the machine is not equally fast all the time.
+            # In turn: the machine's speed varies over time.
             for _ in range(times):
                 timers[name][0].run(in_small)
                 timers[name][1].run(large[name])
@@ -63,7 +63,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def operations(app: Flask) -> dict[str, Callable[[], object]]:
-    """Return what grows, or should not: by name."""
+    """Return the operations that may grow with the rows, by name."""
     ours = relay.Relay()
 
     def claim() -> None:
@@ -76,7 +76,7 @@ def operations(app: Flask) -> dict[str, Callable[[], object]]:
         with app.app_context():
             ours.turn()
 
-    # What is overdue gets its hints now, and what ended is counted: the turns after that are the usual ones.
+    # The first turns hint what is overdue and count what ended, so that the measured turns are typical ones.
     for _ in range(1 + history.DUE // relay.BATCH):
         turn()
     with app.app_context():
@@ -115,7 +115,7 @@ def visit(client: FlaskClient, path: str) -> Callable[[], None]:
 
 
 def operator(app: Flask) -> FlaskClient:
-    """Return a browser of an admin, signed in."""
+    """Return the browser of a signed-in admin."""
     with app.app_context():
         address = email_addresses.parse_address("operator@example.com")
         roles.create(address, username="operator", password_hash=passwords.hash(PASSWORD), role="admin")

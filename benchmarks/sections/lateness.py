@@ -1,4 +1,4 @@
-"""How long after it is due the mail server has a mail."""
+"""How long after an email is due the mail server has it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def beside_troubled(stage: Stage, action: Action) -> list[float]:
-    """Return how late mails are whose signups come after those of many that the server refuses, or hangs for."""
+    """Return how late emails are that were promised after many others that the server refuses or hangs on."""
     with Server() as server, stage.servers(VERIFY_EMAIL_DELAY=str(DELAY), MAIL_PORT=str(server.port)) as settings:
         server.actions["RCPT"] = lambda connection: (
             (action(connection) if callable(action) else action)
@@ -83,7 +83,7 @@ def beside_troubled(stage: Stage, action: Action) -> list[float]:
             closing(Signups(app_of(settings))) as signups,
         ):
             worker.wait_for_event("worker_started")
-            # How long a mail takes is known where one went.
+            # Send one first, so that the worker knows how long an email usually takes.
             signups.sign_up(1, 0, "early")
             server.wait_for("early0@example.com")
             signups.sign_up(TROUBLED, 0, "troubled")

@@ -1,4 +1,4 @@
-"""What a signup costs beside its hash, how long people wait in a crowd, and how much memory the crowd takes."""
+"""What a signup costs on top of its hash, how long people wait in a crowd, and how much memory the crowd takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import psycopg
 from flask import Flask
 
 from benchmarks.client import WEAK, Browser, in_parallel
-from benchmarks.measure import median, percentile, resident, spending
+from benchmarks.measure import median, percentile, spending
 from benchmarks.report import Report
 from benchmarks.stage import Stage, app_of, forget
 from harness.processes import Process
+from harness.usage import resident
 from webapp.accounts import passwords
 from webapp.delivery import tasks
 
@@ -36,7 +37,7 @@ def run(stage: Stage, report: Report) -> None:
 
 
 def cost(stage: Stage, report: Report, settings: dict[str, str]) -> None:
-    """CPU a signup and a page; rounds of all alternate, since the machine is not equally fast all the time."""
+    """Measure CPU per signup and per page; the rounds alternate, since the machine's speed varies over time."""
     names = ["bare hash, three inserts, the hint", "without limits and password check", "as it is"]
     spent: dict[str, list[float]] = {name: [] for name in [*names, "GET /livez", "GET /", "GET /signup"]}
     with ExitStack() as stack:
@@ -94,16 +95,16 @@ def wait(stage: Stage, report: Report, settings: dict[str, str]) -> None:
 
 
 def memory(stage: Stage, report: Report, settings: dict[str, str]) -> None:
-    """Let a crowd sign up at one web process and at two, and watch how much memory they take."""
+    """Let a crowd sign up with one web process and with two, and measure their memory."""
     cores = os.cpu_count() or 1
     grown: dict[str, tuple[float, float]] = {}
-    # Of one process also after its first signup of all, which loads what every other one uses.
+    # With one process, also measured after its very first signup, which loads what all others use.
     for name, processes, signups in (("1", 1, 0), ("1 that served a signup", 1, 1), ("2", 2, 0)):
         with stage.web({**settings, "WEB_CONCURRENCY": str(processes)}) as (web, port):
             browsers = [Browser(port) for _ in range(CROWD)]
             for browser in browsers:
                 browser.open("/signup")
-                # The words that it is compared with are read once.
+                # The word lists for the password check are read only once.
                 browser.sign_up(password=WEAK, expected=422)
             for browser in browsers[:signups]:
                 browser.sign_up()
@@ -119,7 +120,7 @@ def memory(stage: Stage, report: Report, settings: dict[str, str]) -> None:
 
 
 class Peak:
-    """The most memory that a process and its children took since."""
+    """The peak memory of a process and its children since this was created."""
 
     def __init__(self, process: Process) -> None:
         self.pid = process.popen.pid
@@ -139,7 +140,7 @@ class Peak:
 
 
 class Bare:
-    """The least that a signup is: the hash, three rows in one commit, and the hint."""
+    """The minimum that a signup takes: the hash, three rows in one commit, and the hint."""
 
     def __init__(self, settings: dict[str, str]) -> None:
         self.app: Flask = app_of(settings)
@@ -177,7 +178,7 @@ class Bare:
 
 
 def ready(port: int) -> Browser:
-    """Return a browser with the form open, after a signup to warm the server up."""
+    """Return a browser with the form open, after one signup to warm up the server."""
     browser = Browser(port)
     browser.open("/signup")
     browser.sign_up()
