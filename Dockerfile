@@ -1,13 +1,13 @@
-# One image for web, worker and the flask command. What it takes to install stays in the first stage.
+# One image for web, worker and the flask command. Build tools stay in the first stage.
 
 FROM python:3.13-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 COPY requirements.txt /
-# Most of a signup's work is argon2, whose wheel is made for any x86-64. Where every machine has AVX2 (docker build
-# --build-arg MARCH=x86-64-v3) it is built for that; elsewhere it would end with "illegal instruction".
+# Most of a signup's work is argon2, whose wheel is built for any x86-64. If all your machines have AVX2, build it for that
+# with docker build --build-arg MARCH=x86-64-v3; on other machines, that image fails with "illegal instruction".
 ARG MARCH=""
-# Debian keeps no former compilers, so that none could be pinned.
+# Debian doesn't keep old compiler packages, so their version can't be pinned.
 # hadolint ignore=DL3008
 RUN if [ -n "$MARCH" ]; then \
       apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
@@ -15,7 +15,7 @@ RUN if [ -n "$MARCH" ]; then \
     fi && \
     /venv/bin/pip install --require-hashes ${MARCH:+--no-binary argon2-cffi-bindings} --requirement /requirements.txt
 
-# The proxy in front: on the same base, so that there is one to keep up to date.
+# The proxy in front, on the same base image, so that there is only one to keep up to date.
 FROM python:3.13-slim AS proxy
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
@@ -38,10 +38,10 @@ COPY webapp webapp
 # Which release this is: docker build --build-arg VERSION="$(git describe --always --dirty)" .
 ARG VERSION=""
 ENV APP_VERSION=$VERSION
-# A user without a name, who may write nowhere but here: with SQLite, a volume belongs here.
+# An unnamed user, who can write nowhere else. With SQLite, mount a volume here.
 RUN install --directory --owner=10001 --group=10001 instance
 USER 10001:10001
-# Platforms set another one. Gunicorn listens there by itself.
+# Platforms set their own. Gunicorn listens on it by default.
 ENV PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \

@@ -1,4 +1,4 @@
-"""How gunicorn serves wsgi:app. It reads this file by itself, and its command line wins over it."""
+"""Gunicorn's settings for wsgi:app. It reads this file by default; its command line overrides it."""
 
 import bisect
 import gc
@@ -23,9 +23,10 @@ from gunicorn.config import Config
 from gunicorn.http import message
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
+from prometheus_client.multiprocess import mark_process_dead
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import cli, logs, pages  # noqa: F401 - loaded once, so that workers share it
+from webapp import cli, logs, pages  # noqa: F401 - loaded here, so that workers share the memory
 from webapp.config import load
 from webapp.db import engines, outages, schema
 from webapp.monitoring import http_requests
@@ -36,23 +37,23 @@ try:
     settings = load()
     engines.refuse_unsuitable(settings)
 except ConfigError as error:
-    # Here rather than in every worker, so that it is said once.
+    # Here rather than in every worker, so that the message appears once.
     sys.exit(str(error))
 logs.configure(settings)
 
-# Requests are counted there, in a file of each process; whichever is asked adds them up.
+# Each process counts its requests in a file there; the one that serves /metrics adds them up.
 counts = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="signup-metrics-")
 http_requests.share(counts)
 
-# So often a process looks for a database that was away when it started.
+# How often a process retries a database that was down when it started.
 LOOK_SECONDS = 2
 
-# So long the other side has to hang up after its last answer.
+# How long a client has to hang up after its last response.
 PARTING_SECONDS = 2.0
 
 
 class Logger(glogging.Logger):
-    """Gunicorn's own lines, in the app's format."""
+    """Writes gunicorn's own lines in the app's format."""
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
@@ -61,7 +62,7 @@ class Logger(glogging.Logger):
 
 
 class Worker(ThreadWorker):
-    """Gunicorn's threads, but for forms that wait for their turn: those take none until they are called."""
+    """Gunicorn's threaded worker, except that a form takes no thread while it waits for its turn."""
 
     def handle_request(self, request: Request, conn: TConn) -> bool:
         ticket = turns.Ticket(lambda: self.serve_again(request, conn, ticket))
@@ -69,24 +70,24 @@ class Worker(ThreadWorker):
             return super().handle_request(request, conn)
 
     def serve_again(self, request: Request, conn: TConn, ticket: turns.Ticket) -> None:
-        # The pool takes nothing more when the process ends and its time is over.
+        # After its grace period, a process that stops accepts no more work.
         with suppress(RuntimeError):
             done = self.tpool.submit(self.handle_again, request, conn, ticket)
             done.add_done_callback(partial(self.method_queue.defer, self.finish_request, conn))
 
     def handle_again(self, request: Request, conn: TConn, ticket: turns.Ticket) -> bool:
-        """What handle() does once it has read a request's head."""
+        """Do what handle() does after it has read a request's head."""
         try:
             with turns.held(ticket):
                 if has_hung_up(conn.sock):
-                    # Nobody would read the answer, and many who do not wait for theirs would take others' turns.
+                    # Nobody would read the response, and clients that don't wait for theirs would use up others' turns.
                     return False
                 keeps = super().handle_request(request, conn)
             return self._keepalive_after(conn, keeps)
         except (OSError, StopIteration):
-            # It went away meanwhile.
+            # The client went away in the meantime.
             return False
-        except Exception as error:  # noqa: BLE001 - gunicorn's own way
+        except Exception as error:  # noqa: BLE001 - as gunicorn does it
             self.handle_error(request, conn.sock, conn.client, error)
             return False
 
@@ -97,7 +98,7 @@ class Worker(ThreadWorker):
             super().finish_request(conn, done)
 
     def part(self, conn: TConn) -> None:
-        """Close once the other side has, or its time is over: gunicorn itself would wait while nobody is served."""
+        """Close once the client has, or after its time is up: gunicorn itself would block all others while it waits."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
             conn.sock.settimeout(0)
@@ -106,12 +107,12 @@ class Worker(ThreadWorker):
             conn.close()
             return
         conn.timeout = time.monotonic() + PARTING_SECONDS
-        # Whose time is over first is closed first.
+        # Sorted by deadline: the first to expire is closed first.
         bisect.insort(self.pending_conns, conn, key=attrgetter("timeout"))
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.drain, conn))
 
     def drain(self, conn: TConn, sock: socket.socket) -> None:
-        """Throw away what still comes: the answer would be lost with the connection that is reset because of it."""
+        """Discard what still arrives: unread data would reset the connection, and the response would be lost."""
         try:
             rest = sock.recv(65536)
         except BlockingIOError:
@@ -127,27 +128,27 @@ class Worker(ThreadWorker):
 
 
 def has_hung_up(sock: socket.socket) -> bool:
-    """Return whether the other side is gone, as far as this system tells while there is something left to read."""
+    """Return whether the client is gone; some systems can't tell while there is data left to read."""
     ended = select.poll()
     ended.register(sock, getattr(select, "POLLRDHUP", 0))
     return bool(ended.poll(0))
 
 
 logger_class = Logger
-# The app logs its requests itself, because a path may hold a token.
+# The app logs its requests itself, because a path may contain a token.
 accesslog = None
 
 workers = settings["WEB_CONCURRENCY"]
-# Requests mostly wait for the database or for a password's hash, which frees the interpreter.
+# Requests mostly wait for the database or for a password's hash, both of which release the interpreter.
 worker_class = Worker
-# As long as the rest of a head may be, so that our pages judge what somebody appends to a link; gunicorn's own most is
-# half of it.
+# As long as the rest of a head may be, so that our own pages answer when something is appended to a link. Gunicorn's
+# maximum is half of that.
 limit_request_line = message.MAX_REQUEST_LINE = heads.LONGEST
-# Some more than forms ever take, for pages and health checks.
+# A few more than forms ever take, for pages and health checks.
 threads = turns.PLACES + 4
 graceful_timeout = 10
 
-# It would lie in the home directory, where a second app's would be in its way.
+# It would be in the home directory, where two apps would conflict.
 control_socket_disable = True
 
 
@@ -155,24 +156,29 @@ def on_exit(_server: Any) -> None:
     shutil.rmtree(counts, ignore_errors=True)
 
 
-def post_worker_init(worker: ThreadWorker) -> None:
-    """Connect before anybody waits for that, and spare the collector what was loaded, which stays.
+def child_exit(_server: Any, worker: ThreadWorker) -> None:
+    """Drop the gauges of a process that exited."""
+    mark_process_dead(worker.pid)
 
-    Going through that takes a tenth of a second, while all wait.
+
+def post_worker_init(worker: ThreadWorker) -> None:
+    """Connect before anybody waits for it, and exempt the loaded code from garbage collection, since it stays.
+
+    Scanning it takes a tenth of a second, during which everyone waits.
     """
-    # Beside all else: a database that is away holds no start up.
+    # In the background: a database that is down must not delay the start.
     threading.Thread(target=connect, args=[worker.wsgi], daemon=True).start()
     gc.collect()
     gc.freeze()
 
 
 def connect(app: Flask) -> None:
-    """Read the driver's code from the disk, and leave a connection in the pool; wait for a database that is away.
+    """Load the driver's code from disk, and leave a connection in the pool; wait for a database that is down.
 
-    The log is told of one that is, and of its return, whether or not anybody asks for a page.
+    So the log reports an outage and its end even if nobody requests a page.
     """
     while True:
-        # As a request, since these wait for no database without end.
+        # As a request, since a request's wait for the database is bounded.
         with app.test_request_context(), suppress(SQLAlchemyError):
             schema.check()
             if outages.of(app).is_over:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts a Redis server or a sentinel: `redis-ha.sh server|sentinel NET ADDRESS`, in the network NET.0/24.
-# The first start writes its configuration into /data, where sentinels then note who follows whom.
+# The first start writes the configuration into /data, where sentinels then record which server replicates which.
 set -eu
 kind=$1 net=$2 address=$3
 file=/data/ha.conf
@@ -22,7 +22,7 @@ if [ ! -f "$file" ]; then
 fi
 
 case $kind in
-  # In the network of these servers alone.
+  # Listens only on the network of these servers, and locally.
   sentinel) exec redis-server "$file" --port 26379 --bind "$net.$address" 127.0.0.1 --dir /data --sentinel ;;
   server) exec redis-server "$file" --bind "$net.$address" 127.0.0.1 --dir /data ;;
 esac

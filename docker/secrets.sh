@@ -1,15 +1,15 @@
 #!/bin/sh
-# Makes what docker-compose.yml needs and is not there yet: the files in secrets/, and an empty .env.
+# Creates what docker-compose.yml needs, unless it exists: the files in secrets/, and an empty .env.
 set -eu
 cd "$(dirname "$0")/.."
 
-# The folder is closed to others; the files are not, since each container's own user reads them.
+# The folder is closed to other users. The files are readable, since each container's own user must read them.
 mkdir -p secrets
 chmod 700 secrets
 umask 022
 
 keep() {
-  # Compose makes a folder of a file that is missing.
+  # If the file is missing, compose creates a folder in its place.
   rmdir "secrets/$1" 2>/dev/null || true
   test -s "secrets/$1" || printf '%s' "$2" >"secrets/$1"
 }
@@ -21,4 +21,7 @@ random() {
 keep secret_key "$(random)"
 keep postgres_password "$(random)"
 keep database_url "postgresql://signup:$(cat secrets/postgres_password)@postgres/signup"
+keep metrics_token "$(random)"
+# Empty until you write the password into it.
+keep mail_password ""
 touch .env

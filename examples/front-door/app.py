@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - a program of its own
-"""An app behind the front door: it greets by name whoever the proxy says it is."""
+# ruff: noqa: INP001 - a standalone program
+"""An app behind the front door: it greets people by the name that the proxy passes on."""
 
 from urllib.parse import unquote
 
