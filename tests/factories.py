@@ -1,4 +1,4 @@
-"""Rows for tests, made as the app makes them."""
+"""Rows for tests, created like the app creates them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_PASSWORD = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"  #
 def make_signup(
     app: Flask, *, username: str = "mick19", address: str = "mick@example.com", due: bool = True, rank: int = 1
 ) -> uuid.UUID:
-    """Sign somebody up; return the id of the mail that was promised, due at once."""
+    """Sign somebody up; return the id of the promised email, which is due at once."""
     with app.app_context():
         _signup_id, email_id = signup.sign_up(
             username=username,
@@ -75,10 +75,10 @@ def only_user(app: Flask) -> User:
 
 
 def travel(app: Flask, seconds: float) -> None:
-    """Let time pass, or go back: everything in the database that is a time becomes older, or newer."""
+    """Let time pass, or go back: every time in the database moves into the past, or into the future."""
     with app.app_context():
         for table in db.metadata.sorted_tables:
-            # Keys would meet others on their way.
+            # Not keys: they would collide while they are moved.
             times = [
                 column for column in table.columns if isinstance(column.type, UTCDateTime) and not column.primary_key
             ]
@@ -94,7 +94,7 @@ def earlier(column: Any, seconds: float) -> Any:
 
 
 def work(app: Flask) -> None:
-    """What a consumer does in a moment: a turn of its relay, then all that waits in the queue."""
+    """Do what a consumer does in a moment: one turn of its relay, then everything in the queue."""
     with app.app_context():
         relay.Relay().turn()
     while task := huey.dequeue():
@@ -102,7 +102,7 @@ def work(app: Flask) -> None:
 
 
 class Clock:
-    """The database's clock, which stands still until it is told: the same steps then tell the same story."""
+    """The database's clock, stopped until it is advanced, so that the same steps always produce the same story."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -119,6 +119,6 @@ class Clock:
         self.at += timedelta(seconds=seconds)
 
     def _stop(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        # The two forms that webapp.db.clock.db_now takes.
+        # The two forms of webapp.db.clock.db_now.
         stopped = statement.replace("statement_timestamp()", f"TIMESTAMPTZ '{self.at.isoformat()}'")
         return stopped.replace("'now'", f"'{self.at:%Y-%m-%d %H:%M:%S}'"), parameters

@@ -1,12 +1,14 @@
-"""Work that comes out the same for every app of this process, done once: each test has an app of its own."""
+"""Work with the same result for every app in this process, done once: each test has its own app."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 from sqlalchemy import event
@@ -18,13 +20,14 @@ def share(folder: Path) -> None:
     Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(str(folder))}
     share_statements()
     share_routes()
-    # What was imported and collected stays: the collector need not go through it again and again.
+    share_certificates()
+    # Imported modules and collected tests stay: the garbage collector need not scan them again and again.
     gc.collect()
     gc.freeze()
 
 
 class Statements(dict[Any, Any]):
-    """Compiled statements, by the kind of database that they are for rather than by the app's engine."""
+    """Compiled statements, keyed by the kind of database rather than by the app's engine."""
 
     def get(self, key: Any, default: Any = None) -> Any:
         return super().get(self._by_kind(key), default)
@@ -45,8 +48,13 @@ def share_statements() -> None:
         connection.execution_options(compiled_cache=statements)
 
 
+def share_certificates() -> None:
+    """Let HTTP clients share what they trust, which takes longer to load than most requests take."""
+    httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
+
+
 def share_routes() -> None:
-    """Let rules share the functions that Werkzeug writes and compiles to build their URLs."""
+    """Let rules share the functions that Werkzeug generates and compiles to build their URLs."""
     builders: dict[Any, Any] = {}
     compiled: Callable[..., Any] = Rule._compile_builder
 

@@ -1,4 +1,4 @@
-"""What the audit remembers."""
+"""What the audit records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Send = Callable[[], None]
 
 
 def events(app: Flask) -> list[tuple[str, bool, str | None]]:
-    """Each action, whether it names the only user, and from where it came."""
+    """Each action, whether it names the only user, and the IP address that it came from."""
     user_id = only_user(app).id
     with app.app_context():
         found = db.session.scalars(select(AuditEvent).order_by(AuditEvent.id)).all()
@@ -55,7 +55,7 @@ def test_the_way_of_an_account_is_remembered(visitor: Visitor, app: Flask, send_
 
 
 def test_who_confirms_second_changes_nothing(visitor: Visitor, app: Flask, send_due: Send) -> None:
-    """Also when both looked at the link before either confirmed."""
+    """Even if both looked at the link before either confirmed."""
     visitor.sign_up()
     send_due()
     with app.app_context():

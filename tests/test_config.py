@@ -1,4 +1,4 @@
-"""Settings: what is wrong with them is told at once, in words that help."""
+"""Settings: all problems are reported at once, in words that help."""
 
 from __future__ import annotations
 
@@ -96,6 +96,9 @@ def test_every_problem_is_named_at_once() -> None:
         ("APP_NAME", "two\nlines"),
         ("APP_LOGO", "/nowhere/logo.png"),
         ("APP_LOGO", "README.md"),
+        ("MAIL_LOGO", "/nowhere/logo.png"),
+        ("MAIL_LOGO", "webapp/static/icon.svg"),
+        ("MAIL_LOGO", "docs/phones-light.png"),
         ("APP_ACCENT", "blue"),
         ("APP_ACCENT", "#fff"),
         ("APP_ACCENT", "#ffcc00"),
@@ -175,7 +178,7 @@ def test_a_file_that_is_not_utf_8_is_refused_in_one_sentence(
     dotenv(tmp_path, content, monkeypatch)
     with pytest.raises(ConfigError) as caught:
         load()
-    assert caught.value.problems == [".env: is not text in UTF-8: have your editor save it so"]
+    assert caught.value.problems == [".env: is not UTF-8 text: save it as UTF-8 in your editor"]
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
@@ -212,6 +215,9 @@ def test_a_public_url_without_a_domain_has_no_sender(url: str) -> None:
         "[192.0.2.10]",
         "[IPv6:2001:db8::1]",
     }
+    # In a trial only the mailbox gets those.
+    trial = load({"APP_ENV": "development", "PUBLIC_URL": url})
+    assert trial["MAIL_DEFAULT_SENDER"] == "Signup <no-reply@localhost>"
 
 
 @pytest.mark.parametrize(

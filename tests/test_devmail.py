@@ -1,4 +1,4 @@
-"""The development mailbox: what it is sent is there to read, and nothing else is."""
+"""The development mailbox: what it was sent can be read there, and nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def box(tmp_path: Path) -> Mailbox:
 
 @pytest.fixture
 def server(box: Mailbox) -> Iterator[int]:
-    """The port of a running server that fills the box."""
+    """The port of a running server that fills the mailbox."""
     port = free_port()
     with Process(sys.executable, "-m", "tools.mailbox_server", str(port), str(box.folder), environ=os.environ):
         wait_for_port(port)
@@ -171,7 +171,7 @@ def test_the_process_ends_when_told_to(tmp_path: Path, ending: signal.Signals) -
     command = (sys.executable, "-m", "tools.mailbox_server", str(port), str(tmp_path))
     with Process(*command, environ=os.environ) as process:
         wait_for_port(port)
-        # A worker keeps its connection, which must neither delay the end nor be told of as an error.
+        # A worker keeps its connection, which must neither delay the end nor be reported as an error.
         with smtplib.SMTP("127.0.0.1", port), suppress(smtplib.SMTPServerDisconnected):
             process.popen.send_signal(ending)
             assert process.popen.wait(30) == 0
@@ -258,7 +258,8 @@ def test_a_mail_leads_to_the_newer_and_the_older_one(browser: FlaskClient, box: 
 
 def test_a_deleted_mail_is_gone_and_the_others_stay(browser: FlaskClient, box: Mailbox) -> None:
     kept, deleted = box.save(make_mail()), box.save(make_mail())
-    press(browser, f"/dev/mailbox/{deleted}", f"/dev/mailbox/{deleted}/delete")
+    assert f'href="/dev/mailbox/{deleted}/delete"' in browser.get(f"/dev/mailbox/{deleted}").text
+    assert "Delete this email?" in press(browser, f"/dev/mailbox/{deleted}/delete")
     assert [mail.id for mail in box.list()] == [kept]
     assert browser.get(f"/dev/mailbox/{deleted}").status_code == 404
 
@@ -266,7 +267,8 @@ def test_a_deleted_mail_is_gone_and_the_others_stay(browser: FlaskClient, box: M
 def test_all_mails_can_be_deleted_at_once(browser: FlaskClient, box: Mailbox) -> None:
     for _ in range(3):
         box.save(make_mail())
-    press(browser, "/dev/mailbox", "/dev/mailbox/delete")
+    assert 'href="/dev/mailbox/delete"' in browser.get("/dev/mailbox").text
+    assert "Delete 3 emails?" in press(browser, "/dev/mailbox/delete")
     assert box.list() == []
 
 
@@ -279,10 +281,36 @@ def test_without_a_csrf_token_nothing_is_deleted(browser: FlaskClient, box: Mail
     assert len(box.list()) == 1
 
 
-def press(browser: FlaskClient, page: str, action: str) -> None:
-    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get(page).text)
+def press(browser: FlaskClient, action: str) -> str:
+    """Press the button on the page that asks before a deletion; return that page."""
+    asked = browser.get(action).text
+    token = re.search(r'name="csrf_token" value="([^"]+)"', asked)
     assert token
     assert browser.post(action, data={"csrf_token": token[1]}).location == "/dev/mailbox"
+    return asked
+
+
+def test_the_list_has_pages_of_fifty(browser: FlaskClient, box: Mailbox) -> None:
+    ids = [box.save(make_mail()) for _ in range(51)]
+    first = browser.get("/dev/mailbox").text
+    assert "51 emails, newest first." in first
+    assert "Page 1 of 2" in first
+    assert re.findall(r'data-mail="([0-9-]+)"', first) == ids[:0:-1]
+    assert 'rel="next" href="/dev/mailbox?page=2"' in first
+    assert re.findall(r'data-mail="([0-9-]+)"', browser.get("/dev/mailbox?page=2").text) == ids[:1]
+    # At least one page, and no page beyond the last.
+    assert "Page 2 of 2" in browser.get("/dev/mailbox?page=99").text
+    assert browser.get("/dev/mailbox?page=-1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("Your code: 123 456.", "123456"), ("654321", "654321"), (f"{LINK}/123456", None), ("Tel. 1234567", None)],
+)
+def test_a_code_can_be_copied(browser: FlaskClient, box: Mailbox, text: str, code: str | None) -> None:
+    mail_id = box.save(make_mail(text=text))
+    for path in ("/dev/mailbox", f"/dev/mailbox/{mail_id}"):
+        assert re.findall('data-copy="([^"]+)"', browser.get(path).text) == ([code] if code else [])
 
 
 def test_the_html_of_a_mail_can_neither_run_nor_fetch_anything(browser: FlaskClient, box: Mailbox) -> None:

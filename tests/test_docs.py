@@ -1,4 +1,4 @@
-"""What the documents name is there."""
+"""Everything that the documents name exists."""
 
 from __future__ import annotations
 
@@ -74,6 +74,26 @@ def test_each_test_that_keeps_a_promise_of_safety_is_there() -> None:
     assert sorted(named - {path.name for path in (ROOT / "tests").rglob("test_*.py")}) == []
 
 
+def test_a_promise_marks_the_requirements_that_deviate_and_no_others() -> None:
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    promises, deviations = page.split("## What deviates, and why")
+    deviating = {name for row in rows_of(deviations) for name in REQUIREMENT.findall(row[0])}
+    marked = {(row[0], *found) for row in rows_of(promises) for found in MARKED.findall(row[-1])}
+    assert len(marked) > 60
+    assert len(deviating) > 40
+    right = {(number, name, "†" if name in deviating else "") for number, name, _mark in marked}
+    assert sorted(marked - right) == [], "† where the table below has the requirement, and nowhere else"
+
+
+REQUIREMENT = re.compile(r"V\d+\.\d+\.\d+")
+MARKED = re.compile(rf"({REQUIREMENT.pattern})(†?)")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of each row of the tables in it."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
 def test_no_docstring_begins_with_what() -> None:
     for path in (ROOT / "webapp").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -107,6 +127,6 @@ def test_docker_compose_lets_only_its_proxy_be_reached_and_only_from_this_machin
     assert set(published) == {"proxy", "mailpit"}
     assert published["proxy"].startswith("${HTTP_BIND:-127.0.0.1}:")
     assert published["mailpit"].startswith("127.0.0.1:")
-    # What the proxy says of who asks counts.
+    # The proxy's word about who is asking counts.
     assert services["web"]["environment"]["TRUSTED_PROXIES"] == "${TRUSTED_PROXIES:-1}"
     assert "listen 8080" in (ROOT / "docker" / "nginx.conf").read_text("utf-8")

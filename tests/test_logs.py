@@ -1,4 +1,4 @@
-"""What is in the logs, and what must not be."""
+"""What the logs contain, and what they must not."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import pytest
 from flask import Flask
 
 from harness.processes import consumer
+from harness.smtp_server import Server
 from harness.visitor import Visitor
-from tests.factories import get, only_user
+from tests.factories import change, get, make_signup, only_user, work
 from tests.system.test_journey import Environ, website_and_log
 from webapp.accounts import links
+from webapp.db.clock import db_now
+from webapp.delivery import tasks
 from webapp.logs import ADDRESSES, TOKENS, for_people, leave_out, wants_colors
 
 CONFIRM, PUT_BACK = (f"{links.PATHS[purpose]}/" for purpose in ("change", "revoke"))
@@ -35,11 +38,19 @@ TOKEN = "-zK3-0xNotAToken_aB9"  # noqa: S105 - a test's own
         (f"Invalid HTTP request line: 'GET /verify/{TOKEN}'", "Invalid HTTP request line: 'GET /verify/<token>'"),
         ("DETAIL: Key (email)=(dup@example.com) already exists.", "DETAIL: Key (email)=(<address>) already exists."),
         ("to <mick@example.com> and 'ann@example.com'", "to <<address>> and '<address>'"),
+        ("(ann@example.com)mick@example.com", "(<address>)<address>"),
         ("nothing to hide", "nothing to hide"),
     ],
 )
 def test_tokens_and_addresses_are_left_out_of_every_line(line: str, kept: str) -> None:
     assert leave_out(TOKENS, ADDRESSES)(None, "error", {"event": line, "number": 1}) == {"event": kept, "number": 1}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("line", [f" @{'a' * 500_000}", "@ " * 250_000, "a)" * 250_000 + "@"])
+def test_no_line_takes_longer_the_more_often_its_letters_could_begin_an_address(line: str) -> None:
+    # Scanning from each letter to the end of the line would take minutes.
+    assert leave_out(TOKENS, ADDRESSES)(None, "error", {"event": line}) == {"event": line}
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -131,6 +142,28 @@ def test_a_mail_can_be_followed_from_its_request_to_its_answer(
     assert get(app, uuid.UUID(sent["email_id"])).request_id == "edge-4711"
 
 
+def test_the_id_of_a_mail_is_on_the_lines_of_its_tasks_too(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    smtp.actions["RCPT"] = "451 4.7.1 come back later"
+    refused = make_signup(app, due=False)
+    with app.app_context():
+        tasks.deliver_later(refused)
+    change(app, refused, next_attempt_at=db_now(-1))
+    work(app)
+    smtp.actions.clear()
+    sent = make_signup(app, username="bob", address="bob@example.com")
+    with app.app_context():
+        tasks.deliver_later(sent)
+    work(app)
+    events = ("enqueued task", "email_deferred", "process task failed", "email_sent", "processed task")
+    found = [(event, fields["email_id"]) for event in events for fields in lines(caplog, event)]
+    assert found[0] == ("enqueued task", str(refused))
+    assert {event for event, email_id in found if email_id == str(refused)} == set(events[:3])
+    assert {event for event, email_id in found if email_id == str(sent)} == {events[0], *events[3:]}
+
+
 def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
     found = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
     return [fields for fields in found if fields["event"] == event]
@@ -163,3 +196,12 @@ def test_what_machines_ask_all_day_is_logged_when_it_goes_wrong(
     app.config["TRUSTED_PROXIES"] = 1
     assert visitor.open("/metrics").status_code == 403
     assert [line["rule"] for line in lines(caplog, "request")] == ["/metrics"]
+
+
+def test_a_page_of_ones_own_is_logged_whatever_it_is_called(
+    visitor: Visitor, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.add_url_rule("/my/progress", "own_progress", lambda: "of one's own")
+    caplog.set_level(logging.INFO)
+    visitor.open("/my/progress")
+    assert [line["rule"] for line in lines(caplog, "request")] == ["/my/progress"]

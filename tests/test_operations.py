@@ -1,4 +1,4 @@
-"""What an operator does from the command line: hold back, cancel, try out, and make accounts."""
+"""Operating from the command line: pausing, canceling, trying out, and creating accounts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def flask_users(app: Flask, *arguments: str, **options: Any) -> Result:
 
 
 def audited(app: Flask) -> list[tuple[str, str | None]]:
-    """What operators did, and its detail; each by a command of whoever runs the tests."""
+    """What operators did, with details; always by the login name of whoever runs the tests."""
     with app.app_context():
         events = db.session.scalars(
             select(AuditEvent).where(AuditEvent.actor.is_not(None)).order_by(AuditEvent.id)
@@ -199,12 +199,22 @@ def test_an_admin_is_made_while_no_mail_goes_and_can_sign_in(visitor: Visitor, a
     assert visitor.path == "/account"
     again = flask_users(app, "create", "root@example.com", "--username", "other", "--generate")
     assert again.exit_code == 2
-    assert "has an account already" in again.stderr
-    weak = flask_users(app, "create", "b@example.com", input="password1\npassword1\n")
-    assert weak.exit_code == 2
+    assert "already has an account" in again.stderr
+    weak = flask_users(app, "create", "b@example.com", input="password1\n")
+    assert weak.exit_code == 1
     assert "easy to guess" in weak.stderr
+    # It was not asked for a second time.
+    assert "Repeat" not in weak.stderr
     assert flask_users(app, "create", "root@example.org", "--generate").exit_code == 2
     assert audited(app) == [("user_created", "admin")]
+
+
+def test_a_password_is_asked_for_until_it_is_a_good_one(app: Flask) -> None:
+    made = flask_users(app, "create", "ann@example.com", input=f"ann\n{STRONG}\n{STRONG}!\n{STRONG}\n{STRONG}\n")
+    assert made.exit_code == 0, made.output
+    assert made.stderr.count("Repeat for confirmation") == 2
+    assert made.stderr.index("must have from 8 to 128 characters") < made.stderr.index("Repeat for confirmation")
+    assert "the passwords don't match" in made.stderr
 
 
 def test_an_account_that_an_operator_makes_ends_pending_signups_of_its_address(
@@ -228,7 +238,8 @@ def test_an_account_that_an_operator_makes_ends_pending_signups_of_its_address(
 
 def test_roles_are_given_and_taken(app: Flask) -> None:
     flask_users(app, "create", "ann@example.com", "--generate")
-    assert flask_users(app, "promote", "ann").exit_code == 0
+    assert "now has the role admin" in flask_users(app, "promote", "ann").stdout
+    assert "already has the role admin" in flask_users(app, "promote", "ann").stdout
     (row,) = json.loads(flask_users(app, "list", "--json").stdout)
     assert (row["username"], row["role"]) == ("ann", "admin")
     flask_users(app, "promote", "ANN@example.com", "--viewer")

@@ -1,4 +1,4 @@
-"""What is somebody's own: languages, words, templates, emails and tasks."""
+"""Making it your own: languages, words, templates, emails and tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from flask import Flask, g, request, session
 from jinja2 import UndefinedError
-from sqlalchemy import Column, String
+from sqlalchemy import Column, Integer, String
 from sqlalchemy.orm import mapped_column
 
 from harness.processes import wait_until
@@ -27,7 +27,7 @@ from webapp.extensions import huey, mail
 from webapp.outbox import posting
 from webapp.pages.account.profile import ProfileForm
 from webapp.pages.shared import forms
-from webapp.pages.shared.forms import NameFields
+from webapp.pages.shared.forms import NameFields, WithAddress
 from webapp.pages.signup.form import SignupForm
 
 Write = Callable[[str, str], None]
@@ -37,7 +37,7 @@ on_embedded = pytest.mark.parametrize("backend", [Embedded.name], indirect=True)
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a file of one's own, in an instance/ of this test."""
+    """Write a file to this test's own instance/."""
     monkeypatch.setattr(paths, "INSTANCE", tmp_path / "instance")
 
     def write(name: str, text: str) -> None:
@@ -50,7 +50,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 @pytest.fixture
 def start(environ: dict[str, str], cheap_passwords: None) -> Iterator[Callable[..., Flask]]:
-    """Start the app with these settings, with what was written before."""
+    """Start the app with these settings, and with the files written so far."""
     started: list[Flask] = []
 
     def start(**settings: str) -> Flask:
@@ -88,7 +88,7 @@ def test_an_app_in_one_language_offers_no_other(start: Callable[..., Flask], smt
         assert "set-cookie" not in page.headers or "language=" not in page.headers["set-cookie"]
         assert 'class="languages"' not in page.text
         assert "ไทย" not in page.text
-    # Who chose a language that was taken away since.
+    # Someone chose a language that has been removed since.
     with app.app_context():
         users.set_locale(db.session.merge(only_user(app)), "th")
     send_due_mails(app)
@@ -190,7 +190,7 @@ def test_a_template_of_ones_own_knows_what_was_done_before_the_request(
 
 
 def post(app: Flask, template: str, facts: dict[str, Any]) -> Any:
-    """Promise the only user an email of one's own."""
+    """Promise the only user one of your own emails."""
     with app.app_context():
         user = only_user(app)
         email_id = posting.post(
@@ -274,7 +274,7 @@ def test_delayed_tasks_of_ones_own_run_beside_hints(app: Flask, caplog: pytest.L
     done: list[int] = []
     task = huey.task(name="one_of_my_own")(done.append)
     make_signup(app, due=False)
-    # More than there are workers: each is there for something of its own.
+    # More than there are workers: each of them is busy with a task of its own.
     for number in range(5):
         huey.enqueue(task.s(number, delay=0.01))
 
@@ -292,12 +292,25 @@ def test_delayed_tasks_of_ones_own_run_beside_hints(app: Flask, caplog: pytest.L
 
 
 @pytest.mark.parametrize("name", ["full_name", "key", "own_fields", "is_authenticated", "session_token", "metadata"])
-def test_a_field_that_is_not_complete_or_named_as_one_of_ours_is_told(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_field_named_as_what_users_have_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     field = mapped_column(String(100), server_default="", info={"label": "Mine"})
     monkeypatch.setattr(users, "Fields", type("Fields", (), {name: field}))
-    with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that users do not have yet, and"):
+    with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that users do not have yet"):
+        users._own_fields()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        mapped_column(String(100), info={"label": "Mine"}),
+        mapped_column(String(100), server_default=""),
+        mapped_column(String, server_default="", info={"label": "Mine"}),
+        mapped_column(Integer, server_default="0", info={"label": "Mine"}),
+    ],
+)
+def test_a_field_that_is_not_complete_is_told(monkeypatch: pytest.MonkeyPatch, field: Any) -> None:
+    monkeypatch.setattr(users, "Fields", type("Fields", (), {"boat": field}))
+    with pytest.raises(TypeError, match=r"own/fields\.py: boat must be as mapped_column\("):
         users._own_fields()
 
 
@@ -313,11 +326,9 @@ def test_a_field_named_as_what_forms_have_is_told(
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [(NameFields, "name"), (NameFields, "own"), (SignupForm, "nonce"), (SignupForm, "address")],
+    [(NameFields, "name"), (NameFields, "own"), (SignupForm, "nonce"), (WithAddress, "address")],
 )
-def test_a_field_named_as_what_one_form_has_is_told(
-    monkeypatch: pytest.MonkeyPatch, form: type[NameFields], name: str
-) -> None:
+def test_a_field_named_as_what_one_form_has_is_told(monkeypatch: pytest.MonkeyPatch, form: type, name: str) -> None:
     monkeypatch.setattr(users, "OWN_FIELDS", (Column(name, String(100)),))
     with pytest.raises(TypeError, match=rf"own/fields\.py: {name} must be a name that our forms do not have yet"):
         forms.refuse_own_names(form)

@@ -1,4 +1,4 @@
-"""What production installs is what it imports, and nothing that a trial or a test needs besides."""
+"""Production installs what it imports, and nothing that only a trial or a test needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from harness.processes import Process
 from webapp.paths import ROOT
 
-# Serves a page and loads the worker in a process that finds no module named on its command line.
+# Serves a page and loads the worker, in a process that can't find the modules named on its command line.
 SERVE = """
 import sys
 
@@ -38,7 +38,7 @@ def canonical(name: str) -> str:
 
 
 def pinned(file: str) -> set[str]:
-    """Return the distributions that a file of requirements installs."""
+    """Return the distributions that a requirements file installs."""
     return set(re.findall(r"^([a-z0-9][\w.-]*)(?:\[[\w,-]+\])?==", (ROOT / file).read_text("utf-8"), re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""Signals: other code that learns who was verified, changed or deleted, and may undo it."""
+"""Signals: other code learns who was verified, changed or deleted, and may undo it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ ALL = (signals.user_verified, signals.email_changed, signals.user_renamed, signa
 
 @pytest.fixture
 def told(app: Flask) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """The signals that were sent: each one's name, and what came with it."""
+    """The signals that were sent: the name and arguments of each."""
     heard: list[tuple[str, dict[str, Any]]] = []
 
     def listener(signal: NamedSignal) -> Callable[..., None]:
         def hear(sender: Flask, user: User, **values: Any) -> None:
             assert sender is app
             assert user.id == values["user_id"]
-            # It is in the database already, as this transaction sees that.
+            # It is in the database already, as seen from this transaction.
             assert db.session.scalar(select(User.username).where(User.id == user.id)) == user.username
             heard.append((signal.name, values))
 
@@ -128,7 +128,7 @@ def test_whom_an_operator_makes_is_told(app: Flask, told: list[Any]) -> None:
     made = flask_users(app, "create", OLD, "--generate", "--admin")
     assert made.exit_code == 0
     assert told == [("user-verified", {"user_id": id_of(app, "mick")})]
-    # What somebody may do under /ops is no change of the account.
+    # What someone may do under /ops is not a change of the account.
     assert flask_users(app, "demote", OLD).exit_code == 0
     assert len(told) == 1
 
@@ -263,7 +263,7 @@ def test_what_a_receiver_breaks_did_not_happen_and_works_once_it_is_mended(
 
 
 def changes(tables: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Leave out the sessions, where it is noted that somebody gave the password."""
+    """Leave out the sessions, which record that somebody entered the password."""
     return {name: rows for name, rows in tables.items() if name != "user_sessions"}
 
 
@@ -291,7 +291,7 @@ def test_each_kind_of_change_is_undone(
         assert member.page.status_code == 500, action
         assert changes(everything(app)) == changes(before), action
     assert caplog.text.count("receiver_failed") == 4
-    # Who asked is signed in as before.
+    # Whoever asked is still signed in.
     member.open("/account")
     assert member.path == "/account"
 

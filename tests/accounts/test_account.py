@@ -1,10 +1,12 @@
-"""What a person does with the own account: other names, other devices, taking the data along, and the end of it."""
+"""What people do with their own accounts: change names, sign out devices, download their data, delete the account."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -15,11 +17,13 @@ from sqlalchemy import func, select, update
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.accounts.test_email_change import another_member, ask, change, events, is_signed_in, on_embedded, sign_in
+from tests.accounts.test_locked import lock, unlock
 from tests.cli.test_cli import flask_mail
 from tests.factories import travel
 from tests.pages.test_verify import everything
 from tests.test_operations import flask_users
 from tests.test_retention import prune
+from webapp import audit
 from webapp.accounts import account, email_change, sessions, users
 from webapp.accounts.codes import CodeTry
 from webapp.accounts.identifiers import email_addresses
@@ -37,7 +41,7 @@ def everywhere(app: Flask) -> str:
     return json.dumps(everything(app), default=str)
 
 
-# The names.
+# Names.
 
 
 def test_a_username_and_a_full_name_can_be_changed_and_the_owner_is_told(
@@ -56,7 +60,7 @@ def test_a_username_and_a_full_name_can_be_changed_and_the_owner_is_told(
     assert not sign_in(Visitor("http://signup.example", app), "mick19")
     assert sign_in(Visitor("http://signup.example", app), "ZOË.X")
     assert events(app, "renamed") == 1
-    # The same spelled in another way is no other account's, and a full name alone is nobody's to be told of.
+    # A respelling of your own username does not count as somebody else's, and a full name alone triggers no notice.
     member.open("/account/profile")
     member.submit("/account/profile", username="zoë.x", full_name="")
     assert member.path == "/account"
@@ -84,7 +88,7 @@ def test_a_name_that_does_not_do_is_told_and_nothing_is_changed(
     assert events(app, "renamed") == 0
 
 
-# The devices.
+# Devices.
 
 
 def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
@@ -119,6 +123,25 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert not is_signed_in(member)
 
 
+def test_of_very_many_devices_that_which_was_not_used_for_longest_is_signed_out(
+    member: Visitor, another_visitor: Visitor, app: Flask
+) -> None:
+    (own,) = rows(app, UserSession)
+    with app.app_context():
+        for n in range(sessions.MOST + 20):
+            used = {"created_at": own.created_at, "seen_at": own.seen_at - timedelta(minutes=n)}
+            db.session.add(UserSession(token_hash=f"{n:064}", user_id=own.user_id, **used))
+        db.session.commit()
+    assert sign_in(another_visitor)
+    alive = {one.token_hash for one in rows(app, UserSession) if one.revoked_at is None}
+    assert len(alive) == sessions.MOST
+    assert f"{0:064}" in alive
+    assert f"{sessions.MOST + 19:064}" not in alive
+    assert is_signed_in(member)
+    member.open("/account/sessions")
+    assert member.page.text.count("/end") == sessions.MOST + 1
+
+
 def rows(app: Flask, model: type[UserSession]) -> list[UserSession]:
     with app.app_context():
         return list(db.session.scalars(select(model).order_by(model.id)))
@@ -142,13 +165,13 @@ def test_what_was_seen_is_noted_once_an_hour_and_where(member: Visitor, app: Fla
     member.open("/account/sessions")
     assert "from 127.0.0.1" not in member.text
     travel(app, sessions.SEEN_SECONDS + 1)
-    # It is noted once this page was answered.
+    # It is noted after this page was answered.
     member.open("/account/sessions")
     member.open("/account/sessions")
     assert "from 127.0.0.1" in member.text
 
 
-# The data.
+# Data.
 
 
 def test_the_export_has_what_is_the_persons_own_and_no_secret(
@@ -178,7 +201,23 @@ def test_the_export_has_what_is_the_persons_own_and_no_secret(
     assert events(app, "exported") == 1
 
 
-# The end.
+def test_the_export_tells_what_operators_did_and_not_where_they_are(member: Visitor, app: Flask) -> None:
+    def act() -> None:
+        audit.actor.set("user 2 (operator)")
+        audit.client_ip.set("203.0.113.99")
+        assert lock(app)
+        assert unlock(app)
+
+    copy_context().run(act)
+    assert sign_in(member)
+    member.open("/account/export")
+    told = member.submit("/account/export")
+    where = {event["action"]: event["ip_address"] for event in told.json()["events"]}
+    assert (where["locked"], where["unlocked"], where["signed_in"]) == (None, None, "127.0.0.1")
+    assert "203.0.113.99" not in told.text
+
+
+# Deletion.
 
 
 def test_a_deleted_account_is_gone_with_all_that_is_its_own(
@@ -205,7 +244,7 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
         assert statuses.count("canceled") == waiting
         assert db.session.scalar(select(func.count()).select_from(User)) == 0
         assert db.session.scalar(select(func.count()).select_from(UserSession)) == 0
-    # What happened stays known, and not to whom.
+    # What happened is still known, but not to whom.
     assert events(app, "account_deleted") == 1
     assert events(app, "verified") == 1
     send_due()
@@ -213,13 +252,13 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
     assert mail.recipients == ["mick@example.com"]
     assert mail.message["Subject"] == "Your Acme account was deleted"
     assert not sign_in(member)
-    # A day later nothing knows the address or the names any more.
+    # A day later the address and the names are gone.
     travel(app, 86401)
     prune(app)
     kept = everywhere(app)
     for own in ("mick", "Mick", "new@example.com"):
         assert own not in kept
-    # Nor is a mail that an operator revives sent to nobody.
+    # And an email that an operator revives is not sent.
     with app.app_context():
         db.session.execute(update(OutgoingEmail).values(status="dead"))
         db.session.commit()

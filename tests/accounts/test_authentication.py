@@ -1,4 +1,4 @@
-"""Who somebody is, by the name and the password that were typed."""
+"""Who someone is, by the name and password they typed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Send = Callable[[], None]
 
 
 def sign_in(visitor: Visitor, identifier: str, password: str = PASSWORD) -> str:
-    """Return where it leads."""
+    """Return the path that it leads to."""
     visitor.open("/login")
     visitor.submit("/login", identifier=identifier, password=password)
     return visitor.path
@@ -51,7 +51,7 @@ def test_who_signs_up_later_with_the_same_name_shuts_nobody_out(
     elsewhere = Visitor("http://signup.example", app)
     assert sign_in(elsewhere, "mick19") == "/signup/sent"
     assert "mick@example.com" in elsewhere.text
-    # Nor does who came before, where one signed up oneself.
+    # Nor does someone who signed up earlier, in the browser of your own signup.
     assert sign_in(another_visitor, "mick19", "the rival's password") == "/signup/sent"
     assert "rival@example.com" in another_visitor.text
 
@@ -68,7 +68,7 @@ def test_a_pending_signup_of_another_browser_is_not_mixed_up_with_what_is_typed(
 def test_users_from_before_verification_are_found_by_both(visitor: Visitor, app: Flask) -> None:
     visitor.sign_up()
     set_all(app, purge_at=None)
-    # A stranger's signup of the address changes nothing.
+    # A stranger's signup with the address changes nothing.
     Visitor("http://signup.example", app).sign_up(username="rival", password="the rival's password")
     for identifier in ("mick@example.com", "mick19"):
         assert sign_in(Visitor("http://signup.example", app), identifier) == "/signup/sent"

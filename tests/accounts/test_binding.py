@@ -1,4 +1,4 @@
-"""What a browser, a link, a code or a message holds means the row that it was made for, or nothing."""
+"""A browser, link, code or message refers to the row that it was made for, or to nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Send = Callable[[], None]
 
 NEW_PASSWORD = "another horse battery"  # noqa: S105 - a test's own
 
-# All that a waiting page can do.
+# Everything that a waiting page can do.
 ACTS: list[tuple[str, dict[str, Any]]] = [
     ("/signup/resend", {}),
     ("/signup/email", {"email": "attacker@example.com"}),
@@ -46,7 +46,7 @@ ACTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
-    """With limits, none of which is set: a test sets the one that it is about."""
+    """Limits on, but none set: each test sets the one that it is about."""
     return {**environ, "RATELIMIT_ENABLED": "true", **dict.fromkeys(LIMITS, "none")}
 
 
@@ -56,7 +56,7 @@ def users(app: Flask) -> list[User]:
 
 
 def assert_powerless(old: Visitor, victim: str) -> None:
-    """The old browser sees nothing of the victim, and nothing that it sends does anything."""
+    """The old browser sees nothing of the victim, and nothing that it sends has any effect."""
     token = re.search(r'name="csrf_token" value="([^"]+)"', old.open("/login").text)
     assert token
     for url in ("/signup/sent", "/signup/sent/progress", "/verify", "/forgot/sent", "/account"):
@@ -68,7 +68,7 @@ def assert_powerless(old: Visitor, victim: str) -> None:
 
 
 def untouched(app: Flask, address: str) -> tuple[Any, ...]:
-    """Return what an old browser must not change of who has this address."""
+    """Return what an old browser must not change for whoever has this address."""
     with app.app_context():
         user = db.session.scalars(select(User).where(User.email == address)).one()
         tries = db.session.scalar(select(func.count()).where(CodeTry.user_id == user.id))
@@ -101,7 +101,7 @@ def test_a_number_is_not_given_out_again_when_its_account_is_deleted_or_purged(
 
 @pytest.fixture(params=["the account was deleted", "the signup was purged", "a backup was restored"])
 def reuse(request: pytest.FixtureRequest, app: Flask) -> Callable[[Visitor, Server], None]:
-    """Makes the number of the visitor's user free, and lets the database give it out again."""
+    """Frees the number of the visitor's user, and lets the database assign it again."""
 
     def delete_account(visitor: Visitor, smtp: Server) -> None:
         type_code(visitor, code_in(smtp.mails[-1]))
@@ -133,7 +133,7 @@ def reuse(request: pytest.FixtureRequest, app: Flask) -> Callable[[Visitor, Serv
 
 
 def rewind(app: Flask) -> None:
-    """Let the next rows get the numbers that the deleted ones had, as a restored backup does."""
+    """Let the next rows get the numbers of the deleted ones, as after a restored backup."""
     with app.app_context():
         for table in db.metadata.sorted_tables:
             if "id" in table.c and isinstance(table.c.id.type, Integer):
@@ -234,10 +234,10 @@ def test_a_limit_of_who_is_gone_is_not_the_next_ones(app: Flask, send_due: Send,
     assert numbers[0] == numbers[1]
 
 
-# The sequences of PostgreSQL never go back.
+# PostgreSQL's sequences never go back.
 @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 def test_a_number_is_given_out_once_wherever_rows_are_numbered(app: Flask) -> None:
-    """But for those tables that have one row, whose number is 1."""
+    """Except for tables with a single row, whose number is 1."""
     with app.app_context():
         numbered = {
             table.name
@@ -253,7 +253,7 @@ def test_a_number_is_given_out_once_wherever_rows_are_numbered(app: Flask) -> No
 
 @pytest.fixture
 def attacker(visitor: Visitor, send_due: Send) -> Visitor:
-    """Somebody who signed up with the address of somebody else, who got the mail."""
+    """Someone who signed up with another person's address; that person got the email."""
     visitor.sign_up(username="attacker", email="vera@example.com")
     send_due()
     return visitor
@@ -282,12 +282,13 @@ def test_a_signup_that_its_owner_took_over_is_the_owners_alone(
         attacker.page = page
     attacker.open("/signup/sent?language=th")
     assert untouched(app, "vera@example.com") == before
-    # Nor did it use up the tries of the owner's own code.
+    # It did not use up tries of the owner's own code either.
     another_visitor.open("/account/email")
     another_visitor.submit("/account/email/code", code=code_in(smtp.mails[-1]))
     assert another_visitor.path == "/account"
     attacker.open("/signup/sent?language=en")
     assert "Your email address is confirmed" in attacker.text
+    travel(app, 2)
     part = attacker.open("/signup/sent/progress")
     assert (part.text, part.headers["hx-redirect"]) == ("", "/signup/sent")
 
@@ -295,14 +296,14 @@ def test_a_signup_that_its_owner_took_over_is_the_owners_alone(
 def test_a_code_that_is_typed_while_the_owner_takes_over_is_no_try_of_the_owners(
     attacker: Visitor, another_visitor: Visitor, app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between that its user is looked up, and that nobody else may confirm."""
+    """Between looking up its user and keeping others from confirming."""
     attacker.open("/signup/sent")
     find, owners = signup.find, [another_visitor]
 
     def find_and_wait(signup_id: uuid.UUID) -> User | None:
         user = find(signup_id)
         if owners and request.path == "/signup/code":
-            # On SQLite nobody can, by then.
+            # On SQLite nobody can at this point.
             db.session.commit()
             owner = owners.pop()
             taking_over = Thread(target=take_over, args=(owner, smtp))
@@ -379,7 +380,7 @@ def test_a_cookie_of_the_former_kind_is_no_signup(visitor: Visitor, app: Flask) 
     assert_powerless(old, "mick")
     old.open("/signup/sent")
     assert old.path == "/signup"
-    # The password leads back to it.
+    # The password still works.
     old.open("/login")
     old.submit("/login", identifier="mick19", password=PASSWORD)
     assert old.path == "/signup/sent"

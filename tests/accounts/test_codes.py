@@ -1,4 +1,4 @@
-"""Codes to type where one signed up, and a changed address."""
+"""Codes to type: in the browser that signed up, and for a changed address."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_after_five_wrong_codes_no_code_counts_and_the_link_still_does(
         assert "That code is wrong or has expired" in visitor.text
     type_code(visitor, code_in(mail))
     assert "Too many wrong codes" in visitor.text
-    # Neither another mail nor another address gives new tries.
+    # Neither another email nor another address grants new tries.
     visitor.submit("/signup/resend")
     type_code(visitor, code_in(mail))
     assert "Too many wrong codes" in visitor.text
@@ -242,7 +242,7 @@ def test_a_link_proves_its_address_for_another_signup_that_this_browser_holds(
     send_due()
     visitor.sign_up(username="mick19")
     send_due()
-    # The owner opens the mail that the stranger's signup caused.
+    # The owner opens the email that the stranger's signup caused.
     visitor.open(smtp.mails[0].link)
     assert "mick19" in visitor.text
     visitor.submit("/verify")

@@ -1,4 +1,4 @@
-"""A changed address: proved by link or code, told to the old one, and put back by it."""
+"""Changing the address: proved by link or code, announced to the old address, and undone from there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from webapp.paths import ROOT
 
 Send = Callable[[], None]
 
-# What needs no database of its own kind to be seen.
+# These look the same on every database.
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 
 OLD = "mick@example.com"
@@ -42,14 +42,14 @@ def ask(visitor: Visitor, address: str = NEW, password: str = PASSWORD) -> None:
 
 
 def asked(visitor: Visitor, send_due: Send, smtp: Server, address: str = NEW) -> Mail:
-    """Ask for the address; return the mail that it got."""
+    """Ask to change to the address; return the email that it got."""
     ask(visitor, address)
     send_due()
     return smtp.to(address)[-1]
 
 
 def change(visitor: Visitor, send_due: Send, smtp: Server, address: str = NEW) -> Mail:
-    """Change to the address; return the mail that the former one got."""
+    """Change to the address; return the email that the old one got."""
     visitor.open(asked(visitor, send_due, smtp, address).link)
     visitor.submit(CONFIRM)
     assert visitor.path == "/account"
@@ -58,7 +58,7 @@ def change(visitor: Visitor, send_due: Send, smtp: Server, address: str = NEW) -
 
 
 def addresses(app: Flask) -> list[str]:
-    """The verified ones."""
+    """The verified addresses."""
     with app.app_context():
         return list(db.session.scalars(select(User.email).where(User.email_verified_at.is_not(None)).order_by(User.id)))
 
@@ -113,6 +113,23 @@ def test_the_new_address_gets_a_link_and_a_code_and_the_old_one_stays_until_then
     assert "Sent " in member.text
     assert addresses(app) == [OLD]
     assert len(smtp.mails) == 1
+
+
+def test_what_moves_of_the_page_is_asked_for_by_itself(member: Visitor, send_due: Send, smtp: Server) -> None:
+    ask(member)
+    assert "Sending…" in member.open("/account/email/progress").text
+    send_due()
+    told = member.open("/account/email/progress").text
+    assert told.count("aria-current") == 1
+    assert f'<strong class="address">{NEW}</strong>' in told
+    assert "Sent " in told
+    member.open(smtp.mails[-1].link)
+    member.submit(CONFIRM)
+    # The page itself says what happened.
+    assert member.open("/account/email/progress").headers["HX-Redirect"] == "/account/email"
+    member.open("/account")
+    member.submit("/logout")
+    assert member.open("/account/email/progress").headers["HX-Redirect"] == "/account/email"
 
 
 @on_embedded
@@ -206,7 +223,7 @@ def test_after_five_wrong_codes_in_a_day_only_the_link_counts(
         assert "That code is wrong or has expired" in member.text
     member.submit("/account/email/code", code=code_in(mail))
     assert "Too many wrong codes" in member.text
-    # Another address gives no new tries.
+    # Another address grants no new tries.
     mail = asked(member, send_due, smtp, "other@example.com")
     member.open("/account/email")
     member.submit("/account/email/code", code=code_in(mail))
@@ -294,7 +311,7 @@ def test_a_changed_address_ends_all_that_was_asked_for_before(
     member.open("/account/email")
     assert "Check your email" not in member.text
     assert events(app, "address_changed") == 1
-    # Nor does a code that is typed after that.
+    # Nor does a code typed after that.
     token = member.hidden("/account/email")
     member.page = member.http.post("/account/email/code", data={**token, "code": "123456"}, follow_redirects=True)
     assert member.page.status_code == 200
@@ -326,7 +343,7 @@ def test_the_button_confirms_only_what_its_page_showed(
     assert addresses(app) == [OLD]
 
 
-# Of rivals one wins.
+# When several compete for an address, one wins.
 
 
 def test_twenty_confirmations_at_once_are_one(member: Visitor, app: Flask, send_due: Send, smtp: Server) -> None:
@@ -397,7 +414,7 @@ def test_the_former_address_is_told_and_puts_itself_back(
     assert re.search(r'href="/forgot">Set a new password<', another_visitor.page.text)
     assert addresses(app) == [OLD]
     assert events(app, "address_put_back") == 1
-    # Whoever changed it is out, and stays out.
+    # Whoever changed it is signed out, and stays out.
     assert not is_signed_in(member)
     assert not sign_in(member)
     assert not is_signed_in(another_visitor)
@@ -410,7 +427,7 @@ def test_it_can_be_put_back_for_a_day_from_the_mail_on(
 ) -> None:
     member.open(asked(member, send_due, smtp).link)
     member.submit(CONFIRM)
-    # Mail was away for a week.
+    # Email was down for a week.
     travel(app, 7 * 86400)
     send_due()
     link = smtp.to(OLD)[-1].link
@@ -459,7 +476,7 @@ def test_an_address_that_has_an_account_of_its_own_by_now_is_not_put_back(
     assert addresses(app) == [NEW, OLD]
 
 
-# What it tells, and to whom.
+# What it reveals, and to whom.
 
 
 def test_the_owner_of_a_taken_address_is_told_and_gets_no_link(
@@ -475,7 +492,7 @@ def test_the_owner_of_a_taken_address_is_told_and_gets_no_link(
     assert CONFIRM not in mail.text
     member.open("/account/email")
     assert "Sent " in member.text
-    # Nor does what one may take along tell.
+    # The data export does not reveal it either.
     exported = member_export(member)
     assert "account_exists" not in exported
     assert "Owner@" not in exported

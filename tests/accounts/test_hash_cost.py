@@ -1,4 +1,4 @@
-"""Checking a password costs what is set now."""
+"""Checking a password always costs as much as the current settings say."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNREADABLE = [
 
 
 def check(kept: str | None) -> bool | None:
-    """Return the answer, or nothing for a hash that cannot be read."""
+    """Return the answer, or None for a hash that cannot be read."""
     try:
         return hash_cost.verify(SET_NOW, kept, "a password")
     except hash_cost.HashUnreadable:
@@ -46,7 +46,7 @@ def test_a_hash_is_checked_whatever_its_parameters_are() -> None:
 
 
 def test_every_check_costs_what_is_set_now_at_least() -> None:
-    """In CPU time. A neighbor in the caches spoils a comparison, and what is measured for it; a fault spoils all."""
+    """Measured in CPU time. A noisy neighbor can spoil one comparison; a bug would spoil all of them."""
     compared = []
     for _ in range(8):
         hash_cost._missing.cache_clear()
@@ -70,7 +70,7 @@ def quickest_checks() -> dict[str, float]:
         for name, one in kept.items():
             begun = time.thread_time()
             check(one)
-            # The first time it is measured how much is missing.
+            # The first run measures how much is missing.
             if number:
                 took[name].append(time.thread_time() - begun)
     return {name: min(times) for name, times in took.items()}

@@ -1,4 +1,4 @@
-"""An account that an operator locked: nobody gets in, nobody is told, and unlocking brings it back."""
+"""An account locked by an operator: nobody gets in, nobody is told, and unlocking restores it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_link_that_was_begun_just_before_does_nothing(
     member.open(asked(member, send_due, smtp).link)
     another_visitor.open(forget(another_visitor, send_due, smtp))
     former = of(app).password_hash
-    # As if both links had been committed after those of before were withdrawn.
+    # As if both links had been committed just after the earlier ones were voided.
     with app.app_context():
         db.session.execute(update(User).values(locked_at=db_now()))
         db.session.commit()
@@ -111,7 +111,7 @@ def test_its_links_and_codes_are_void_and_stay_so(
     lock(app)
     for link in (mail.link, reset):
         assert Visitor("http://signup.example", app).open(link).status_code == 404
-    # Also for whoever has its page open.
+    # Even for someone who has its page open.
     token = Visitor.hidden(another_visitor, "/reset")
     assert another_visitor.http.post("/reset", data={**token, "password": ANOTHER}).status_code == 404
     member.submit("/account/email/code", code=code_in(mail))
@@ -158,7 +158,7 @@ def test_a_locked_signup_is_verified_by_nothing_and_its_page_tells_nothing(
     visitor.open("/signup/sent")
     visitor.submit("/signup/resend")
     send_due()
-    # It looks sent, and is not.
+    # It looks sent, but is not.
     assert visitor.path == "/signup/sent"
     assert len(smtp.mails) == 1
     unlock(app)
@@ -199,13 +199,13 @@ def test_a_link_that_was_disowned_is_no_way_in_either(
 def test_whoever_had_the_address_before_can_still_put_it_back_and_is_not_let_in(
     member: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
-    """An operator who locks a stolen account must not take its owner's way back."""
+    """An operator who locks a stolen account must not cut off its owner's way back."""
     undo = change(member, send_due, smtp)
     lock(app)
     another_visitor.open(undo.link)
     another_visitor.submit(PUT_BACK)
     assert "This account is locked. Please contact us." in another_visitor.text
-    # From there nothing would come.
+    # A link sent from there would never arrive.
     assert "/forgot" not in another_visitor.page.text
     assert addresses(app) == ["mick@example.com"]
     assert not is_signed_in(another_visitor)

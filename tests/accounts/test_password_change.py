@@ -1,8 +1,9 @@
-"""A forgotten password, set anew by whoever has the mailbox."""
+"""Forgotten passwords, reset by whoever has the mailbox."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,10 +21,11 @@ from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
+from webapp.pages.shared import mail_status
 
 Send = Callable[[], None]
 
-# What needs no database of its own kind to be seen.
+# These look the same on every database.
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 
 NEW = "a new long password"
@@ -32,7 +34,7 @@ ADDRESS = "mick@example.com"
 
 @pytest.fixture
 def owner(visitor: Visitor, send_due: Send, smtp: Server) -> Visitor:
-    """Somebody who is verified, and signed in."""
+    """Someone who is verified and signed in."""
     visitor.sign_up()
     send_due()
     visitor.open(smtp.mails[-1].link)
@@ -56,7 +58,7 @@ def reset_link(smtp: Server) -> str:
 
 
 def sign_in(visitor: Visitor, password: str, identifier: str = "mick19") -> str:
-    """Return where it leads."""
+    """Return the path that it leads to."""
     visitor.http.cookies.clear()
     visitor.open("/login")
     visitor.submit("/login", identifier=identifier, password=password)
@@ -105,6 +107,26 @@ def test_a_forgotten_password_is_set_anew_and_its_owner_signs_in_with_it(
     assert sign_in(another_visitor, PASSWORD) == "/login"
     assert sign_in(another_visitor, NEW) == "/account"
     assert count(app, "password_reset") == 1
+
+
+@pytest.mark.parametrize(
+    ("agent", "told"),
+    [
+        ("Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Windows"),
+        ("Visit http://evil.example Mick <b>", "an unknown browser"),
+    ],
+)
+def test_the_mail_says_when_and_on_what_its_link_was_asked_for_and_nothing_that_was_typed(
+    owner: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server, agent: str, told: str
+) -> None:
+    another_visitor.http.headers["User-Agent"] = agent
+    forget(another_visitor)
+    send_due()
+    mail = last(smtp, "Set a new password")
+    assert re.search(rf"requested on \d+ \w+ \d{{4}}, \d\d:\d\d UTC, from {told}\.", mail.text)
+    for part in (mail.text, mail.html, mail.content.decode()):
+        assert "evil" not in part
+        assert "127.0.0.1" not in part
 
 
 @on_embedded
@@ -163,7 +185,7 @@ def test_altered_foreign_and_used_links_get_one_and_the_same_404(
     pages.add(another_visitor.text)
     assert len(pages) == 1
     assert "Get a new link" in pages.pop()
-    # Nor does a link of one kind do what another kind does.
+    # Nor does a link of one kind work as another kind.
     assert another_visitor.open(f"/verify/{token}").status_code == 404
 
 
@@ -171,7 +193,7 @@ def test_an_expired_link_offers_a_new_one(
     owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
 ) -> None:
     forget(another_visitor)
-    # However long its mail waited.
+    # However long its email waited.
     travel(app, 7200)
     send_due()
     link = reset_link(smtp)
@@ -208,6 +230,35 @@ def test_one_reset_consumes_all_other_links_and_those_that_wait(
     with app.app_context():
         waited = select(OutgoingEmail).where(OutgoingEmail.status == "canceled")
         assert [email.last_error for email in db.session.scalars(waited)] == ["the password was changed"]
+
+
+@on_embedded
+def test_a_link_is_sent_again_from_the_page_that_says_so(
+    owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_visitor.open("/forgot?next=/account/sessions")
+    begun = time.monotonic()
+    another_visitor.submit("/forgot?next=/account/sessions", email=ADDRESS)
+    assert "It usually arrives within a minute." in another_visitor.text
+    told = re.search(r"You can send another in (\d+) seconds", another_visitor.text)
+    assert told
+    # The time of asking is kept in whole seconds, and the rest is rounded.
+    assert 58 - (time.monotonic() - begun) <= int(told[1]) <= 60
+    # Instead of a minute's wait: the time of asking is in a signed cookie.
+    monkeypatch.setattr(mail_status, "RESEND_SECONDS", 0)
+    another_visitor.open(str(another_visitor.page.url))
+    assert "You can send another" not in another_visitor.text
+    send_due()
+    travel(app, 61)
+    # Without a word typed, and to where its person wanted to go.
+    another_visitor.submit("/forgot?next=/account/sessions")
+    assert another_visitor.path == "/forgot/sent"
+    send_due()
+    first, second = [mail.link for mail in smtp.mails if "Set a new password" in mail.message["Subject"]]
+    assert first != second
+    another_visitor.open(second)
+    another_visitor.submit("/reset", password=NEW)
+    assert another_visitor.path == "/account/sessions"
 
 
 def test_of_twenty_who_use_one_link_at_once_one_wins(
@@ -331,7 +382,7 @@ def test_nobody_gets_a_mail_at_an_address_that_nobody_has(
     assert smtp.mails == []
     with app.app_context():
         email = db.session.scalars(select(OutgoingEmail)).one()
-        assert (email.status, email.last_error) == ("canceled", "nobody has this address")
+        assert (email.status, email.last_error) == ("canceled", "no account has this address")
         assert db.session.scalars(select(VerifyEmail)).all() == []
 
 
@@ -361,7 +412,7 @@ def test_links_have_a_budget_of_their_own_and_the_newest_waits(
     travel(app, 60)
     send_due()
     assert len(smtp.mails) == 3
-    # Whichever arrived serves.
+    # Whichever arrived works.
     visitor.open(first)
     visitor.submit("/reset", password=NEW)
     assert visitor.path == "/account"

@@ -1,4 +1,4 @@
-"""Passwords: how they are kept, and what checking them takes."""
+"""Passwords: how they are stored, and what checking them costs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_signing_in_gives_an_old_hash_the_strength_of_today(app: Flask, visitor:
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads that give way to each other as often as they can."""
+    """Threads that switch as often as they can."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -94,8 +94,8 @@ def test_no_more_are_hashed_at_once_than_there_are_cores(app: Flask, monkeypatch
             with lock:
                 running += 1
                 most = max(most, running)
-            # Long enough for all the others to come, and for those that may.
             wait_until(lambda: most >= allowed, "fewer are hashed at once than may be")
+            # Time for one too many to show up, if that can happen. A slow machine may hide it, but fails nothing.
             time.sleep(0.02)
             with lock:
                 running -= 1

@@ -1,4 +1,4 @@
-"""Addresses with what people paste around them."""
+"""Addresses with the extra characters that people paste around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing up, as a person sees it, and what is in the database then."""
+"""Signing up: what people see, and what the database holds afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.factories import NO_PASSWORD, only_user
 from webapp.accounts import signup
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.links import VerifyEmail
-from webapp.accounts.users import User
+from webapp.accounts.users import User, own_values
 from webapp.db.base import db, execute_alone
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -31,7 +31,7 @@ Send = Callable[[], None]
 
 
 def rows(app: Flask) -> tuple[int, int, int]:
-    """How many users, verifications and mails there are."""
+    """The numbers of users, verifications and emails."""
     with app.app_context():
         users, verifications, mails = (db.session.query(table).count() for table in (User, VerifyEmail, OutgoingEmail))
     return users, verifications, mails
@@ -63,7 +63,7 @@ def test_the_answer_to_a_signup_is_303(visitor: Visitor) -> None:
 
 
 def test_when_one_row_cannot_be_written_none_is(visitor: Visitor, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    # The mail's table refuses, after the user and the verification were written.
+    # The outbox table refuses, after the user and the verification were written.
     with app.app_context(), db.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE delivery_attempts")
         connection.exec_driver_sql("ALTER TABLE outgoing_emails RENAME TO elsewhere")
@@ -205,7 +205,7 @@ def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> 
 
 def test_what_a_signup_is_given_and_would_not_write_is_an_error(app: Flask) -> None:
     person = dict.fromkeys(("username", "username_key", "username_skeleton", "full_name", "email_key", "locale"), "ann")
-    person |= {"email": "ann@example.com", "password_hash": NO_PASSWORD}
+    person |= {"email": "ann@example.com", "password_hash": NO_PASSWORD, **own_values({})}
     with app.app_context():
         with pytest.raises((TypeError, CompileError), match="shoe_size"):
             signup.add(person | {"shoe_size": "43"}, uuid.uuid4(), None, 1)
@@ -226,7 +226,7 @@ def test_a_statement_takes_the_values_that_it_writes_and_no_others(app: Flask, g
 
 
 def sent_again(app: Flask, visitor: Visitor, **fields: str) -> str:
-    """Send the page's form once more, as a browser does that did not hear the first answer; return where it leads."""
+    """Send the page's form again, like a browser that did not get the first response; return where it leads."""
     twin = Visitor("http://signup.example", app)
     twin.http.cookies.update(visitor.http.cookies)
     twin.page = visitor.page
@@ -298,7 +298,7 @@ def test_the_same_page_in_another_browser_is_another_signup(
 
 
 def without_own_words(page: str) -> str:
-    """Return the page without the words that no other answer has."""
+    """Return the page without the words that are unique to this response."""
     return re.sub(r'name="(csrf_token|nonce)" value="[^"]+"', "", page)
 
 
@@ -324,7 +324,7 @@ def test_the_form_is_the_one_that_was_rendered_whoever_saw_it_first(app: Flask, 
 
 
 def rendered(app: Flask, visitor: Visitor, *urls: str) -> int:
-    """Return how many templates it took to open these."""
+    """Return how many templates these pages needed."""
     templates: list[object] = []
     with template_rendered.connected_to(lambda _sender, template, **_more: templates.append(template), app):
         for url in urls:

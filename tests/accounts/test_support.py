@@ -1,4 +1,4 @@
-"""People found by what is known of them."""
+"""Finding people by what is known about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.db.clock import db_now
 
 @pytest.fixture
 def people(app: Flask) -> dict[str, int]:
-    """Some, by their usernames."""
+    """A few people, by their usernames."""
     with app.app_context():
         for username, address, full_name in (
             ("mick19", "mick@example.com", "Mick Müller"),
@@ -69,6 +69,7 @@ def test_people_are_found_by_number(app: Flask, people: dict[str, int]) -> None:
 
 
 def test_of_many_who_are_alike_some_are_found(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Twenty instead of hundreds are more than may be found.
     monkeypatch.setattr(search, "FOUND_MAX", 3)
     fill(app, 20)
     with app.app_context():
@@ -78,6 +79,7 @@ def test_of_many_who_are_alike_some_are_found(app: Flask, monkeypatch: pytest.Mo
 def test_older_people_are_found_by_the_beginning_of_a_name_and_newer_ones_by_any_part(
     app: Flask, people: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Let some of these few count as old.
     monkeypatch.setattr(search, "NEWEST", 2)
     with app.app_context():
         assert search.find("müller") == set()
@@ -88,6 +90,7 @@ def test_older_people_are_found_by_the_beginning_of_a_name_and_newer_ones_by_any
 def test_nobody_is_looked_for_in_all_rows(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(app, 2000)
     questions: list[Any] = []
+    # Nearly all of these count as old.
     monkeypatch.setattr(search, "NEWEST", 10)
     with app.app_context():
         db.session.execute(text("ANALYZE users"))
@@ -97,6 +100,7 @@ def test_nobody_is_looked_for_in_all_rows(app: Flask, monkeypatch: pytest.Monkey
             questions.append(query)
             return scalars(query)
 
+        # The statements that it really executes, to look at their plans.
         monkeypatch.setattr(db.session, "scalars", note)
         search.find("7")
         explain = "EXPLAIN" if db.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
@@ -106,7 +110,7 @@ def test_nobody_is_looked_for_in_all_rows(app: Flask, monkeypatch: pytest.Monkey
             for compiled in [query.compile(db.engine, compile_kwargs={"literal_binds": True})]
         ]
     assert len(plans) == 6
-    # The last looks through the newest, by their numbers, and no further.
+    # The last one scans only the newest users, by number.
     assert not [plan for plan in plans[:5] if "Seq Scan" in plan or "SCAN" in plan]
     assert "ix_users_email_key" in plans[0]
     assert "ix_users_username_key" in plans[1]

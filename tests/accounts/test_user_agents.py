@@ -1,4 +1,4 @@
-"""Browsers, by what they say of themselves."""
+"""Browsers, by their user agents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Usernames: which may be chosen, and which look like another's."""
+"""Usernames: which may be chosen, and which look like another one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAKEN = "That username is taken"
 
 
 def hold(app: Flask, username: str) -> None:
-    """Let somebody else hold this username."""
+    """Let someone else have this username."""
     with app.app_context():
         user = User(full_name="", email="other@example.com", email_key="other@example.com", password_hash="x")
         users.name(user, username)
@@ -69,7 +69,7 @@ def test_people_of_all_scripts_have_names(visitor: Visitor, name: str) -> None:
 @pytest.mark.parametrize(
     ("held", "chosen"),
     [
-        ("victim", "vісtіm"),  # Cyrillic, as are the next two
+        ("victim", "vісtіm"),  # Cyrillic, like the next two
         ("paypal", "раураl"),
         ("BOBA", "ВОВА"),
         ("paypal", "paypaI"),
@@ -120,7 +120,7 @@ def test_a_name_that_looks_like_anothers_cannot_be_changed_to(app: Flask, member
         member.submit("/account/profile", username=name, full_name="")
         assert told in member.text
     member.open("/account/profile")
-    # It looks like the own one, which nobody else has.
+    # It looks like the user's own name, which nobody else has.
     member.submit("/account/profile", username="mickI9", full_name="")
     assert member.path == "/account"
 
@@ -179,7 +179,7 @@ def test_what_old_code_wrote_since_the_migration_is_filled_in(app: Flask, visito
 def test_who_holds_a_name_is_looked_up_in_indexes_alone(app: Flask) -> None:
     with app.app_context():
         explain = "EXPLAIN" if db.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
-        # Of a small table, or of one that it knows nothing of, PostgreSQL would take any way.
+        # For a small table, or one without statistics, PostgreSQL might choose any plan.
         now = db.session.scalars(select(db_now())).one()
         db.session.execute(insert(User), [somebody(number, now) for number in range(2000)])
         db.session.execute(text("ANALYZE users"))
@@ -192,7 +192,7 @@ def test_who_holds_a_name_is_looked_up_in_indexes_alone(app: Flask) -> None:
 
 
 def somebody(number: int, now: datetime) -> dict[str, Any]:
-    """Return the columns of a user whose username and its skeleton are not the same."""
+    """Return the columns of a user whose username differs from its skeleton."""
     return {
         "username": f"USER{number}",
         "username_key": f"user{number}",

@@ -1,4 +1,4 @@
-"""What `make accessibility` does: axe on every page, in each theme, language and size of window."""
+"""`make accessibility`: axe on every page, in each theme, language and window size."""
 
 from __future__ import annotations
 

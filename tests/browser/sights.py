@@ -1,4 +1,4 @@
-"""What is wrong with a page, as each of those sees it who look at pages in their own way."""
+"""Problems of a page, as people with different ways of reading it would notice them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from playwright.sync_api import Page, ViewportSize
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
 
-# Of a mail, what is around it is its reader's business.
+# Everything around an email is up to the email client.
 OF_MAILS = ("wcag2a", "wcag2aa")
 OF_COLOURS = ("color-contrast", "link-in-text-block")
 
-# CSS pixels. A phone of the smallest kind is also a desktop at 400 %, and the other one a desktop at 200 %.
+# CSS pixels. A very small phone is also a desktop at 400 %, and the other one a desktop at 200 %.
 NARROW: ViewportSize = {"width": 320, "height": 500}
 ZOOMED: ViewportSize = {"width": 640, "height": 360}
 
-# Goes from one to the next as the tab key does, and notes what cannot be seen to have the focus or jumps back up.
+# Moves focus like the tab key, and notes elements without a visible focus and jumps back up the page.
 FOCUS = """() => {
     const places = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]';
     const unreached = ":disabled, .skip, details:not([open]) > :not(summary) *";
@@ -47,10 +47,10 @@ FOCUS = """() => {
 
 
 def axe(page: Page, *only: str) -> Iterator[str]:
-    """Yield what axe finds; `only` are the rules to ask, or else their tags, instead of all."""
+    """Yield axe's findings; `only`: the rules or tags to check instead of all."""
     if not page.evaluate("Boolean(window.axe)"):
         page.evaluate(AXE)
-    # Our frames hold mails, which no script may enter.
+    # Our frames hold emails, where scripts can't run.
     options: dict[str, Any] = {"iframes": False, "resultTypes": ["violations"]} | ({"runOnly": only} if only else {})
     for violation in page.evaluate("(options) => axe.run(options).then((found) => found.violations)", options):
         for node in violation["nodes"]:
@@ -58,7 +58,7 @@ def axe(page: Page, *only: str) -> Iterator[str]:
 
 
 def width(page: Page) -> Iterator[str]:
-    """Yield in which windows one has to scroll sideways."""
+    """Yield the windows in which you have to scroll sideways."""
     size = page.viewport_size
     assert size
     for window in (NARROW, ZOOMED):
@@ -70,14 +70,14 @@ def width(page: Page) -> Iterator[str]:
 
 
 def keyboard(page: Page) -> Iterator[str]:
-    """Yield where the tab key does not lead, and whether there is no way on."""
-    # From here on the focus is the keyboard's, which is shown.
+    """Yield what the tab key can't reach, and whether it gets stuck."""
+    # From here on the focus comes from the keyboard, so it is visible.
     page.keyboard.press("Tab")
     yield from page.evaluate(FOCUS)
 
 
 def markup(source: str) -> Iterator[str]:
-    """Yield what a validator finds, and ids that are there twice or not at all."""
+    """Yield a validator's findings, and ids that are duplicated or missing."""
     document: Any = JustHTML(source, collect_errors=True)
     yield from (f"invalid: {error}" for error in document.errors)
     ids = [element.attrs["id"] for element in document.query("[id]")]

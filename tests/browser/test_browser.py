@@ -1,4 +1,4 @@
-"""The main job in a real browser, with everything else real too."""
+"""Signing up and verifying in a real browser, with everything else real too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = needs_chromium
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A person's browser, without JavaScript: no page needs it."""
+    """A person's browser without JavaScript: no page needs it."""
     with browser.new_context(java_script_enabled=False) as context:
         yield context.new_page()
 
@@ -87,7 +87,7 @@ def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
         )
         page.get_by_label("Code from the email").press_sequentially("48")
         mail = smtp.wait_for("mick@example.com")
-        # The seconds go by, and are not told.
+        # The seconds count up without being announced.
         expect(page.get_by_text(re.compile(r"^Sent ([5-9]|[1-5]\d) seconds ago\.$"))).to_be_visible(timeout=15_000)
         assert sum("Sent " in told for told in page.evaluate("heard")) == 1
         expect(page.get_by_label("Code from the email")).to_have_value("48")
@@ -103,7 +103,7 @@ def test_the_waiting_page_goes_on_by_itself_and_leaves_alone_what_is_typed(
 
 @pytest.fixture
 def mailbox_url(environ: Environ, tmp_path: Path) -> Iterator[str]:
-    """A development mailbox whose folder is `tmp_path / "mailbox"`."""
+    """A development mailbox in `tmp_path / "mailbox"`."""
     app = create_app({**environ, "APP_ENV": "development"})
     app.instance_path = str(tmp_path)
     server = make_server("127.0.0.1", free_port(), app, threaded=True)
@@ -130,7 +130,12 @@ def test_new_mail_appears_in_the_mailbox_by_itself(browser: Browser, mailbox_url
         expect(page.get_by_role("link", name="Second")).to_be_visible()
         expect(page.get_by_role("link", name="First")).to_be_focused()
         expect(page.get_by_role("status")).to_contain_text("2 emails")
-        page.get_by_role("button", name="Delete all emails").click()
+        expect(page.get_by_text("Unread")).to_have_count(2)
+        page.get_by_role("link", name="Second").click()
+        page.go_back()
+        expect(page.get_by_text("Unread").filter(visible=True)).to_have_count(1)
+        page.get_by_role("link", name="Delete all emails").click()
+        page.get_by_role("button", name="Delete").click()
         expect(page.get_by_text("No emails yet.")).to_be_visible()
         page.get_by_role("switch", name="Show new emails automatically").uncheck()
         page.reload()
@@ -151,5 +156,6 @@ def test_the_mailbox_works_without_javascript(page: Page, mailbox_url: str, tmp_
     page.frame_locator("iframe").get_by_role("link", name="Go on").click()
     expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
     page.go_back()
+    page.get_by_role("link", name="Delete").click()
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("No emails yet.")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Every page there is, as it is seen in any window, in both themes, by keyboard, and by those who hear it."""
+"""Every page in any window size, in both themes, by keyboard, and for screen readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.browser import sights
 from tests.browser.tour import BY_ITSELF, Tour, touring
 from tests.conftest import Embedded
 
-# How a page looks does not depend on the database behind it.
+# Pages look the same whatever the database.
 pytestmark = [needs_chromium, pytest.mark.parametrize("backend", [Embedded.name], indirect=True)]
 
 
@@ -25,12 +25,12 @@ def app(environ: dict[str, str], tmp_path: Path) -> Iterator[Flask]:
         yield app
 
 
-# It looks for long.
+# This test takes long.
 @pytest.mark.timeout(300)
 def test_every_page_is_valid_and_for_everybody(
     browser: Browser, app: Flask, send_due: Callable[[], None], smtp: Server
 ) -> None:
-    """`make accessibility` lets axe look from more sides."""
+    """`make accessibility` has axe look at more combinations."""
     seen: list[str] = []
     problems: list[str] = []
 
@@ -42,7 +42,7 @@ def test_every_page_is_valid_and_for_everybody(
         else:
             found = [*sights.axe(page), *sights.width(page), *sights.keyboard(page)]
         page.emulate_media(color_scheme="dark")
-        # In the dark only the colours are others.
+        # In dark mode only the colors differ.
         found += sights.axe(page, *sights.OF_COLOURS)
         problems.extend(f"{name}: {problem}" for problem in found)
 
@@ -55,4 +55,4 @@ def test_every_page_is_valid_and_for_everybody(
         page.on("response", read)
         Tour(page, app, send_due, smtp, look).go()
     assert not problems, "\n".join(problems)
-    assert len(seen) > 55
+    assert len(seen) > 65

@@ -1,4 +1,4 @@
-"""A forgotten password on a phone: by keyboard alone, in Thai, without JavaScript."""
+"""A forgotten password on a phone: by keyboard only, in Thai, without JavaScript."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_forgotten_password_is_set_anew_and_then_changed(
     browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
 ) -> None:
     url = app.config["PUBLIC_URL"]
-    # Axe is a script: it looks at copies.
+    # Axe is a script, so it gets copies.
     glass = page
     glass.set_viewport_size({"width": 375, "height": 667})
     glass.goto("/")

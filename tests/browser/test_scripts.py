@@ -1,4 +1,4 @@
-"""What pages do in a browser that runs scripts, and how they look in one."""
+"""What pages do in a browser with scripts, and what they look like."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from flask import Flask
+from limits import parse_many
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
 from sqlalchemy import func, select
 
@@ -23,28 +24,41 @@ from tests.conftest import Embedded
 from tests.factories import travel
 from webapp import create_app
 from webapp.accounts.users import User
+from webapp.config import LIMITS
 from webapp.db.base import db
 from webapp.extensions import mail
+from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.pages.shared.email_domains import suggestion
 
-# Into `shifts`: each time that something on the page moved by itself.
+# Fills `shifts`: an entry each time that something on the page moved by itself.
 NOTE_SHIFTS = """
     window.shifts = [];
     const note = (list) => shifts.push(...list.getEntries().filter((shift) => !shift.hadRecentInput));
     new PerformanceObserver(note).observe({type: "layout-shift", buffered: true});
 """
 
+# The bytes that each URL took over the wire.
+WEIGHTS = """() => Object.fromEntries(
+    [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+        .map(({name, transferSize}) => [name, transferSize]))"""
+
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
 
 Send = Callable[[], None]
 
-# How a page looks does not depend on the database behind it.
+# Pages look the same whatever the database.
 pytestmark = [needs_chromium, pytest.mark.parametrize("backend", [Embedded.name], indirect=True)]
 
 
 @pytest.fixture
+def environ(environ: dict[str, str]) -> dict[str, str]:
+    """Without limits, until a test sets one."""
+    return {**environ, "RATELIMIT_ENABLED": "true", **dict.fromkeys(LIMITS, "none")}
+
+
+@pytest.fixture
 def app(environ: dict[str, str]) -> Iterator[Flask]:
-    """The app, at its PUBLIC_URL."""
+    """The app at its PUBLIC_URL."""
     port = free_port()
     app = create_app({**environ, "PUBLIC_URL": f"http://localhost:{port}"})
     with served(app, port):
@@ -57,7 +71,7 @@ def app(environ: dict[str, str]) -> Iterator[Flask]:
 @pytest.fixture
 def context(browser: Browser, app: Flask) -> Iterator[BrowserContext]:
     with browser.new_context(base_url=app.config["PUBLIC_URL"]) as context:
-        # Each wait is for what comes at once.
+        # Everything that tests wait for comes at once.
         context.set_default_timeout(10_000)
         yield context
 
@@ -81,7 +95,7 @@ def sign_up(page: Page, **fields: str) -> None:
     expect(page.get_by_role("heading", name="Check your email")).to_be_visible()
 
 
-# Forms that help.
+# Helpful forms.
 
 
 def test_a_mistyped_domain_is_noticed_and_mended_with_one_click(page: Page) -> None:
@@ -142,6 +156,43 @@ def test_a_short_password_is_told_as_the_server_tells_it(page: Page) -> None:
     expect(page.locator(".meter .level")).to_have_text("Please use at least 8 characters.")
 
 
+@pytest.mark.parametrize("cause", ["limit", "offline"])
+def test_where_a_password_cannot_be_measured_the_meter_says_nothing_and_the_form_works(
+    page: Page, app: Flask, context: BrowserContext, cause: str
+) -> None:
+    if cause == "limit":
+        app.config["RATELIMIT_STRENGTH"] = parse_many("1/hour")
+    fill_in(page, password="password")
+    expect(page.locator(".meter .level")).not_to_be_empty()
+    context.set_offline(cause == "offline")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    expect(page.locator(".meter")).to_be_hidden()
+    context.set_offline(False)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Check your email")).to_be_visible()
+
+
+def test_the_meter_is_told_no_other_password(page: Page, send_due: Send, smtp: Server) -> None:
+    sign_up(page)
+    send_due()
+    page.goto(smtp.mails[-1].link)
+    page.get_by_role("button", name="Confirm", exact=True).click()
+    page.goto("/account/password")
+    page.get_by_label("Current password").fill(PASSWORD)
+    with page.expect_request("**/account/password/strength") as asked:
+        page.get_by_label("New password").fill("another horse battery")
+    assert parse_qs(asked.value.post_data or "").keys() == {"csrf_token", "new_password"}
+    expect(page.locator(".meter .level")).to_have_text("Very good")
+
+
+def test_the_signup_page_weighs_under_100_kilobytes_until_its_password_is_measured(page: Page) -> None:
+    fill_in(page)
+    expect(page.locator(".meter .level")).not_to_be_empty()
+    loaded: dict[str, int] = page.evaluate(WEIGHTS)
+    assert any("/signup/strength" in url for url in loaded)
+    assert 20_000 < sum(loaded.values()) < 100_000, loaded
+
+
 def test_what_was_typed_as_password_can_be_shown_and_hidden(page: Page) -> None:
     fill_in(page)
     password = page.get_by_label("Password", exact=True)
@@ -180,7 +231,7 @@ def test_a_code_that_was_pasted_with_its_sentence_verifies(page: Page, send_due:
     digits = code_in(smtp.mails[0]).replace(" ", "")
     page.get_by_label("Code from the email").fill(f"Code: {digits[:3]} - {digits[3:]}.")
     expect(page.get_by_role("heading", name="Welcome, Mick Example")).to_be_visible()
-    # As the email shows it.
+    # As in the email.
     assert posted == [code_in(smtp.mails[0])]
 
 
@@ -217,7 +268,7 @@ def test_without_scripts_a_button_confirms_the_code(browser: Browser, app: Flask
 
 
 def codes_posted_by(page: Page) -> list[str]:
-    """Return the codes that the page will have sent, as they were sent."""
+    """Return the codes that the page will have posted, unchanged."""
     posted: list[str] = []
 
     def note(request: Request) -> None:
@@ -253,11 +304,28 @@ def test_the_tab_says_when_the_email_was_sent_and_the_code_is_what_comes_next(pa
     expect(page.get_by_label("Code from the email")).to_be_focused()
 
 
+def test_a_changed_address_waits_on_a_page_that_moves(page: Page, send_due: Send, smtp: Server) -> None:
+    sign_up(page)
+    send_due()
+    page.goto(smtp.mails[-1].link)
+    page.get_by_role("button", name="Confirm").click()
+    page.goto("/account/email")
+    page.get_by_label("New address").fill("new@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Send a link there").click()
+    expect(page.get_by_text("You asked to change your address.")).to_be_visible()
+    send_due()
+    expect(page.locator("#announcement")).to_contain_text("Sent")
+    expect(page).to_have_title(re.compile("^Sent "))
+    page.get_by_label("Code from the email").press_sequentially(code_in(smtp.mails[-1]))
+    expect(page.get_by_text("Your address was changed.")).to_be_visible()
+
+
 def test_a_wrong_address_is_changed_on_the_waiting_page(page: Page, send_due: Send, smtp: Server) -> None:
     sign_up(page)
     page.get_by_text("Wrong address?").click()
     expect(page.get_by_label("Correct address")).to_have_value("mick@example.com")
-    # It is selected, so that typing replaces it.
+    # It is selected, so typing replaces it.
     page.get_by_label("Correct address").press_sequentially("right@example.com")
     page.get_by_role("button", name="Send it there instead").click()
     expect(page.get_by_text("right@example.com")).to_be_visible()
@@ -297,6 +365,29 @@ def test_a_click_is_not_lost_when_a_mistyped_domain_is_noticed_at_that_moment(pa
     expect(page.get_by_role("heading", name="Check your email")).to_be_visible()
 
 
+def test_a_forgotten_passwords_link_is_sent_again_once_the_seconds_are_over(page: Page, app: Flask) -> None:
+    page.clock.install()
+    page.goto("/forgot")
+    page.get_by_label("Email address").fill("mick@example.com")
+    page.get_by_role("button", name="Send the link").click()
+    again = page.get_by_role("button", name="Send it again")
+    expect(again).to_have_attribute("aria-disabled", "true")
+    again.click(force=True)
+    page.clock.run_for(10_000)
+    expect(page.get_by_text(re.compile(r"You can send another in (50|4\d) seconds"))).to_be_visible()
+    page.clock.run_for(60_000)
+    expect(page.get_by_text("You can send another")).to_be_hidden()
+    assert promised(app) == 1
+    again.click()
+    expect(page.get_by_text("You can send another")).to_be_visible()
+    assert promised(app) == 2
+
+
+def promised(app: Flask) -> int:
+    with app.app_context():
+        return db.session.scalar(select(func.count()).select_from(OutgoingEmail)) or 0
+
+
 # In Thai.
 
 
@@ -307,7 +398,7 @@ def test_a_click_is_not_lost_when_the_meter_shows_at_that_moment(page: Page) -> 
     page.get_by_label("Password", exact=True).fill("")
     expect(page.locator(".meter")).to_be_hidden()
     page.get_by_role("button", name="Sign up").hover()
-    # However long it takes to type and press, it would show while the button is down.
+    # However long typing and clicking take, it would show while the button is down.
     page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
     page.keyboard.type(PASSWORD)
     page.mouse.down()
@@ -433,7 +524,7 @@ def test_the_webmail_of_common_domains_is_one_click_away(page: Page) -> None:
     expect(page.get_by_role("link", name="Open Gmail")).to_have_attribute("href", "https://mail.google.com/")
 
 
-# How it looks, and to whom.
+# Appearance and accessibility.
 
 
 def test_the_signup_page_is_small_and_nothing_on_it_moves(page: Page) -> None:
@@ -464,13 +555,25 @@ def test_who_wants_less_motion_gets_none(page: Page) -> None:
     assert page.evaluate("document.getAnimations().length") == 1
 
 
+def test_what_moves_ends_and_costs_no_painting(page: Page) -> None:
+    sign_up(page)
+    moves = page.evaluate(
+        "document.getAnimations().map(({effect}) => [effect.getTiming().iterations, effect.getKeyframes()])"
+    )
+    assert moves
+    for times, frames in moves:
+        assert isinstance(times, int), "without end, which JSON has no number for"
+        changed = {name for frame in frames for name in frame} - {"offset", "computedOffset", "easing", "composite"}
+        assert changed <= {"opacity", "transform"}
+
+
 # The life of an account.
 
 
 def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
     browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
 ) -> None:
-    # Axe is a script: it looks at copies.
+    # Axe is a script, so it gets copies.
     glass = page
     glass.set_viewport_size({"width": 375, "height": 667})
     glass.goto("/")
@@ -524,7 +627,7 @@ def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
 
 
 def press(page: Page, role: Literal["link", "button"], name: str) -> None:
-    """Go there by the keyboard, and press it."""
+    """Go there by keyboard, and press it."""
     tab_to(page, page.get_by_role(role, name=name).first)
     page.keyboard.press("Enter")
 
@@ -546,7 +649,7 @@ def tab_to(page: Page, target: Locator) -> None:
 
 
 def look_closely(page: Page, glass: Page) -> None:
-    """Fail when the page is wider than the phone, or axe finds something on it."""
+    """Fail if the page is wider than the phone, or axe finds something."""
     glass.set_content(page.content())
     assert glass.evaluate("document.documentElement.scrollWidth") <= 375
     glass.evaluate(AXE)

@@ -1,4 +1,4 @@
-"""A person's way through every page there is, whatever language it is in."""
+"""A person's path through every page, in any language."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyotp
 from flask import Flask, abort
 from playwright.sync_api import Page, expect
 
@@ -22,19 +23,19 @@ from webapp.delivery import circuit_breaker
 from webapp.devmail import Mailbox
 from webapp.emails import render
 from webapp.extensions import mail
-from webapp.outbox import kinds, pause
+from webapp.outbox import kinds
 
-# Each has a page.
+# Each of these has a page.
 ERRORS = (400, 403, 404, 405, 410, 413, 429, 500, 503)
 OPERATOR = "operator"
 
-# Where a mail is shown that is on no page.
+# Where an email is shown outside of any page.
 BY_ITSELF = "about:blank"
 
 
 @contextmanager
 def touring(environ: Mapping[str, str], folder: Path) -> Iterator[Flask]:
-    """The app at its PUBLIC_URL, with a mailbox in this folder, and `/broken/<code>`, which answers with that error."""
+    """The app at its PUBLIC_URL, with a mailbox in this folder, and `/broken/<code>`, which answers that error."""
     port = free_port()
     app = create_app({**environ, "APP_ENV": "development", "PUBLIC_URL": f"http://localhost:{port}"})
     app.instance_path = str(folder)
@@ -47,7 +48,7 @@ def touring(environ: Mapping[str, str], folder: Path) -> Iterator[Flask]:
 
 
 class Tour:
-    """`visit` is told the name of each page as it is shown."""
+    """`visit` is called with the name of each page that is shown."""
 
     def __init__(
         self, page: Page, app: Flask, send_due: Callable[[], None], smtp: Server, visit: Callable[[str], None]
@@ -73,7 +74,7 @@ class Tour:
             self.page.locator(f"#{name}").fill(text)
 
     def press(self, action: str, shown: str, button: str = "[type=submit]", *, within: str = "main") -> None:
-        """Press the button of the form with this action; the other two tell it from others."""
+        """Press the button of the form with this action; the other two arguments tell similar forms apart."""
         with self.page.expect_navigation():
             self.page.locator(f'{within} form[action="{action}"] {button}').first.click()
         self.visit(shown)
@@ -182,7 +183,7 @@ class Tour:
         self.open("/reset/garbage", "reset: invalid link")
 
     def mailbox(self) -> None:
-        """What is in the development mailbox is what was sent until now."""
+        """The development mailbox holds what was sent so far."""
         self.open("/dev/mailbox", "mailbox: empty")
         box = Mailbox(Path(self.app.instance_path) / "mailbox")
         for sent in self.smtp.mails:
@@ -192,6 +193,7 @@ class Tour:
         mail_id = box.list()[0].id
         for view in ("html", "phone", "text", "headers", "source"):
             self.open(f"/dev/mailbox/{mail_id}?view={view}", f"mailbox: {view}")
+        self.open(f"/dev/mailbox/{mail_id}/delete", "mailbox: deleting asks")
 
     def operations(self) -> None:
         self.page.context.clear_cookies(name="session")
@@ -219,16 +221,16 @@ class Tour:
             self.open(f"/ops{path}")
         self.open("/ops/retry?status=dead", "ops: retry")
         self.people()
+        self.second_factor()
         self.page.goto("/ops/mails")
         self.page.locator("td a").first.click()
         self.visit("ops: a mail")
-        with self.app.app_context():
-            pause.begin("moving house", by="user 1")
-            db.session.commit()
-        self.open("/ops", "ops: paused")
+        self.page.goto("/ops/pause")
+        self.fill(reason="moving house")
+        self.press("/ops/pause", "ops: paused")
 
     def people(self) -> None:
-        """The first who signed up, who is locked at the end."""
+        """The person who signed up first; locked at the end."""
         travel(self.app, 700)
         self.open("/ops/users/1", "ops: a person")
         lock = "/ops/users/1/lock"
@@ -240,8 +242,44 @@ class Tour:
         self.press(lock, "ops: a locked person")
         self.open(lock, "ops: locked already")
 
+    def second_factor(self) -> None:
+        """The operator's second factor; off again at the end."""
+        begin = "/account/second-factor"
+        self.app.config["REQUIRE_SECOND_FACTOR"] = True
+        self.open("/ops", "second factor: required")
+        self.app.config["REQUIRE_SECOND_FACTOR"] = False
+        self.fill(password=PASSWORD)
+        self.press(begin, "second factor: to scan")
+        phone = pyotp.TOTP(self.page.locator(".secret-key").inner_text().replace(" ", ""))
+        self.press(f"{begin}/confirm", "second factor: no code")
+        self.fill(code=phone.now())
+        self.press(f"{begin}/confirm", "second factor: recovery codes")
+        sheet = self.page.locator(".recovery code").all_inner_texts()
+        self.open(begin, "second factor: on")
+        travel(self.app, 700)
+        for path in ("/account/export", "/account/email", "/account/password", "/account/delete"):
+            self.page.goto(path)
+            self.press(path, f"second factor: asked at {path}, with errors")
+        act = "/ops/users/1/unlock"
+        self.page.goto(act)
+        self.press(act, "ops: the code is asked")
+        self.page.context.clear_cookies(name="session")
+        self.page.goto("/login")
+        self.fill(identifier=OPERATOR, password=PASSWORD)
+        self.press("/login", "login: the code is asked")
+        self.page.locator("details summary").click()
+        self.fill(recovery_code="wrong")
+        self.press("/login/code", "login: a wrong recovery code")
+        self.fill(recovery_code=sheet[0])
+        self.press("/login/code", "account, with a recovery code")
+        self.open(f"{begin}/codes", "second factor: new recovery codes")
+        self.page.goto(f"{begin}/off")
+        self.press(f"{begin}/off", "second factor: turning it off, with errors")
+        self.fill(password=PASSWORD, recovery_code=sheet[1])
+        self.press(f"{begin}/off", "account, without a second factor")
+
     def mails(self) -> None:
-        """Each by itself: in the mailbox nothing may look into it."""
+        """Each on its own: in the mailbox, no script may look inside."""
         for template in kinds.TEMPLATES:
             with self.app.app_context():
                 html = render.sample(template, self.page.evaluate("navigator.language.slice(0, 2)")).html or ""

@@ -1,10 +1,11 @@
-"""What an operator types, and what the answer is."""
+"""Commands that operators type, and what they print."""
 
 from __future__ import annotations
 
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -40,13 +41,13 @@ def findings(app: Flask) -> list[str]:
     assert result.exit_code == (1 if report["findings"] else 0)
     assert not (report["findings"] and report["is_well"])
     for finding in report["findings"]:
-        # Each says what to type.
+        # Each one says what to type.
         assert finding["command"].startswith(("flask mail ", "huey_consumer "))
     return [finding["check"] for finding in report["findings"]]
 
 
 def refused(app: Flask, smtp: Server, name: str = "mick19") -> uuid.UUID:
-    """A mail that died of a 550."""
+    """An email that died of a 550."""
     smtp.actions["RCPT"] = "550 5.1.1 no such user"
     email_id = make_signup(app, username=name, address=f"{name}@example.com")
     with app.app_context():
@@ -79,7 +80,7 @@ def test_list_filters_and_pages(app: Flask, smtp: Server) -> None:
     second = rows(app, "--status", "queued", "--limit", "2", "--before", first[-1]["id"])
     assert {row["id"] for row in first + second} == ids
     assert len(first) == 2
-    # In a pipe: a line each, cut by tabs.
+    # In a pipe: one tab-separated line each.
     lines = flask_mail(app, "list", "--status", "dead").stdout.splitlines()
     assert lines[0].split("\t")[:2] == ["id", "status"]
     assert lines[1].split("\t")[:2] == [str(dead), "dead"]
@@ -208,7 +209,7 @@ def test_the_doctor_finds_what_is_broken(app: Flask, smtp: Server) -> None:
         circuit_breaker.trip("connect: refused")
         db.session.execute(update(circuit_breaker.MailBreaker).values(opened_at=db_now(-61)))
         db.session.commit()
-    # Nothing is overdue while the mail server is down: that is what is wrong.
+    # Nothing counts as overdue while the mail server is down: that is the problem.
     assert findings(app) == ["breaker_open"]
     with app.app_context():
         circuit_breaker.reset()
@@ -245,27 +246,56 @@ def test_the_commands_work_in_a_process_of_their_own_and_print_only_json(app: Fl
         assert json.loads(done.stdout)
 
 
-def test_on_a_terminal_there_are_tables_that_show_an_answer_as_it_was(
-    app: Flask, process_environ: Environ, smtp: Server
-) -> None:
-    email_id = refused(app, smtp)
-    change(app, email_id, last_error="[bold]no[/bold] :smile:")
+def on_a_terminal(environ: Environ, *arguments: str) -> str:
+    """Return what a command prints on a terminal of 80 columns."""
     ours, its = pty.openpty()
-    # The terminal's size is what rich asks for first.
-    environ = process_environ | {"TERM": "xterm", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "list"]
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as listing:
+    # rich asks these for the terminal's size first.
+    environ = environ | {"TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as printing:
         os.close(its)
         shown = b""
-        # Linux ends a terminal that nobody writes to any more with an error.
+        # Linux closes a terminal that nobody writes to any more with an error.
         with suppress(OSError):
             while more := os.read(ours, 4096):
                 shown += more
         os.close(ours)
-    assert listing.returncode == 0
-    assert "┃" in shown.decode()
-    assert f" {str(email_id)[:8]} " in shown.decode()
-    assert "[bold]no[/bold] :smile:" in shown.decode()
+    assert printing.returncode == 0
+    return shown.decode()
+
+
+def test_on_a_terminal_a_list_fits_it_with_an_id_to_paste(app: Flask, process_environ: Environ, smtp: Server) -> None:
+    email_id = refused(app, smtp)
+    reply = "[bold]no[/bold] :smile: " + "and so on " * 20
+    address = f"{'mick' * 15}@example.com"
+    change(app, email_id, last_error=reply, to_address=address, created_at=db_now(-180))
+    shown = on_a_terminal(process_environ, "list")
+    assert "\x1b[1;31mdead" in shown
+    heads, line = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
+    assert heads.split() == ["id", "status", "queued", "email", "to", "reason"]
+    # The reason comes last, unchanged.
+    assert re.fullmatch(r"[0-9a-f]{8} +dead +3 min ago +verify_email +mickm\w+… +550 \[bold\]no\[/.*…", line)
+    assert len(line) <= 80
+    assert flask_mail(app, "show", line.split()[0]).exit_code == 0
+    wide = on_a_terminal(process_environ | {"NO_COLOR": "1"}, "list", "--wide")
+    assert all(text in wide for text in (str(email_id), address, reply.strip()))
+    assert "\x1b[3" not in wide
+    assert "…" not in wide
+
+
+def test_what_is_not_known_of_an_email_takes_no_line(app: Flask) -> None:
+    email_id = make_signup(app)
+    names = [line.partition("\t")[0] for line in flask_mail(app, "show", str(email_id)).stdout.splitlines()]
+    assert "created_at" in names
+    assert "sent_at" not in names
+    assert "sent_at" in json.loads(flask_mail(app, "show", str(email_id), "--json").stdout)
+
+
+def test_there_is_one_word_for_sending_again(app: Flask) -> None:
+    listed = [line.split()[0] for line in flask_mail(app, "--help").stdout.splitlines() if line.startswith("  ")]
+    assert "retry" in listed
+    assert "revive" not in listed
+    assert flask_mail(app, "revive", "--dead").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`flask users`, what helps people: the same functions as the pages."""
+"""`flask users`, the commands that help people: they call the same functions as the pages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_account_is_locked_unlocked_signed_out_exported_and_deleted(
     assert flask_users(app, "unlock", "mick19").exit_code == 0
     assert flask_users(app, "unlock", "mick19").exit_code == 1
     assert sign_in(member)
-    assert flask_users(app, "end-sessions", "mick19").stdout == "ended 1 sessions\n"
+    assert flask_users(app, "end-sessions", "mick19").stdout == "sessions ended: 1\n"
     assert flask_users(app, "end-sessions", "mick19").exit_code == 1
     kept = json.loads(flask_users(app, "export", "mick19").stdout)
     assert kept["account"]["username"] == "mick19"

@@ -1,4 +1,4 @@
-"""The database that is away, in each of its ways, and comes back: told in one line, and all go on by themselves."""
+"""Database outages of every kind: each is logged in one line, and everything recovers by itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from flask import Flask
-from sqlalchemy import event, text
+from flask import Flask, template_rendered
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from harness.postgres_pair import Pair
@@ -28,9 +28,10 @@ from tests.factories import change, get, make_signup
 from tests.system.test_journey import Environ, website_and_log
 from webapp import create_app, operations
 from webapp.accounts.identifiers import email_addresses
-from webapp.db import outages, schema
+from webapp.db import engines, outages, schema
 from webapp.db.base import db
 from webapp.db.clock import db_now
+from webapp.delivery import relay
 from webapp.delivery.tasks import deliver_email
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.paths import ROOT
@@ -38,7 +39,7 @@ from webapp.paths import ROOT
 on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 
-# Ten seconds are promised; this machine may be busy.
+# We promise ten seconds, but this machine may be busy.
 BACK_WITHIN = 30
 
 
@@ -52,7 +53,7 @@ def sign_up(url: str, name: str) -> int:
 
 @contextmanager
 def read_only(postgres: Postgres, url: str, *, ending: bool) -> Iterator[None]:
-    """Let it be read only, as a standby or a provider's full disk is; `ending`: its connections end with that."""
+    """Make it read-only, like a standby or a database on a full disk; `ending`: also end its connections."""
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
     postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     with psycopg.connect(url) as connection:
@@ -106,9 +107,9 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
                 assert_one_line(run(environ, *command), 3, "the database isn't responding: ")
             doctor = run(environ, "mail", "doctor")
             assert doctor.returncode == 1
-            said = "isn't responding" if trouble == "stopped" else "can only"
+            said = "isn't responding" if trouble == "stopped" else "is read-only"
             assert_findings(doctor.stdout, doctor.stderr, f"the database {said}")
-            # Nothing tells when workers failed again and again: that they say so once is what is looked at below.
+            # There is no event for workers that failed repeatedly; below we check that they log it only once.
             time.sleep(4)
         wait_until(lambda: Visitor(url).open("/readyz").status_code == 200, "the web is not ready", BACK_WITHIN)
         assert sign_up(url, "cat") == 303
@@ -135,7 +136,7 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, begins: 
 
 
 def assert_findings(stdout: str, stderr: str, *begin: str) -> list[str]:
-    """Insist that the doctor told of these alone, and return its lines; beside them it says its version."""
+    """Check that doctor reports exactly these, and return its lines; it also prints its version."""
     lines = stdout.splitlines()
     assert [line[: len(text)] for line, text in zip(lines, begin, strict=True)] == list(begin)
     (told,) = stderr.splitlines()
@@ -186,7 +187,7 @@ def test_a_mail_whose_outcome_was_lost_at_a_failover_is_sent_again(on_pair: Envi
     with consumer(on_pair) as worker:
         worker.wait_for_event("worker_started")
         email_id = make_signup(app, due=False)
-        # From here on the standby learns nothing, as one far away may not.
+        # From here on the standby gets nothing, as if it were asynchronous.
         pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()")
         pair.standby.stop("fast")
         change(app, email_id, next_attempt_at=db_now())
@@ -215,7 +216,7 @@ def test_hints_wait_for_a_database_that_is_away(
                 app.extensions["huey"].enqueue(hint(f"00000000-0000-0000-0000-{number:012}"))
         failed = worker.wait_for_event("process task failed")
         assert failed["task"] == "deliver_email"
-        # One that tries may begin with each of the others that found it up a moment ago.
+        # A retry can start with any connection that looked healthy a moment ago.
         assert len(worker.events("process task failed")) < 30
         own_postgres.postgres.start()
         worker.wait_for_event("database_up", BACK_WITHIN)
@@ -228,12 +229,12 @@ def hint(email_id: str) -> Any:
     return deliver_email.s(email_id=email_id)
 
 
-# In one process, since each of SQLite's connections is told so itself.
+# In one process, since each SQLite connection needs the pragma.
 
 
 @contextmanager
 def told(app: Flask, *pragmas: str) -> Iterator[None]:
-    """Tell SQLite's connections this when they are made."""
+    """Execute this on SQLite connections when they are opened."""
     with app.app_context():
         engine = db.engine
 
@@ -257,11 +258,11 @@ FAIL = """
 
 @contextmanager
 def without_room(app: Flask) -> Iterator[None]:
-    """Let the database have no room for another user, or another mail."""
+    """Leave the database no space for another user or email."""
     with app.app_context():
         engine = db.engine
     if engine.dialect.name == "sqlite":
-        # It says how many pages there are, if they are more.
+        # If there are more pages, it returns their number.
         with told(app, "PRAGMA max_page_count = 1"):
             fill_pages(app)
             yield
@@ -276,7 +277,7 @@ def without_room(app: Flask) -> Iterator[None]:
 
 
 def fill_pages(app: Flask) -> None:
-    """Use up what room there is in the pages that are there, so that the next row needs another."""
+    """Fill the free space in existing pages, so that the next row needs a new one."""
     with suppress(outages.DatabaseAway):
         while True:
             make_signup(app, due=False)
@@ -287,6 +288,7 @@ def fill_pages(app: Flask) -> None:
 
 
 def test_a_full_database_is_told_of(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However slow this machine is, the database counts as full until the end of the test.
     monkeypatch.setattr(outages, "QUIET_SECONDS", 60.0)
     visitor = Visitor("http://signup.example", app)
     visitor.open("/signup")
@@ -330,9 +332,9 @@ def test_an_sqlite_file_that_may_only_be_read_is_a_database_that_is_away(app: Fl
         assert paused.stderr == "the database isn't responding: attempt to write a readonly database\n"
         doctor = app.test_cli_runner().invoke(args=["mail", "doctor"])
         assert doctor.exit_code == 1
-        (finding,) = assert_findings(doctor.stdout, doctor.stderr, "the database can only be read: ")
+        (finding,) = assert_findings(doctor.stdout, doctor.stderr, "the database is read-only: ")
         assert finding == (
-            f"the database can only be read: attempt to write a readonly database: ls -ld {Path(file).parent} {file}"
+            f"the database is read-only: attempt to write a readonly database: ls -ld {Path(file).parent} {file}"
         )
     assert visitor.open("/readyz").status_code == 200
     visitor.sign_up()
@@ -352,12 +354,38 @@ def test_the_server_bounds_what_a_connection_of_ours_may_hold(environ: Environ) 
     meant = create_app(environ | {"DATABASE_URL": environ["DATABASE_URL"] + "&options=-c%20lock_timeout%3D9s"})
     assert [session(meant, name) for name in bounds] == ["5s", "9s", "30s"]
     with meant.app_context():
-        # What was set for the session outlives a transaction that is rolled back.
+        # A session setting outlives a rolled-back transaction.
         db.session.rollback()
         assert session(meant, "lock_timeout") == "9s"
     for app in (plain, meant):
         with app.app_context():
             db.engine.dispose()
+
+
+def end_transaction(environ: Environ, cause: str) -> None:
+    """Let the server end this session's transaction and connection."""
+    pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+    if cause == "idle":
+        db.session.execute(text("SET idle_in_transaction_session_timeout = '50ms'"))
+    with psycopg.connect(environ["DATABASE_URL"], autocommit=True) as other:
+        if cause == "terminated":
+            other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        backend = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: other.execute(backend, [pid]).fetchone() is None, "the connection is still there")
+
+
+@on_servers
+@pytest.mark.parametrize("cause", ["terminated", "idle"])
+def test_a_page_that_is_ready_is_shown_though_its_transaction_was_ended(
+    environ: Environ, app: Flask, member: Visitor, cause: str
+) -> None:
+    def end(_sender: Flask, **_context: Any) -> None:
+        end_transaction(environ, cause)
+
+    with template_rendered.connected_to(end, app):
+        assert member.open("/account").status_code == 200
+        assert "Your account" in member.page.text
+    assert member.open("/account").status_code == 200
 
 
 @on_servers
@@ -399,3 +427,35 @@ def test_a_database_that_cannot_hold_all_names_is_refused_at_start(
     with app.app_context():
         db.engine.dispose()
     postgres.drop(url)
+
+
+def test_a_postgres_that_is_frozen_keeps_no_worker_for_good(
+    on_own_postgres: Environ, own_postgres: OwnPostgres
+) -> None:
+    """Its system answers for it, while another server may have taken its place."""
+    app = create_app(on_own_postgres)
+    with app.app_context():
+        schema.check()
+        connection = db.session.connection().connection.driver_connection
+        assert isinstance(connection, engines.BoundedConnection)
+        # After as long as it waits in truth, the test would be over.
+        connection.timeout = 1.0
+        with own_postgres.postgres.frozen(), pytest.raises(outages.DatabaseAway, match=r"within 1\.0 s"):
+            schema.check()
+        db.session.rollback()
+        schema.check()
+        db.engine.dispose()
+
+
+@on_servers
+def test_the_relay_outlives_a_connection_that_is_lost_amid_a_transaction(app: Flask, environ: Environ) -> None:
+    def lose_it() -> float:
+        pid = db.session.scalar(select(func.pg_backend_pid()))
+        with psycopg.connect(environ["DATABASE_URL"], autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        return 1.0
+
+    its = relay.Relay()
+    its.jobs = [relay.Job(lose_it)]
+    with app.app_context():
+        its.turn()

@@ -43,7 +43,7 @@ def test_a_mail_is_not_sent_before_its_delay_is_over(app: Flask, smtp: Server) -
 
 
 def test_a_crash_after_the_servers_answer_sends_the_same_mail_again(app: Flask, smtp: Server) -> None:
-    """The one duplicate that nobody can avoid has the same id and the same link."""
+    """The one duplicate that nobody can prevent has the same id and the same link."""
     email_id = make_signup(app)
     deliver(app, email_id)
     change(app, email_id, status="queued", sent_at=None)
@@ -120,7 +120,7 @@ def test_an_address_that_no_header_can_hold_ends_the_mail_in_the_end(app: Flask,
     email_id = make_signup(app)
     change(app, email_id, to_address="jürgen@example.com", max_attempts=2)
     for _ in range(2):
-        with pytest.raises(DeliveryFailed, match="no address that mail servers take"):
+        with pytest.raises(DeliveryFailed, match="not an address that mail servers accept"):
             deliver(app, email_id)
         change(app, email_id, next_attempt_at=db_now())
     assert smtp.mails == []
@@ -143,7 +143,7 @@ def test_a_mail_is_canceled_when_it_is_needless_by_now(app: Flask, smtp: Server)
         db.session.commit()
     deliver(app, email_id)
     assert smtp.mails == []
-    assert (get(app, email_id).status, get(app, email_id).last_error) == ("canceled", "verified meanwhile")
+    assert (get(app, email_id).status, get(app, email_id).last_error) == ("canceled", "already verified")
 
 
 def test_a_mail_whose_user_is_gone_is_canceled(app: Flask, smtp: Server) -> None:

@@ -1,4 +1,4 @@
-"""Recipients for whom the mail server does not answer: their mails wait alone."""
+"""Recipients whose mail server does not answer: only their own emails wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webapp.extensions import mail
 
 
 def for_some(action: Action) -> Action:
-    """Do so for recipients whose address begins with "hang"."""
+    """Act only on recipients whose address begins with "hang"."""
 
     def act(connection: Connection) -> str | bytes | None:
         if not connection.recipients[-1].startswith("hang"):
@@ -73,9 +73,9 @@ def test_those_who_come_later_do_not_wait_for_thirty_for_whom_it_hangs(
         wait_until(lambda: smtp.connections, "nobody began")
         good = sign_up(app, "good", 3)
         for n in range(3):
-            # All of the thirty would take half an hour.
+            # All thirty would take half an hour.
             smtp.wait_for(f"good{n}@example.com", seconds=40)
-        # And not since the others were given up.
+        # And not because the others were given up.
         untried = sum(attempts(app, email_id) == [] for email_id in hanging)
         assert untried > 0 or workers > 1
         wait_until(lambda: {get(app, email_id).status for email_id in good} == {"sent"}, "one was not written down")
@@ -129,28 +129,34 @@ def test_one_of_several_workers_hears_a_slow_server_out(monkeypatch: pytest.Monk
         assert not patience.is_over(10)
         assert another.submit(patience.is_over, 1).result()
         assert not another.submit(patience.may_wait_on, is_only=False).result()
-        # What it heard counts for all.
+        # The answer that it waited for counts for all.
         now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now + 3)
     assert not patience.is_over(10)
     assert patience.is_over(13)
-    # One that is alone does so once it has put many aside.
+    # A lone worker does so once it has put many aside.
     assert [patience.may_wait_on(is_only=True) for _ in range(MANY_ASIDE + 1)] == [False] * MANY_ASIDE + [True]
 
 
-def test_a_mail_that_was_put_aside_has_spent_no_attempt(app: Flask, smtp: Server) -> None:
+@contextmanager
+def impatience() -> Iterator[None]:
+    """Send one email at a time, and wait for none much longer than for the last one."""
     throughput.patience.usual = 0.01
+    throughput.batch_size.note(1, 10)
+    # Another worker of this process is already waiting one out.
+    throughput.patience.waits_on = 0
+    try:
+        yield
+    finally:
+        throughput.patience.waits_on = None
+
+
+def test_a_mail_that_was_put_aside_has_spent_no_attempt(app: Flask, smtp: Server) -> None:
     smtp.actions["RCPT"] = for_some(hang)
     hanging = make_signup(app, username="hang0", address="hang0@example.com")
     good = make_signup(app, username="good", address="good@example.com")
-    # Somebody else of this process hears one out already.
-    throughput.patience.waits_on = 0
-    throughput.batch_size.note(1, 10)
-    try:
-        with app.app_context():
-            assert len(worker.deliver_due(2)) == 2
-    finally:
-        throughput.patience.waits_on = None
+    with impatience(), app.app_context():
+        assert len(worker.deliver_due(2)) == 2
     row = get(app, hanging)
     assert (row.status, row.attempts, row.last_error_class) == ("queued", 0, "Slow")
     assert [attempt.outcome for attempt in attempts(app, hanging)] == ["returned"]

@@ -1,4 +1,4 @@
-"""Mails that a worker takes together: each with its own answer, and none lost or sent twice by being with others."""
+"""Emails sent in a batch: each has its own answer, and none is lost or sent twice because of the others."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def make_signups(app: Flask, count: int) -> list[uuid.UUID]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mail server was quick lately, and a machine that is busy with other tests is not taken for a slow one."""
+    """The mail server was fast recently, so that a machine busy with other tests does not look slow."""
     throughput.batch_size.note(1, 0.05)
     monkeypatch.setattr(batch, "LONGEST_SECONDS", 60.0)
     monkeypatch.setattr(client, "TELL_SECONDS", 60.0)
 
 
 def wake(app: Flask, email_id: uuid.UUID) -> None:
-    """What a worker does with a hint."""
+    """Do what a worker does with a hint."""
     with app.app_context():
         tasks.deliver_email.call_local(str(email_id))
 
@@ -58,7 +58,7 @@ def test_a_hint_sends_others_that_are_due_over_one_connection(app: Flask, smtp: 
     assert get(app, late).status == "queued"
     assert [len(attempts(app, email_id)) for email_id in ids] == [1] * 5
     assert smtp.connections == 1
-    # By the order of being due, whichever was hinted.
+    # In the order in which they were due, whichever was hinted.
     assert [mail.recipients[0] for mail in smtp.mails] == [f"mick{n}@example.com" for n in range(5)]
 
 
@@ -75,7 +75,7 @@ def test_each_is_settled_before_the_next_is_handed_over(app: Flask, smtp: Server
 
 
 def heard_behind_dots(smtp: Server) -> list[bool]:
-    """Return a list that grows with each mail: whether the server heard of another one before it answered."""
+    """Return a list that grows with each email: whether the server read the next one before it answered."""
     heard: list[bool] = []
     smtp.actions["answer"] = lambda connection: heard.append(bool(connection.heard_already()))
     return heard
@@ -161,7 +161,7 @@ def test_what_another_worker_took_is_not_settled_with_its_token(app: Flask, smtp
                 change(app, email_id, lease_token=uuid.uuid4(), locked_by="another")
 
     def look(_connection: Connection) -> None:
-        # Which takes SQLite's one lock, that no conversation may hold.
+        # This takes SQLite's only lock, which no conversation may hold.
         change(app, ids[2], request_id=None)
 
     smtp.actions.update(answer=take, dot=look)
@@ -183,7 +183,7 @@ def test_an_error_of_ours_leaves_no_mail_leased(app: Flask, smtp: Server, monkey
     monkeypatch.setattr(send, "send", fail)
     with pytest.raises(RuntimeError):
         deliver(app)
-    # But for the one in hand, whose lease says who may have it.
+    # Except the one being sent: its lease decides who may have it.
     assert [get(app, email_id).status for email_id in ids] == ["sending", "queued", "queued"]
 
 
@@ -206,7 +206,7 @@ def test_a_worker_that_is_told_to_stop_gives_the_rest_back(app: Flask, smtp: Ser
 def test_the_lease_of_those_that_wait_is_renewed(app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = make_signups(app, 3)
     ends: list[datetime] = []
-    # A send may take its whole time only when that much of the lease is left: a moment later it is not.
+    # Just enough of the lease is left for a whole send: a moment later it is too little.
     monkeypatch.setattr(leases, "MARGIN", send.FINISH_MARGIN + 0.01)
 
     def look(_connection: Connection) -> None:
@@ -240,13 +240,13 @@ def test_a_hint_whose_mail_went_with_others_claims_once(app: Flask, smtp: Server
         asked = count_queries()
         tasks.deliver_email.call_local(str(email_id))
     assert sum(statement.startswith(("UPDATE", "WITH")) for statement in asked) == 1
-    # That, and whether the breaker is open.
+    # Only the claim, and whether the breaker is open.
     assert len([statement for statement in asked if not statement.startswith("BEGIN")]) == 2, asked
     assert len(smtp.mails) == 1
 
 
 def count_queries() -> list[str]:
-    """Return a list that each query from now on is added to."""
+    """Return a list to which each query from now on is added."""
     asked: list[str] = []
     event.listen(db.engine, "before_cursor_execute", lambda *details: asked.append(details[2]))
     return asked
@@ -288,7 +288,7 @@ def test_a_worker_takes_what_it_sends_in_half_a_second() -> None:
 
 
 def test_no_more_workers_send_than_there_are_connections(app: Flask, smtp: Server) -> None:
-    """Whoever waits for a connection claims nothing that another consumer could send."""
+    """A worker that waits for a connection claims nothing that another consumer could send."""
     ids = make_signups(app, 5)
     throughput.batch_size.note(1, 10)
     is_over = threading.Event()
@@ -327,10 +327,22 @@ def test_tasks_of_ones_own_that_wait_keep_no_mail_from_its_hint(app: Flask) -> N
             for number in range(relay.QUEUE_MAX):
                 huey.enqueue(task.s(number))
             relay.sweep()
-        # A hint goes before them.
+        # A hint comes before them.
         assert [waiting.name for waiting in huey.pending(2)] == ["deliver_email", "one_of_my_own"]
     finally:
         huey._registry.unregister(task.task_class)
+
+
+def test_mails_go_while_all_workers_are_at_tasks_that_are_none(app: Flask, smtp: Server) -> None:
+    email_id = make_signup(app)
+    travel(app, 2)
+    with app.app_context():
+        relay.sweep()
+        relay.sweep()
+        assert (huey.waiting(), smtp.mails) == (1, [])
+        travel(app, relay.UNHEARD)
+        relay.sweep()
+    assert get(app, email_id).status == "sent"
 
 
 def test_the_relay_fills_the_queue_no_further(app: Flask) -> None:

@@ -1,32 +1,38 @@
-"""What arrives in a mailbox: its form, line by line, of each mail."""
+"""Every email as it arrives: its form, line by line."""
 
 from __future__ import annotations
 
 import itertools
 import re
+import struct
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from flask import Flask
+from flask_mail import Attachment
 from jinja2 import TemplateSyntaxError
 
 from harness.smtp_server import Mail, Server
 from harness.visitor import PASSWORD, Visitor
 from tests.conftest import Embedded
-from webapp import create_worker, theme
+from webapp import create_worker, devmail, theme
 from webapp.emails import render
 from webapp.outbox import kinds
+from webapp.setting_types import MAIL_LOGO_MAX, parse_mail_logo
 from webapp.smtp.message import Message
 
 Send = Callable[[], None]
 
 ADDRESS = "mick@example.com"
 
-# What a mail looks like does not depend on the database behind it.
+# Emails look the same whatever the database.
 pytestmark = [
     pytest.mark.usefixtures("cheap_passwords"),
     pytest.mark.parametrize("backend", [Embedded.name], indirect=True),
@@ -37,7 +43,7 @@ pytestmark = [
 def arrive(
     app: Flask, visitor: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> Callable[[str], Mail]:
-    """Go as far as to the mail of this kind, and return it."""
+    """Do what leads to an email of this kind, and return the email."""
     app.config["MAIL_REPLY_TO"] = "help@acme.example"
 
     def verify() -> None:
@@ -69,7 +75,7 @@ def arrive(
 
 @pytest.fixture
 def notice(app: Flask, visitor: Visitor, send_due: Send, smtp: Server) -> Callable[[str], Mail]:
-    """Change the account in this way, and return the mail that its address gets for it."""
+    """Change the account this way, and return the notice about it."""
     app.config["MAIL_REPLY_TO"] = "help@acme.example"
 
     def sign_up(address: str) -> None:
@@ -101,13 +107,18 @@ def notice(app: Flask, visitor: Visitor, send_due: Send, smtp: Server) -> Callab
     return notice
 
 
+ARRIVED: dict[str, Mail] = {}
+
 OF_ACCOUNTS = ("new address", "former address", "new username", "deleted")
 
 
 @pytest.fixture(params=["verify", "exists", "reset", "changed", *OF_ACCOUNTS])
 def mail(request: pytest.FixtureRequest, arrive: Callable[[str], Mail], notice: Callable[[str], Mail]) -> Mail:
-    """Each of the mails."""
-    return notice(request.param) if request.param in OF_ACCOUNTS else arrive(request.param)
+    """Each kind of email, which arrives once for all tests: they only read it."""
+    kind: str = request.param
+    if kind not in ARRIVED:
+        ARRIVED[kind] = notice(kind) if kind in OF_ACCOUNTS else arrive(kind)
+    return ARRIVED[kind]
 
 
 @pytest.fixture
@@ -149,7 +160,12 @@ SUBJECTS = {
     "address_changed": "Your Acme address was changed",
     "change_email": "123 456 is your Acme code",
     "password_changed": "Your Acme password was changed",
+    "recovery_code_used": "A recovery code for Acme was used",
+    "recovery_codes_made": "New recovery codes for Acme",
     "reset_password": "Set a new password for Acme",
+    "second_factor_off": "Your Acme second factor was turned off",
+    "second_factor_on": "Your Acme second factor was turned on",
+    "second_factor_reset": "Your Acme second factor was reset",
     "test": "Test email from Acme",
     "username_changed": "Your Acme username was changed",
     "verify_email": "123 456 is your Acme code",
@@ -182,10 +198,12 @@ def test_the_code_is_what_is_seen_first(verify_mail: Mail) -> None:
     assert shown(verify_mail.html).startswith(f"Acme Is this your address? {code} ")
 
 
-def test_hidden_words_have_no_colour_of_their_own(mail: Mail) -> None:
+def test_words_for_the_inbox_hide_by_nothing_that_filters_take_for_spams(mail: Mail) -> None:
     (style,) = re.findall(r'class="preheader" style="([^"]+)"', mail.html)
-    assert "display: none" in style
-    assert "color" not in style
+    assert "max-height: 0; overflow: hidden;" in style
+    assert "mso-hide: all;" in style
+    assert not re.search("color|display|visibility|opacity", style)
+    assert re.search(r"\.preheader \{\s*display: none;", mail.html)
 
 
 def test_the_reset_mail_has_one_link_which_the_html_shows_as_a_button_and_in_full(reset_mail: Mail) -> None:
@@ -215,11 +233,23 @@ def test_nothing_that_the_person_typed_but_the_address_is_in_it(mail: Mail) -> N
 
 
 def test_text_and_html_say_the_same(mail: Mail) -> None:
-    # But for how to follow the link, which the text shows in full and the HTML as a button besides.
-    html = shown(re.sub(r'<p class="action".*?</p>', "", mail.html))
+    assert_equal(mail.text, mail.html)
+
+
+def test_text_and_html_of_every_notice_say_the_same(app: Flask) -> None:
+    with app.app_context():
+        for template in kinds.NOTICES:
+            sample = render.sample(template)
+            assert_equal(sample.body or "", sample.html or "")
+            assert "\ue000" not in sample.content.decode()
+
+
+def assert_equal(text: str, html: str) -> None:
+    # Except for how to follow the link: the text shows it in full, the HTML also as a button.
+    html = shown(re.sub(r'<p class="action".*?</p>', "", html))
     html = html.replace("Click the button", "Open this link").replace("click the button", "open this link")
     html = html.replace("If the button doesn't work, copy this into your browser:", "")
-    for line in filter(None, mail.text.splitlines()):
+    for line in filter(None, text.splitlines()):
         assert line in html
         html = html.replace(line, "", 1)
     assert html.split() == []
@@ -230,6 +260,63 @@ def test_the_html_loads_nothing_and_has_one_layout_table(mail: Mail) -> None:
     assert re.findall(r'<table[^>]*role="presentation"[^>]*width="600"', mail.html)
     assert mail.html.count("<table") == 1
     assert not re.findall(r"<(?:img|link|script|iframe|object|form)|src=|url\(|@import", mail.html)
+
+
+@pytest.fixture
+def logo(app: Flask, tmp_path: Path) -> bytes:
+    """A logo of the maximum size in bytes."""
+    drawn = png(160, 64)
+    path = tmp_path / "logo.png"
+    path.write_bytes(drawn + bytes(MAIL_LOGO_MAX - len(drawn)))
+    app.config["MAIL_LOGO"] = parse_mail_logo(str(path))
+    return path.read_bytes()
+
+
+def png(width: int, height: int) -> bytes:
+    """Return a picture of this size, in a single color."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress((b"\0" + b"\x3b\x4c\xca" * width) * height)),
+        (b"IEND", b""),
+    ]
+    written = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def test_a_logo_travels_with_the_html_and_the_text_stays_first(logo: bytes, verify_mail: Mail) -> None:
+    text, related = verify_mail.message.iter_parts()
+    assert (text.get_content_type(), related.get_content_type()) == ("text/plain", "multipart/related")
+    html, picture = related.iter_parts()
+    assert html.get_content_type() == "text/html"
+    assert (picture.get_content_type(), picture.get_content()) == ("image/png", logo)
+    assert picture["Content-Disposition"] == "inline"
+    name = picture["Content-ID"].strip("<>")
+    (tag,) = re.findall("<img[^>]*>", verify_mail.html)
+    assert f'src="cid:{name}" alt="Acme" width="80" height="32"' in tag
+    assert re.findall("src=|url\\(", verify_mail.html) == ["src="]
+    assert all(len(line) <= 78 for line in verify_mail.content.decode("ascii").splitlines())
+
+
+@pytest.mark.usefixtures("logo")
+def test_with_the_heaviest_logo_every_mail_is_under_30_kilobytes_in_every_language(app: Flask) -> None:
+    with app.app_context():
+        for template, language in itertools.product(kinds.TEMPLATES, app.config["LANGUAGES"]):
+            assert len(render.sample(template, language).content) < 30_000, (template, language)
+
+
+def test_a_logo_is_there_beside_an_attachment_too_and_in_what_a_browser_shows(app: Flask, logo: bytes) -> None:
+    with app.app_context():
+        message = render.sample("test")
+        message.attachments = [Attachment("note.txt", "text/plain", b"attached")]
+        arrived = devmail.parse("1", message.content)
+        shown = f'src="data:image/png;base64,{b64encode(logo).decode()}"'
+        assert shown in arrived.html_with_pictures
+        # And a search in the email's text does not search the logo's base64.
+        assert not arrived.has("iVBORw0KGgo")
+        assert shown in render.document(message)
 
 
 def test_it_looks_right_where_stylesheets_are_dropped(mail: Mail) -> None:
@@ -298,17 +385,17 @@ def test_a_class_without_a_style_is_told_when_the_template_loads(app: Flask) -> 
 
 
 def shown(html: str, *, hidden: bool = False) -> str:
-    """Return the words of the mail; those that only an inbox shows, when `hidden`."""
+    """Return the words of the email; with `hidden`, those that only an inbox shows."""
     body = html[html.index("<body") :]
     if not hidden:
         body = re.sub(r'<div class="preheader".*?</div>', "", body, flags=re.DOTALL)
-    # Only these stand in the middle of a sentence.
+    # Only these appear in the middle of a sentence.
     body = re.sub(r"</?strong[^>]*>", "", body)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
 def dark_rules(html: str) -> dict[str, str]:
-    """Return what each class is told for the dark."""
+    """Return the dark-mode rules of each class."""
     block = html[html.index("@media (prefers-color-scheme: dark)") : html.index("@media (max-width")]
     found: dict[str, str] = {}
     for selectors, style in re.findall(r"([.\w,\s-]+)\{([^{}]*)\}", block):
@@ -318,7 +405,7 @@ def dark_rules(html: str) -> dict[str, str]:
 
 
 class Colors(HTMLParser):
-    """Collects each text with its colour and the colour behind it."""
+    """Collects each text with its color and the color behind it."""
 
     def __init__(self, rules: dict[str, str]) -> None:
         super().__init__()
@@ -333,8 +420,10 @@ class Colors(HTMLParser):
         style = dict(self.open[-1][1]) if self.open else {"color": "#000000", "background": "#ffffff"}
         own = [given.get("style", ""), *(self.rules.get(name, "") for name in given.get("class", "").split())]
         for name, value in re.findall(r"([\w-]+):\s*([^;]+);", ";".join(own) + ";"):
-            if name in {"color", "background"} or (name, value) == ("display", "none"):
+            if name in {"color", "background"}:
                 style[name] = value.strip()
+            elif (name, value) in {("display", "none"), ("max-height", "0")}:
+                style["display"] = "none"
         self.open.append((tag, style))
 
     def handle_endtag(self, tag: str) -> None:
@@ -348,7 +437,7 @@ class Colors(HTMLParser):
 
 
 def contrast(one: str, other: str) -> float:
-    """Return WCAG's ratio of two colours, from 1 to 21."""
+    """Return the WCAG contrast ratio of two colors, from 1 to 21."""
     light, dark = sorted([luminance(one), luminance(other)], reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,4 +1,4 @@
-"""Let spin look at every state of outbox.pml: what holds, and what breaks without each fence. `make model`."""
+"""`make model`: have spin check every state of outbox.pml: what holds, and what breaks without each fence."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SERVED = "what made way is served"
 WAITS = "nobody waits for the frozen"
 ENDS = "every run ends"
 
-# All are looked at in every run, but for the last, which needs a search of its own.
+# Every run checks all of them except the last, which needs a separate search.
 PROPERTIES = (STUCK, HOLDER, COPY, ARRIVED, OUTCOME, DOUBT, CANCELED, MESSAGE_ID, PROMISE, SERVED, WAITS)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many faults, acts of people, and attempts a run may have."""
+    """How many faults, operator and user actions, and attempts a run may have."""
 
     faults: int
     acts: int
@@ -55,7 +55,7 @@ QUICK = (Bounds(1, 1, 2),)
 
 @dataclass(frozen=True)
 class Fence:
-    """What keeps a property, and the bounds within which its absence shows."""
+    """A fence that keeps a property, and the bounds within which its absence shows."""
 
     name: str
     what: str
@@ -88,7 +88,7 @@ FENCES = (
 
 @dataclass(frozen=True)
 class Found:
-    """Of one search: what broke, if anything did, and the steps that lead there."""
+    """The result of one search: what broke, if anything, and the steps that lead there."""
 
     states: int
     seconds: float
@@ -101,18 +101,18 @@ def missing() -> list[str]:
 
 
 def search(bounds: Bounds, fence: str | None = None, *, for_cycles: bool = False) -> Found:
-    """Look at every state within these bounds; without a fence, at the nearest first, to find the shortest way."""
+    """Check every state within these bounds; without a fence, breadth first, to find the shortest path to a failure."""
     defined = [f"-DFAULTS={bounds.faults}", f"-DACTS={bounds.acts}", f"-DATTEMPTS={bounds.attempts}"]
     compiled = ["-DNP"] if for_cycles else ["-DSAFETY"]
-    # To compile with care takes longer than so small a search.
+    # Optimizing would take longer than so small a search.
     compiled += ["-O0", "-DBFS"] if fence else ["-O1"]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
-        # Beside it spin leaves the steps that lead to what broke.
+        # spin puts the steps that lead to a failure beside it.
         shutil.copy(MODEL, directory)
         run(directory, "spin", *defined, *([f"-D{fence}"] if fence else []), "-a", MODEL.name)
         run(directory, "gcc", "-w", "-DNOFAIR", *compiled, "-o", "pan", "pan.c")
-        # -E: `quiet` looks at the states in which nothing goes on, and knows which of them are well.
+        # -E: `quiet` checks the states in which nothing happens any more, and knows which of them are valid.
         said = run(directory, "./pan", "-E", "-m100000", "-w20", *(["-l"] if for_cycles else []))
         steps = []
         if trail := next(Path(directory).glob("*.trail"), None):
@@ -141,7 +141,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if gone := missing():
         sys.exit(f"{' and '.join(gone)} missing: apt install {' '.join(gone)}")
-    # Wide enough, also where no terminal says how wide it is.
+    # Wide enough even without a terminal that says its width.
     console = Console(width=max(110, Console().width))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         searches = [(bounds, pool.submit(search, bounds)) for bounds in (QUICK if chosen.quick else WHOLE)]
@@ -154,7 +154,7 @@ def main() -> int:
 
 
 def show_properties(console: Console, found: list[tuple[Bounds, Found]], ending: tuple[Bounds, Found]) -> bool:
-    """Print whether each property holds, and how much was looked at."""
+    """Print whether each property holds, and how much was checked."""
     searches = [*found, ending]
     table = Table("property", *(str(bounds) for bounds, _one in searches), title="In every state that can be reached")
     for held in PROPERTIES:
@@ -170,7 +170,7 @@ def show_properties(console: Console, found: list[tuple[Bounds, Found]], ending:
 
 
 def verdict(held: str, one: Found) -> str:
-    # A search ends with the first that breaks.
+    # A search ends with the first property that breaks.
     return "BROKEN" if one.broken == held else "not known" if one.broken else "ok"
 
 

@@ -239,7 +239,7 @@ inline finish(m) {
 }
 
 /* Too little of the lease is left. */
-inline let_go(m) {
+inline requeue(m) {
     d_step {
         IS(held) && ME.mail == m && !MAY_FINISH ->
         printf("worker %d lets go of mail %d\n", w, m);
@@ -351,7 +351,7 @@ proctype Worker_(byte w) {
     :: commit_claim(OLDER) :: commit_claim(NEWER)
     :: lose_claim(OLDER) :: lose_claim(NEWER)
     :: finish(OLDER) :: finish(NEWER)
-    :: let_go(OLDER) :: let_go(NEWER)
+    :: requeue(OLDER) :: requeue(NEWER)
     :: renew(OLDER) :: renew(NEWER)
     :: settle(OLDER) :: settle(NEWER)
     :: lose_settle(OLDER) :: lose_settle(NEWER)

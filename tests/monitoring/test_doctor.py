@@ -1,4 +1,4 @@
-"""Each fault is planted in real parts, and found, with a command that works where it is typed."""
+"""Each fault is planted in real parts and found, with a command that works where it is typed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def beat(app: Flask) -> None:
 
 
 def examined(app: Flask, *, beats: bool = True) -> dict[str, Any]:
-    """What doctor reports; each of it says what to type. `beats`: a worker lives, however long the test took so far."""
+    """Return doctor's report; each finding says what to type. `beats`: a worker is alive, however slow the test is."""
     if beats:
         with suppress(DatabaseAway):
             beat(app)
@@ -71,7 +71,7 @@ def only_finding(app: Flask, *, beats: bool = True) -> tuple[str, str]:
 
 @contextmanager
 def changed(environ: dict[str, str], **settings: str) -> Iterator[Flask]:
-    """The app with other settings, whose worker lives."""
+    """The app with other settings and a live worker."""
     app = create_app(environ | settings)
     yield app
     with app.app_context():
@@ -130,8 +130,8 @@ def test_that_all_are_refused_is_noted_at_once_and_found_after_a_minute(living: 
         db.session.commit()
     check, text = only_finding(living)
     assert check == "breaker_open"
-    assert "all are refused, at last with recipient: 554 5.7.1 we do not like you" in text
-    # Whoever mends it and tries it lets all go.
+    assert "every email is refused, most recently with recipient: 554 5.7.1 we do not like you" in text
+    # An operator who fixes and tests it releases all emails.
     smtp.actions.clear()
     assert flask_mail(living, "test", "ops@example.com").exit_code == 0
     assert "breaker_open" not in json.dumps(examined(living))
@@ -184,7 +184,7 @@ def test_that_there_is_no_worker_is_found_also_before_a_mail_is_due(app: Flask) 
 
 
 def test_a_frozen_worker_is_found_until_another_takes_its_place(app: Flask, process_environ: Environ) -> None:
-    # One that begins by itself, and so knows its own number.
+    # Started separately, so that it knows its own pid.
     with consumer(process_environ | {"LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}) as frozen:
         frozen.wait_for_event("worker_started")
         pid = frozen.popen.pid
@@ -193,18 +193,19 @@ def test_a_frozen_worker_is_found_until_another_takes_its_place(app: Flask, proc
                 db.session.rollback()
             assert [beating.pid for beating in seen] == [pid]
             db.session.rollback()
-        frozen.popen.send_signal(signal.SIGSTOP)
         with app.app_context():
-            # It would take half a minute.
+            # Waiting would take half a minute.
             past = db_now(-40)
             db.session.execute(update(WorkerHeartbeat).values(seen_at=past, started_at=past))
+            # While this test has the lock, so that the worker is not frozen with it.
+            frozen.popen.send_signal(signal.SIGSTOP)
             db.session.commit()
         (finding,) = examined(app, beats=False)["findings"]
         assert finding["check"] == "worker_frozen"
         assert finding["command"] == f"kill -KILL {pid}; huey_consumer huey_worker.huey -w 4 -g TERM"
         beat(app)
         assert examined(app, beats=False)["findings"] == []
-        # One that lived all the while does not take its place.
+        # One that was alive all along does not replace it.
         with app.app_context():
             alive = WorkerHeartbeat.name == heartbeats.NAME
             db.session.execute(update(WorkerHeartbeat).where(alive).values(started_at=db_now(-3600)))
@@ -292,7 +293,7 @@ def test_a_clock_that_is_wrong_is_found(living: Flask, process_environ: Environ,
     side = "ahead of" if seconds > 0 else "behind"
     assert f"this machine's clock is 60 s {side} the database's" in [finding["text"] for finding in findings]
     with living.app_context():
-        # What a worker wrote before the clock was set back.
+        # A worker wrote this before the clock was set back.
         db.session.execute(update(WorkerHeartbeat).values(seen_at=db_now(60)))
         db.session.commit()
     assert only_finding(living, beats=False)[0] == "clock"
@@ -345,7 +346,7 @@ def test_commands_are_those_of_the_place(
         assert remedies.migrate() == "flask db upgrade"
         for setting in ("SYSTEMD", "UNITS"):
             monkeypatch.setattr(remedies, setting, tmp_path)
-        # systemd runs the machine, and not us.
+        # systemd runs the machine, but not us.
         assert remedies.start_worker() == heartbeats.START_WORKER
         (tmp_path / "signup-worker.service").touch()
         assert remedies.start_worker() == "systemctl restart signup-worker"

@@ -1,9 +1,10 @@
-"""What Prometheus reads."""
+"""What Prometheus scrapes."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from flask import Flask
 from sqlalchemy import delete, select
 
+from harness.processes import wait_until
 from harness.smtp_server import Server
 from harness.visitor import Visitor
 from tests.cli.test_cli import flask_mail, refused
-from tests.conftest import Backend
+from tests.conftest import Backend, installed
 from tests.factories import change, claim, make_signup, travel, work
 from tests.system.test_journey import website_and_log
 from webapp import counters, create_app
@@ -43,7 +46,7 @@ def read(app: Flask) -> dict[str, float]:
 
 
 def overdue(app: Flask, email_id: uuid.UUID) -> None:
-    """Let the relay hint it at once."""
+    """Make the relay hint it at once."""
     change(app, email_id, next_attempt_at=db_now(-5))
 
 
@@ -88,7 +91,7 @@ def test_no_counter_goes_down_when_rows_are_pruned(app: Flask, smtp: Server) -> 
     after = read(app)
     assert after['signup_mails{state="sent"}'] == 0
     counters = [name for name in before if re.search(r"_total|_bucket|_count", name)]
-    # Asking for them counts as requests.
+    # Scraping counts as requests.
     assert [name for name in counters if "_http_" in name and after[name] < before[name]] == []
     names = [name for name in counters if "_http_" not in name]
     assert len(names) > 20
@@ -130,7 +133,7 @@ def test_two_who_count_at_once_both_count(app: Flask) -> None:
         ({}, "127.0.0.1", 200),
         ({}, "::1", 200),
         ({}, "203.0.113.9", 403),
-        # A proxy on this machine speaks for somebody else.
+        # A proxy on this machine speaks for someone else.
         ({"X-Forwarded-For": "203.0.113.9"}, "127.0.0.1", 403),
         ({"X-Forwarded-For": "127.0.0.1"}, "127.0.0.1", 403),
         ({"Via": "1.1 proxy"}, "127.0.0.1", 403),
@@ -144,7 +147,7 @@ def test_without_a_token_only_this_machine_itself_is_answered(
 ) -> None:
     with started(environ, TRUSTED_PROXIES=proxies) as app:
         answer = app.test_client().get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
-    # A proxy on this machine need not say that it is one.
+    # A proxy on this machine may not say that it is one.
     assert answer.status_code == (status if proxies == "0" else 403)
 
 
@@ -178,6 +181,8 @@ OPERATIONS = ROOT / "docs" / "operations"
 
 
 def test_alerts_and_dashboard_name_only_metrics_that_there_are(app: Flask) -> None:
+    # A request is counted after its response.
+    read(app)
     there_are = {name.partition("{")[0] for name in read(app)} | {"signup_worker_heartbeat_timestamp_seconds"}
     for file in ("alerts.yml", "grafana.json"):
         named = set(re.findall(r"\bsignup_[a-z_]+", (OPERATIONS / file).read_text()))
@@ -191,7 +196,8 @@ def test_each_alert_has_its_section_in_the_runbook_and_points_to_it() -> None:
     alerts = re.findall(r"- alert: (\w+)", rules)
     runbook = (ROOT / "docs" / "runbook.md").read_text("utf-8")
     assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == alerts
-    assert re.findall(r'runbook: "docs/runbook.md#(\w+)"', rules) == [alert.lower() for alert in alerts]
+    links = re.findall(r'runbook_url: "{{ \$externalLabels.docs }}/runbook.md#(\w+)"', rules)
+    assert links == [alert.lower() for alert in alerts]
     for section in runbook.split("\n## ")[1:]:
         for part in ("**Means:**", "**See:**", "**Type:**", "**Over when:**"):
             assert part in section, section.partition("\n")[0]
@@ -254,7 +260,7 @@ def test_requests_are_counted_by_endpoint_and_never_by_what_was_typed(process_en
     environ = process_environ | {"WEB_CONCURRENCY": "3"}
     with website_and_log(environ) as (url, web):
         for path in ["/signup"] * 30 + ["/nowhere/at/all"] * 3:
-            # Each by another connection, which whichever process is free takes.
+            # Each over a new connection, which whichever process is free accepts.
             httpx.get(f"{url}{path}")
         told = [httpx.get(f"{url}/metrics").text for _ in range(5)]
         for text in told:
@@ -262,5 +268,52 @@ def test_requests_are_counted_by_endpoint_and_never_by_what_was_typed(process_en
             assert 'signup_http_requests_total{code="404",endpoint="",method="GET"} 3.0' in text
             assert 'signup_http_request_duration_seconds_count{endpoint="signup.show",method="GET"} 30.0' in text
             assert "nowhere" not in text
+            # Of three processes.
+            assert 'signup_database_connections{state="limit"} 30.0' in text
         assert web.stop() == 0
     assert not list(Path(process_environ["TMPDIR"]).glob("signup-metrics-*"))
+
+
+def test_connections_in_use_are_told_and_those_of_who_ended_are_not(process_environ: dict[str, str]) -> None:
+    in_use = re.compile(r'signup_database_connections{state="in_use"} (\d+)')
+    limit = re.compile(r'signup_database_connections{state="limit"} (\d+)')
+    with website_and_log(process_environ | {"WEB_CONCURRENCY": "2", "DATABASE_POOL_SIZE": "7"}) as (url, web):
+
+        def told(what: re.Pattern[str]) -> int:
+            found = what.search(httpx.get(f"{url}/metrics").text)
+            return int(found[1]) if found else 0
+
+        wait_until(lambda: told(limit) == 14, "not both processes were told of")
+        # The scrape itself uses one, or returned it just before the response was written.
+        assert 0 <= told(in_use) <= 2
+        killed = psutil.Process(web.popen.pid).children()[0]
+        killed.kill()
+        folder = Path(process_environ["TMPDIR"])
+        of_the_dead = f"signup-metrics-*/gauge_live*_{killed.pid}.db"
+        wait_until(lambda: not list(folder.glob(of_the_dead)), "what the dead one used is counted still")
+        wait_until(lambda: told(limit) == 14, "the one in its place was not told of, or the dead one is")
+
+
+def test_a_connection_in_use_is_counted_until_it_is_given_back(app: Flask) -> None:
+    def told() -> float:
+        return read(app)['signup_database_connections{state="in_use"}']
+
+    resting = told()
+    with app.app_context(), db.engine.connect(), db.engine.connect():
+        assert told() == resting + 2
+    assert told() == resting
+
+
+def test_what_alerts_say_is_tried_by_prometheus_itself() -> None:
+    promtool = installed("promtool")
+    for arguments in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
+        done = subprocess.run([promtool, *arguments], cwd=OPERATIONS, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    syntax = [promtool, "check", "config", "--syntax-only", "prometheus.yml"]
+    assert subprocess.run(syntax, cwd=OPERATIONS, capture_output=True, check=False).returncode == 0
+
+
+def test_the_dashboard_shows_requests_and_connections() -> None:
+    asked = json.dumps(json.loads((OPERATIONS / "grafana.json").read_text("utf-8")))
+    for name in ("http_requests_total", "http_request_duration_seconds_bucket", "database_connections"):
+        assert f"signup_{name}" in asked

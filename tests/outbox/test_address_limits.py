@@ -1,4 +1,4 @@
-"""How many mails go to one address, and in all: over that they wait, and none is lost."""
+"""Limits on emails to one address, and in total: emails over a limit wait, and none is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.delivery.test_throughput import count_queries
 from tests.factories import attempts, change, claim, get, make_signup, travel
 from tests.smtp.test_replies import logged
 from webapp import operations
-from webapp.accounts import account, email_change, password_change, signup
+from webapp.accounts import account, email_change, notices, password_change, signup
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
 from webapp.db import clock
@@ -26,6 +26,7 @@ from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import circuit_breaker, relay, tasks, throttle, throughput, worker
 from webapp.extensions import huey, mail
+from webapp.outbox import kinds
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 ADDRESS = "mick@example.com"
@@ -33,7 +34,7 @@ ADDRESS = "mick@example.com"
 
 @pytest.fixture
 def environ(environ: dict[str, str], request: pytest.FixtureRequest) -> dict[str, str]:
-    """As a fresh installation has them, but for requests, which all come from one place here."""
+    """The defaults of a fresh installation, except for request limits: all requests come from one place here."""
     total = request.node.get_closest_marker("total")
     limits = {"RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "none"}
     return {**environ, **limits, **({"MAIL_LIMIT_TOTAL": total.args[0]} if total else {})}
@@ -52,13 +53,13 @@ def sign_up(app: Flask, number: int, address: str = ADDRESS, rank: int = 1) -> u
 
 
 def drain(app: Flask) -> None:
-    """Send what is due, as a worker does."""
+    """Send what is due, like a worker."""
     with app.app_context():
         worker.deliver_due(200)
 
 
 def statuses(app: Flask) -> list[str]:
-    """Return the states of all mails, the oldest first."""
+    """Return the statuses of all emails, the oldest first."""
     with app.app_context():
         return list(db.session.scalars(select(OutgoingEmail.status).order_by(OutgoingEmail.created_at)))
 
@@ -70,7 +71,9 @@ def test_the_second_mail_to_an_address_waits_out_the_minute(app: Flask, smtp: Se
     assert [mail.message_id for mail in smtp.mails] == [get(app, first).message_id]
     waiting = get(app, second)
     assert (waiting.status, waiting.attempts, waiting.last_error) == ("queued", 0, None)
-    assert [(row.outcome, row.reply) for row in attempts(app, second)] == [("held", "its mailbox got 1 per 1 minute")]
+    assert [(row.outcome, row.reply) for row in attempts(app, second)] == [
+        ("held", "its mailbox has reached its limit, 1 per 1 minute")
+    ]
     travel(app, 55)
     drain(app)
     assert len(smtp.mails) == 1
@@ -90,10 +93,10 @@ def test_of_a_hundred_signups_for_an_address_two_mails_go_and_all_links_serve(
     assert statuses(app).count("queued") == 100
     travel(app, 61)
     drain(app)
-    # The newest of those that waited; its link serves the others, which end with that.
+    # The newest of the waiting ones; its link serves the others, which are then canceled.
     assert [mail.message_id for mail in smtp.mails][1:] == [get(app, newest).message_id]
     assert statuses(app).count("canceled") == 99
-    # Its owner has a signup of his own, and uses the first link.
+    # Its owner signs up separately, and uses the first link.
     visitor.sign_up(username="owner", email=ADDRESS)
     visitor.open(smtp.mails[0].link)
     visitor.submit("/verify")
@@ -108,7 +111,7 @@ def test_many_that_wait_for_a_mailbox_cost_others_nothing(app: Flask, smtp: Serv
     with app.app_context():
         asked = count_queries()
         worker.deliver_due(1000)
-    # One look at them all, and not one for each.
+    # One query for all of them, not one for each.
     assert len(asked) < 200
     assert len(smtp.mails) == 1
     other = sign_up(app, 1000, "other@example.com")
@@ -242,7 +245,7 @@ def test_a_link_of_one_account_ends_no_mail_of_another(app: Flask, smtp: Server)
     travel(app, 5)
     anns = ask_for(app, people["ann"])
     drain(app)
-    # Whoever asks again and again stands behind those who wait already.
+    # Asking again and again puts you behind those who already wait.
     for _ in range(3):
         travel(app, 5)
         again = ask_for(app, people["mallory"])
@@ -282,7 +285,9 @@ def test_tags_of_one_mailbox_share_its_limit_and_each_keeps_its_own_link(app: Fl
     plain = sign_up(app, 3, "victim@example.com")
     drain(app)
     assert len(smtp.mails) == 1
-    assert "its mailbox got 1 per 1 minute" in [row.reply for email_id in ids for row in attempts(app, email_id)]
+    assert "its mailbox has reached its limit, 1 per 1 minute" in [
+        row.reply for email_id in ids for row in attempts(app, email_id)
+    ]
     for _ in range(6):
         travel(app, 70)
         drain(app)
@@ -317,20 +322,39 @@ def test_signups_of_strangers_leave_room_for_what_owners_ask_for(app: Flask, smt
     assert len(smtp.mails) == 1 + 2
     with app.app_context():
         asked = password_change.ask(email_addresses.parse_address("owner@example.com"), "en")
-        # Its own hint, or the relay's when that was lost.
+        # Its own hint, or the relay's if that was lost.
         travel(app, 2)
         assert relay.hint(0) == 1
     while task := huey.dequeue():
         huey.execute(task)
     assert get(app, asked).status == "sent"
     assert statuses(app).count("queued") == 1
-    # The whole limit is used by now.
+    # The whole limit is used up now.
     with app.app_context():
         late = password_change.ask(email_addresses.parse_address("owner@example.com"), "en")
     travel(app, 70)
     count_again(app)
     drain(app)
     assert get(app, late).status == "queued"
+
+
+@pytest.mark.total("3/hour")
+def test_a_notice_of_a_second_factor_goes_in_the_room_that_is_kept_for_owners(app: Flask, smtp: Server) -> None:
+    user_id = member(app, "owner")
+    travel(app, 3601)
+    for number in range(3):
+        sign_up(app, number, f"mick{number}@example.com")
+    for _ in range(2):
+        count_again(app)
+        drain(app)
+    assert statuses(app).count("queued") == 1
+    with app.app_context():
+        notice = notices.post(db.session.get_one(User, user_id), kinds.RECOVERY_CODE_USED, left="9")
+        db.session.commit()
+    count_again(app)
+    drain(app)
+    assert get(app, notice).status == "sent"
+    assert statuses(app).count("queued") == 1
 
 
 @pytest.mark.parametrize(
@@ -368,7 +392,7 @@ def test_workers_at_the_same_moment_send_one(app: Flask, smtp: Server) -> None:
         make_signup(app, username=f"mick{number}", address=ADDRESS)
     in_parallel(app, 4, lambda: worker.deliver_due(10))
     assert len(smtp.mails) == 1
-    # What was older than the one that went has ended with that.
+    # Those older than the sent one were canceled with it.
     assert set(statuses(app)) <= {"sent", "queued", "canceled"}
 
 
@@ -382,7 +406,7 @@ def test_a_mail_that_is_being_sent_counts(app: Flask, smtp: Server) -> None:
 
 
 def test_a_probe_is_not_spent_on_a_mail_that_may_not_go(app: Flask, smtp: Server) -> None:
-    """Else an address with many mails in line would hold up everybody after an outage."""
+    """Otherwise an address with many waiting emails would hold up everyone after an outage."""
     for number in range(4):
         sign_up(app, number)
     drain(app)
@@ -422,7 +446,7 @@ def test_over_the_limit_in_all_mails_wait_and_the_operator_is_told_once(
     for _ in range(3):
         count_again(app)
         drain(app)
-    # One of the three is kept for what owners ask for.
+    # One of the three is reserved for what account owners ask for.
     assert len(smtp.mails) == 2
     assert statuses(app).count("queued") == 4
     assert len(logged(caplog, "mail_limit_reached")) == 1
@@ -453,7 +477,7 @@ def test_mails_go_evenly_when_a_second_allows_only_so_many(app: Flask, smtp: Ser
     in_parallel(app, 4, lambda: worker.deliver_due(12))
     assert len(smtp.mails) == 12
     at = sorted(mail.at for mail in smtp.mails)
-    # Each 50 ms after the one before: in no second more than twenty, though four workers send.
+    # Each 50 ms after the one before: at most twenty in any second, though four workers send.
     assert at[-1] - at[0] > 11 * 0.05 * 0.9
     assert {row.outcome for number in mail_ids(app) for row in attempts(app, number)} == {"sent"}
 
@@ -516,6 +540,6 @@ def mail_ids(app: Flask) -> list[uuid.UUID]:
 
 
 def count_again(app: Flask) -> None:
-    """Let the second be over for which a process does not count."""
+    """End the second during which a process does not count again."""
     if total := app.extensions.get("mail_total"):
         total.count_at = 0.0

@@ -1,4 +1,4 @@
-"""The promise of a mail: who may send it, and what is kept of each try."""
+"""The promise of an email: who may send it, and what is recorded about each attempt."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from harness.smtp_server import Server
 from tests.factories import attempts, change, claim, get, make_signup, travel, work
 from webapp.accounts import account, notices, password_change, users
 from webapp.accounts.identifiers import email_addresses
+from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db import clock
 from webapp.db.base import db
@@ -42,7 +43,7 @@ from webapp.outbox import (
     reaper,
     transitions,
 )
-from webapp.outbox.attempts import Failure, redact
+from webapp.outbox.attempts import REPLY_MAX, Failure, redact
 from webapp.outbox.claims import LeaseLost
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -56,7 +57,7 @@ def test_a_mail_is_claimed_only_when_it_is_due(app: Flask) -> None:
     (email,) = claim(app, email_id=email_id)
     assert (email.id, email.status, email.locked_by) == (email_id, "sending", "worker")
     assert email.lease_until is not None
-    # MAIL_TIMEOUT of 5 s and the margin.
+    # MAIL_TIMEOUT of 5 s plus the margin.
     assert (email.lease_until - get(app, email_id).next_attempt_at).total_seconds() >= 20
     with app.app_context():
         assert db.session.scalar(select(OutgoingEmail.lease_until <= db_now(20)))
@@ -108,7 +109,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(app: Flask) -> None:
         with pytest.raises(LeaseLost):
             outcomes.bury(slow, TROUBLE)
         with pytest.raises(LeaseLost):
-            outcomes.drop(slow, "no reason")
+            outcomes.cancel(slow, "no reason")
         db.session.commit()
     row = get(app, email_id)
     assert (row.status, row.locked_by, row.lease_token) == ("sending", "fast", fast.lease_token)
@@ -138,7 +139,7 @@ def test_postponing_for_the_servers_sake_spends_no_attempt(app: Flask) -> None:
     email_id = make_signup(app)
     (email,) = claim(app)
     with app.app_context():
-        outcomes.give_back(email, TROUBLE, delay=15)
+        outcomes.requeue(email, TROUBLE, delay=15)
         db.session.commit()
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 0)
 
@@ -206,6 +207,11 @@ def test_replies_are_kept_without_addresses_links_and_codes(reply: str, kept: st
     assert redact(reply) == kept
 
 
+@pytest.mark.timeout(30)
+def test_a_long_reply_is_read_once() -> None:
+    assert redact("a" * 500_000) == "a" * REPLY_MAX
+
+
 def test_an_outcome_that_cannot_be_written_is_none_and_nobody_else_has_trouble_with_it(app: Flask) -> None:
     email_id = make_signup(app)
     with app.app_context():
@@ -238,7 +244,7 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
         assert reaper.mend_times() == 3
         db.session.commit()
     assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
-    # Its worker may live, and have the mail in its hands: it keeps it for as long as a send takes.
+    # Its worker may be alive and sending: it keeps the email for the time of a send.
     assert get(app, dead).status == "sending"
     travel(app, 21)
     with app.app_context():
@@ -279,7 +285,7 @@ def test_a_worker_whose_machine_slept_does_not_trust_its_lease(
 def test_a_mail_whose_settlement_was_lost_is_sent_again(
     app: Flask, smtp: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at a failover to a replica that had not heard of it."""
+    """As after a failover to a replica that had not received it."""
     email_id = make_signup(app)
     with app.app_context():
         tasks.deliver_email.call_local(str(email_id))
@@ -309,20 +315,20 @@ def test_an_account_ends_beside_a_claim_of_its_mails(app: Flask, smtp: Server, m
     throughput.batch_size.note(1, 0.01)
     claimed, held = threading.Event(), threading.Event()
     errors: list[Exception] = []
-    find_owner, hold = password_change.find_owner, users.hold
+    find_owner, lock_row = password_change.find_owner, users.lock_row
 
     def find_once_it_is_held(email: outgoing_email.OutgoingEmail) -> None:
         claimed.set()
         held.wait(2)
         find_owner(email)
 
-    def hold_and_wait(user: User) -> None:
-        hold(user)
+    def lock_and_wait(user: User) -> None:
+        lock_row(user)
         held.set()
         claimed.wait(2)
 
     monkeypatch.setattr(password_change, "find_owner", find_once_it_is_held)
-    monkeypatch.setattr(users, "hold", hold_and_wait)
+    monkeypatch.setattr(users, "lock_row", lock_and_wait)
 
     def end() -> None:
         with app.app_context():
@@ -367,11 +373,31 @@ def test_nobody_waits_for_a_row_that_another_worker_keeps(app: Flask, process_en
             assert not circuit_breaker.take_probe()
             circuit_breaker.reset()
             transitions.cancel(outgoing_email.OutgoingEmail.id == frozen, reason="no reason")
-            assert throttle.room().mails == 0
+            assert throttle.allowance().mails == 0
             app.config["MAIL_LIMIT_TOTAL"] = []
             app.config["MAIL_LIMIT_PER_ADDRESS"] = parse_many("1/minute")
-            # What outlived a worker is claimed alone.
+            # An email that outlived a worker is claimed alone.
             claimed = [*claims.claim("worker", limit=10), *claims.claim("worker", limit=10)]
             assert address_limits.admit([email for email in claimed if email.id == other]) == []
             db.session.commit()
     assert (get(app, dead).locked_by, get(app, other).status) == ("worker", "queued")
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_a_transaction_of_somebody_elses_that_holds_all_users_doubles_no_mail(
+    app: Flask, process_environ: dict[str, str], smtp: Server
+) -> None:
+    """As when an operator fills in a new column by hand, and looks at the result for a while."""
+    email_id = make_signup(app)
+    with psycopg.connect(process_environ["DATABASE_URL"]) as somebody:
+        somebody.execute("UPDATE users SET full_name = 'Mick'")
+        with app.app_context():
+            worker.deliver(email_id)
+        assert get(app, email_id).status == "sent"
+        assert expires(app)
+    assert len(smtp.mails) == 1
+
+
+def expires(app: Flask) -> bool:
+    with app.app_context():
+        return db.session.scalars(select(VerifyEmail.expires_at)).one() is not None

@@ -1,4 +1,4 @@
-"""Workers, crashes and time in any order: whatever happens, a promise is neither lost nor kept by two at once."""
+"""Workers, crashes and time in any order: a promise is never lost, and never kept by two workers at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOWN = Failure(outgoing_email.SERVER_FAILURE, "connection refused", phase="conne
 
 PEOPLE = 2
 MAX_ATTEMPTS = 2
-LEASE = timedelta(seconds=20)  # MAIL_TIMEOUT of 5 s and the margin
+LEASE = timedelta(seconds=20)  # MAIL_TIMEOUT of 5 s plus the margin
 DAY = 86400.0
 
 Mail = Row[Any]
@@ -42,7 +42,7 @@ Mail = Row[Any]
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker ends its hold on a mail, what the mail may be then, and what it costs."""
+    """How a worker ends its hold on an email, which statuses the email may then have, and what it costs."""
 
     end: Callable[[OutgoingEmail], None]
     becomes: set[str]
@@ -52,19 +52,19 @@ class Ending:
 ENDINGS = {
     "settle": Ending(lambda email: outcomes.settle(email, "250 taken"), {"sent"}, 1),
     "postpone": Ending(lambda email: outcomes.postpone(email, REFUSED), {"queued", "dead"}, 1),
-    "give_back": Ending(lambda email: outcomes.give_back(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
+    "requeue": Ending(lambda email: outcomes.requeue(email, DOWN, delay=15, in_doubt=True), {"queued"}, 0),
     "bury": Ending(lambda email: outcomes.bury(email, REFUSED), {"dead"}, 1),
-    "drop": Ending(lambda email: outcomes.drop(email, "nobody needs it"), {"canceled"}, 0),
+    "cancel": Ending(lambda email: outcomes.cancel(email, "nobody needs it"), {"canceled"}, 0),
 }
 
 
-# Mails that end badly make for the longer stories.
+# Emails that end badly make for longer stories.
 ENDS = st.sampled_from([*ENDINGS, "postpone", "bury", "bury"])
 
 
 @dataclass
 class Claim:
-    """What a worker believes to hold."""
+    """What a worker believes that it holds."""
 
     email: OutgoingEmail
     at: datetime
@@ -72,7 +72,7 @@ class Claim:
 
 
 class Outbox(RuleBasedStateMachine):
-    """Each step says how mails may move; the invariant looks at how they did."""
+    """Each step says how emails may move; the invariant checks how they moved."""
 
     app: Flask
     clock: Clock
@@ -95,8 +95,8 @@ class Outbox(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        """One rule for all: of several rules Hypothesis leaves most out, and repeats one until the example ends."""
-        # No two things happen in the same moment.
+        """One rule for everything: given several, Hypothesis skips most and repeats one until the example ends."""
+        # No two things happen at the same moment.
         self.clock.advance(1)
         held = ["end", "end", "crash"] if self.claims else []
         lost = ["come_back", "come_back"] if self.stale() else []
@@ -117,7 +117,7 @@ class Outbox(RuleBasedStateMachine):
         )
         getattr(self, data.draw(act))(data)
 
-    # What the web, the workers, the relay and an operator do.
+    # Actions of the web, the workers, the relay and an operator.
 
     def sign_up(self, data: st.DataObject) -> None:
         self.post(
@@ -135,7 +135,7 @@ class Outbox(RuleBasedStateMachine):
                 user_id=user_id,
                 verify_email_id=proof_id,
                 dedupe_key=f"verify:{proof_id}",
-                # Its own, so that which mail is claimed first does not depend on chance.
+                # Unique, so that the order of claims does not depend on chance.
                 priority=len(self.seen),
                 delay=delay,
                 expires_in=expires_in,
@@ -161,20 +161,20 @@ class Outbox(RuleBasedStateMachine):
         self.finish(data.draw(st.sampled_from(self.claims)), data.draw(ENDS))
 
     def come_back(self, data: st.DataObject) -> None:
-        """A worker that was thought dead goes on with its mail, which another may have by now."""
+        """A worker that was presumed dead continues with its email, which another may have by now."""
         self.finish(data.draw(st.sampled_from(self.stale())), data.draw(ENDS))
 
     def stale(self) -> list[Claim]:
         return [claim for claim in self.claims if not claim.is_live]
 
     def work(self, data: st.DataObject) -> None:
-        """A worker that nothing disturbs takes a mail to its end."""
+        """An undisturbed worker takes an email to its end."""
         for claim in self.take("dan", 1):
             self.every_promise_is_kept()
             self.finish(claim, data.draw(ENDS))
 
     def finish(self, claim: Claim, name: str) -> None:
-        """A worker is done with a mail; one that lost its lease meanwhile writes nothing."""
+        """A worker is done with an email; if it lost its lease, it writes nothing."""
         self.claims.remove(claim)
         email_id, ending = claim.email.id, ENDINGS[name]
         tries = self.tries()
@@ -191,12 +191,12 @@ class Outbox(RuleBasedStateMachine):
             assert self.tries() == tries
 
     def crash(self, data: st.DataObject) -> None:
-        """A worker dies, and forgets all that it holds."""
+        """A worker dies, and forgets everything that it holds."""
         worker = data.draw(st.sampled_from([claim.email.locked_by for claim in self.claims]))
         self.claims = [claim for claim in self.claims if claim.email.locked_by != worker]
 
     def come_late(self, data: st.DataObject) -> None:
-        """Time passes, and then perhaps a relay comes by."""
+        """Time passes, and then perhaps the relay runs."""
         seconds = data.draw(st.sampled_from([7.0, 21.0, 61.0, 61.0, 3700.0, 2 * DAY]))
         self.clock.advance(seconds)
         if data.draw(st.sampled_from([True, True, False])):
@@ -216,7 +216,7 @@ class Outbox(RuleBasedStateMachine):
                 assert now[email_id].lease_expiries == before.lease_expiries + 1
 
     def operate(self, data: st.DataObject) -> None:
-        """An operator, the breaker, or a person who verifies changes what nobody holds."""
+        """An operator, the breaker, or a person who verifies changes emails that nobody holds."""
         act = data.draw(st.sampled_from(["revive", "revive", "hurry", "cancel"]))
         known = list(self.seen)
         some = st.lists(st.sampled_from(known), min_size=1, unique=True)
@@ -238,7 +238,7 @@ class Outbox(RuleBasedStateMachine):
         self.moves = {("queued", "canceled")}
         with self.committing():
             proof_id = self.seen[email_ids[0]].verify_email_id
-            transitions.cancel(OutgoingEmail.verify_email_id == proof_id, reason="verified meanwhile")
+            transitions.cancel(OutgoingEmail.verify_email_id == proof_id, reason="already verified")
 
     @invariant()
     def every_promise_is_kept(self) -> None:
@@ -261,8 +261,8 @@ class Outbox(RuleBasedStateMachine):
         self.seen, self.moves = {email_id: now[email_id] for email_id in self.seen}, set()
 
     def teardown(self) -> None:
-        """Whatever happened: with one worker that works, every mail comes to its end."""
-        # Twice, since a mail that outlived many workers waits for another hour.
+        """Whatever happened: once one worker works, every email is finished."""
+        # Twice, since an email that outlived many workers waits another hour.
         for _ in range(2):
             self.clock.advance(2 * 3600)
             with self.committing():
@@ -273,7 +273,7 @@ class Outbox(RuleBasedStateMachine):
                     outcomes.settle(email, "250 taken")
         assert not [mail for mail in self.mails().values() if mail.status in ACTIVE]
 
-    # What the steps are made of.
+    # Parts of the steps.
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -311,12 +311,12 @@ def person(n: int) -> User:
     )
 
 
-# Long enough for Hypothesis to find the shortest story of a failure.
+# Long enough for Hypothesis to find the shortest failing story.
 @pytest.mark.timeout(600)
 def test_in_any_order_of_workers_crashes_and_time_no_promise_is_lost_and_none_is_kept_by_two(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The spread of the backoff is chance, and the same steps must tell the same story.
+    # The jitter of the backoff is random, but the same steps must produce the same story.
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     app.config["MAIL_MAX_ATTEMPTS"] = MAX_ATTEMPTS
     with app.app_context():

@@ -1,4 +1,4 @@
-"""Where the state of an email may change."""
+"""Where the status of an email may change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from webapp.paths import ROOT
 
-# Whoever holds no email in its hands; whoever takes it; what came of that; and what takes it back.
+# In order: emails that nobody holds, claims, outcomes, and emails taken back.
 WRITERS = {"transitions.py", "claims.py", "outcomes.py", "reaper.py"}
 
 

@@ -1,14 +1,15 @@
-"""What pages are made with: compressed, cached by its content, and in the colours that were set."""
+"""Assets of pages: compressed, cached by their content, and in the configured colors."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness.visitor import Visitor
 from webapp import create_app, theme
@@ -19,7 +20,7 @@ PLAIN = {"Accept-Encoding": "identity"}
 
 
 def addresses(visitor: Visitor, path: str = "/signup") -> list[str]:
-    """Return what the page loads."""
+    """Return the URLs that the page loads."""
     page = visitor.open(path).text
     return re.findall(r'<(?:link|script|img)[^>]*(?:href|src)="([^"]+)"', page)
 
@@ -30,9 +31,16 @@ def test_what_pages_load_is_compressed_and_cached_for_a_year(visitor: Visitor) -
     for address in found:
         answer = visitor.http.get(address, headers=GZIP)
         assert answer.status_code == 200, address
-        assert answer.headers["content-encoding"] == "gzip", address
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable", address
-        assert answer.headers["vary"] == "Accept-Encoding", address
+        # A PNG is compressed already.
+        if answer.headers["content-type"] != "image/png":
+            assert answer.headers["content-encoding"] == "gzip", address
+            assert answer.headers["vary"] == "Accept-Encoding", address
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 4000, "=@" + "a" * 8000])
+def test_no_file_has_so_long_a_name(visitor: Visitor, name: str) -> None:
+    assert visitor.open(f"/static/{name}").status_code == 404
 
 
 def test_who_cannot_decompress_gets_the_same_plain(visitor: Visitor) -> None:
@@ -43,7 +51,7 @@ def test_who_cannot_decompress_gets_the_same_plain(visitor: Visitor) -> None:
 
 
 def test_under_an_address_of_another_content_nothing_is_kept(visitor: Visitor) -> None:
-    for address in ("/static/app.css", "/static/app.css?v=old", "/theme.css", "/icon"):
+    for address in ("/static/app.css", "/static/app.css?v=old", "/theme.css", "/icon", "/apple-touch-icon.png"):
         answer = visitor.http.get(address)
         assert answer.headers["cache-control"] == "public, no-cache", address
         again = visitor.http.get(address, headers={"If-None-Match": answer.headers["etag"]})
@@ -98,10 +106,36 @@ def test_the_logo_takes_the_place_of_the_icon(environ: dict[str, str], tmp_path:
     logo = tmp_path / "logo.png"
     logo.write_bytes(b"\x89PNG not really")
     visitor = Visitor("http://signup.example", create_app({**environ, "APP_LOGO": str(logo)}))
-    answer = visitor.open(next(address for address in addresses(visitor) if "icon" in address))
-    assert answer.content == logo.read_bytes()
-    assert answer.headers["content-type"] == "image/png"
-    assert "content-encoding" not in answer.headers
+    icons = [address for address in addresses(visitor) if "icon" in address]
+    assert len(set(icons)) == 2
+    for address in icons:
+        answer = visitor.open(address)
+        assert answer.content == logo.read_bytes()
+        assert answer.headers["content-type"] == "image/png"
+        assert "content-encoding" not in answer.headers
+
+
+def test_a_home_screen_shows_the_icon_in_the_accents_color(environ: dict[str, str]) -> None:
+    pictures = []
+    for accent in ("#0b6e4f", "#7a0000"):
+        visitor = Visitor("http://signup.example", create_app({**environ, "APP_ACCENT": accent}))
+        (address,) = (address for address in addresses(visitor) if "touch" in address)
+        picture = Image.open(io.BytesIO(visitor.open(address).content))
+        # It reads each chunk's checksum.
+        picture.verify()
+        pictures.append(Image.open(io.BytesIO(visitor.page.content)).convert("RGB"))
+        assert pictures[-1].size == (180, 180)
+        assert pictures[-1].getpixel((0, 0)) == theme.parse(accent)
+        assert theme.WHITE in {color for _count, color in pictures[-1].getcolors(256) or ()}
+    assert pictures[0] != pictures[1]
+
+
+def test_a_logo_that_phones_cannot_show_is_no_icon_of_a_home_screen(environ: dict[str, str], tmp_path: Path) -> None:
+    logo = tmp_path / "logo.svg"
+    logo.write_text(theme.icon("#000000"), encoding="utf-8")
+    visitor = Visitor("http://signup.example", create_app({**environ, "APP_LOGO": str(logo)}))
+    assert not [address for address in addresses(visitor) if "touch" in address]
+    assert visitor.open("/apple-touch-icon.png").status_code == 404
 
 
 def test_the_files_of_others_are_as_they_left_them() -> None:
@@ -111,9 +145,3 @@ def test_the_files_of_others_are_as_they_left_them() -> None:
         third_party = (ROOT / "THIRD_PARTY.md").read_text("utf-8")
         assert all(path in third_party for path in package["files"])
         assert package["version"] in third_party
-
-
-def test_the_password_meter_is_large_and_loaded_only_when_it_is_needed(visitor: Visitor) -> None:
-    meter = "webapp/static/vendor/zxcvbn.js"
-    assert len(gzip.compress((ROOT / meter).read_bytes())) > 60 * 1024
-    assert not [address for address in addresses(visitor) if "zxcvbn" in address]

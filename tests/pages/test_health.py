@@ -1,4 +1,4 @@
-"""What a load balancer asks."""
+"""Health checks for load balancers."""
 
 from __future__ import annotations
 

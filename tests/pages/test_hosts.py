@@ -1,4 +1,4 @@
-"""By which names and over what a page is opened, and pages that programs look for."""
+"""Host names, https, and pages that programs look for."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def test_a_trial_answers_to_no_name_of_elsewhere(trial: Flask, host: str, path: 
     assert "Please open http://localhost:5000 instead." in answer.text
 
 
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_who_calls_us_what_nobody_can_be_called_is_told_so(make: Make) -> None:
+    client = make().test_client()
+    for host in ("a..b", ".", "a" * 64, "a." * 4000):
+        for path in ("/signup", "/static/app.css", "/livez", "/nowhere"):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == 400
+            assert "No site can have this name." in answer.text
+
+
 @pytest.mark.parametrize(
     "host", ["localhost:5000", "LOCALHOST:5000", "acme.localhost:5000", "localhost:5001", "localhost"]
 )
@@ -89,7 +99,7 @@ def test_a_form_over_http_where_cookies_are_for_https_says_so(
     make: Make, capsys: pytest.CaptureFixture[str], env: str, told: str
 ) -> None:
     app = make(PUBLIC_URL="https://localhost", APP_ENV=env)
-    # httpx keeps a Secure cookie to itself here, as browsers do.
+    # httpx does not send a Secure cookie here, like browsers.
     visitor = Visitor("http://localhost", app)
     for _ in range(3):
         visitor.open("/signup")

@@ -1,8 +1,9 @@
-"""What every page has in common."""
+"""What all pages have in common."""
 
 from __future__ import annotations
 
 import re
+from urllib.robotparser import RobotFileParser
 
 import pytest
 from flask import Flask
@@ -21,7 +22,7 @@ def test_no_form_of_any_page_does_anything_without_its_csrf_token(app: Flask) ->
     assert "/verify" in posts
     assert "/reset" in posts
     for path in posts:
-        # Fresh, so that the page has no token, session or link to go by.
+        # Fresh, so that the page has no token, session or link.
         page = Visitor("http://signup.example", app).http.post(path, data={}, follow_redirects=False)
         assert page.status_code in {303, 400, 403, 404}, path
         if page.status_code == 303:
@@ -47,7 +48,7 @@ def test_every_page_has_its_headers(visitor: Visitor, path: str) -> None:
 
 def test_with_a_public_url_of_https_browsers_are_told_to_stay_there(environ: dict[str, str]) -> None:
     app = create_app({**environ, "PUBLIC_URL": "https://signup.example"})
-    # However the request came: a proxy in front may have taken the TLS away.
+    # However the request arrived: a proxy in front may have ended TLS.
     assert "strict-transport-security" in Visitor("http://signup.example", app).open("/").headers
 
 
@@ -108,7 +109,7 @@ def test_a_file_is_no_field(visitor: Visitor) -> None:
 def test_a_form_that_another_site_submits_leaves_the_session_alone(visitor: Visitor, app: Flask) -> None:
     visitor.sign_up()
     for path in rules(app, "POST"):
-        # As browsers send it: without our cookie, which is Lax.
+        # Like a browser: without our cookie, which is Lax.
         stranger = Visitor("http://signup.example", app)
         page = stranger.http.post(path, data={}, headers={"Sec-Fetch-Site": "cross-site"})
         assert page.status_code == 400
@@ -134,3 +135,29 @@ def test_an_answer_names_its_request(visitor: Visitor) -> None:
 def test_the_development_mailbox_exists_only_in_development(environ: dict[str, str]) -> None:
     assert not [rule for rule in rules(create_app(environ), "GET") if "mailbox" in rule]
     assert [rule for rule in rules(create_app({**environ, "APP_ENV": "development"}), "GET") if "mailbox" in rule]
+
+
+@pytest.mark.parametrize("path", ["/", "/signup", "/login", "/forgot", "/nowhere"])
+def test_a_page_that_is_shared_or_found_says_whose_it_is_and_what_for(visitor: Visitor, path: str) -> None:
+    page = visitor.open(path).text
+    told = dict(re.findall(r'<meta (?:name|property)="([\w:-]+)" content="([^"]*)"', page))
+    assert told["og:site_name"] == "Acme"
+    assert len(told["description"]) > 50
+    assert told["og:description"] == told["description"]
+    colours = re.findall(r'<meta name="theme-color" content="(#\w{6})" media="\(prefers-color-scheme: (\w+)\)"', page)
+    css = visitor.open("/static/app.css").text
+    assert [scheme for _colour, scheme in colours] == ["light", "dark"]
+    assert all(f"--paper: {colour};" in css for colour, _scheme in colours)
+
+
+def test_search_engines_are_kept_from_links_and_from_what_is_somebodys_own(visitor: Visitor) -> None:
+    answer = visitor.open("/robots.txt")
+    assert answer.headers["content-type"].startswith("text/plain")
+    reader = RobotFileParser()
+    reader.parse(answer.text.splitlines())
+    assert all(reader.can_fetch("any", path) for path in ("/", "/signup", "/login", "/forgot"))
+    links = ("/verify/AAAA", "/reset/AAAA", "/account/email/confirm/AAAA", "/ops/mails")
+    assert not any(reader.can_fetch("any", path) for path in links)
+    # What is shown by a browser's cookie alone is not there for them.
+    for path in ("/signup/sent", "/forgot/sent"):
+        assert visitor.open(path).url.path == path.removesuffix("/sent")

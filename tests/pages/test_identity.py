@@ -1,4 +1,4 @@
-"""Who is asking: what a reverse proxy learns of us, and what the app behind it gets."""
+"""Who is asking: what a reverse proxy learns from us, and what the app behind it gets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 import runpy
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 from urllib.parse import unquote
 
@@ -20,16 +21,19 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from flask import Flask
 from sqlalchemy import event
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from harness.processes import Process, free_port, wait_until
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
-from tests.conftest import installed, send_due_mails
+from tests.conftest import Embedded, installed, send_due_mails
 from tests.factories import only_user, travel
 from webapp import config
+from webapp.db import engines
 from webapp.db.base import db
 from webapp.paths import ROOT
+
+LOADED = {"text/css", "text/javascript", "image/svg+xml", "image/png"}
 
 SENDER = {"MAIL_DEFAULT_SENDER": "no-reply@signup.example"}
 
@@ -64,7 +68,7 @@ def test_it_tells_nothing_of_who_is_not(member: Visitor, another_visitor: Visito
     page = another_visitor.open("/auth")
     assert (page.status_code, page.text) == (401, "")
     assert not [name for name in page.headers if name.lower().startswith("remote-")]
-    # Nor of whoever waits for the email, or has signed out.
+    # Nor anything about people who wait for the email, or have signed out.
     another_visitor.sign_up(username="ann", email="ann@example.com")
     assert another_visitor.open("/auth").status_code == 401
     member.open("/account")
@@ -120,13 +124,32 @@ def asked_of_database(app: Flask, visitor: Visitor) -> list[str]:
     if not on_postgres:
         event.listen(engine, "before_cursor_execute", note)
     try:
-        # Some of what PostgreSQL is asked, SQLAlchemy does not see.
+        # SQLAlchemy does not see all the queries to PostgreSQL.
         with patch.object(psycopg.Cursor, "execute", noting) if on_postgres else nullcontext():
             assert visitor.open("/auth").status_code == 204
     finally:
         if not on_postgres:
             event.remove(engine, "before_cursor_execute", note)
     return statements
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+class TestWhenTheConnectionEnds:
+    @pytest.fixture
+    def environ(self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+        # This machine may be busy.
+        monkeypatch.setitem(engines.BOUNDS, "lock_timeout", "60s")
+        return {**environ, "DATABASE_TIMEOUT": "60"}
+
+    def test_the_question_is_asked_once_more(self, environ: dict[str, str], member: Visitor) -> None:
+        waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with ThreadPoolExecutor() as pool, psycopg.connect(environ["DATABASE_URL"], autocommit=True) as watcher:
+            with psycopg.connect(environ["DATABASE_URL"]) as holder:
+                holder.execute("LOCK TABLE user_sessions")
+                answer = pool.submit(member.open, "/auth")
+                wait_until(lambda: watcher.execute(f"SELECT pid {waiting}").fetchone(), "it did not ask")
+                watcher.execute(f"SELECT pg_terminate_backend(pid) {waiting}")
+            assert answer.result().status_code == 204
 
 
 class TestBehindAProxy:
@@ -146,7 +169,8 @@ class TestBehindAProxy:
         installed(request.param)
         command = {"nginx": nginx, "caddy": caddy}[request.param]
         behind = runpy.run_path(str(EXAMPLE / "app.py"))["app"]
-        with served(app) as own, served(behind) as behind_port:
+        Noting.names.clear()
+        with served(app) as own, served(behind, Noting) as behind_port:
             ports = {"8080": port, "8000": own, "9000": behind_port}
             with running(command(tmp_path, ports), tmp_path, f"http://127.0.0.1:{port}/login"):
                 yield f"http://127.0.0.1:{port}"
@@ -155,6 +179,9 @@ class TestBehindAProxy:
         visitor = Visitor(door)
         visitor.open("/reports/2026?a=1&b=2")
         assert visitor.path == "/login"
+        # What the pages load comes from us, and is not a sign-in page.
+        for loaded in re.findall(r'<(?:link|script|img)[^>]* (?:href|src)="([^"]+)"', visitor.page.text):
+            assert visitor.http.get(loaded).headers["Content-Type"].split(";")[0] in LOADED, loaded
         signup = re.findall(r'href="(/signup[^"]*)"', visitor.page.text)[-1]
         visitor.open(signup)
         visitor.submit(signup, username="mick19", full_name="Mick Müller", email="mick@example.com", password=PASSWORD)
@@ -163,21 +190,42 @@ class TestBehindAProxy:
         visitor.submit("/verify")
         assert str(visitor.page.url) == f"{door}/reports/2026?a=1&b=2"
         assert visitor.page.text.startswith("Hello Mick Müller, you are number ")
-        # Nobody is somebody else by saying so.
+        # Forged headers make nobody someone else.
         forged = {"Remote-User": "999", "Remote-Name": "root", "Remote_User": "999"}
         assert visitor.http.get("/", headers=forged).text == visitor.page.text
         assert httpx.get(f"{door}/", headers=forged).status_code == 303
         assert visitor.http.post("/", headers=forged).status_code == 405
+        assert {name for name in Noting.names if "remote" in name.lower()} == {
+            "Remote-User",
+            "Remote-Name",
+            "Remote-Email",
+        }
         visitor.open("/account")
         visitor.submit("/logout", follow=False)
         visitor.open("/reports")
         assert visitor.path == "/login"
 
 
+@pytest.mark.parametrize("example", ["nginx.conf", "Caddyfile"])
+@pytest.mark.parametrize("backend", [Embedded.name], indirect=True)
+def test_each_page_of_ours_is_reached_and_nothing_that_is_for_machines(app: Flask, example: str) -> None:
+    ours = re.compile(max(re.findall(r"\^/\S+", (EXAMPLE / example).read_text("utf-8")), key=len))
+    rules = {rule.rule for rule in app.url_map.iter_rules() if is_ours(app.view_functions[rule.endpoint])}
+    assert {rule for rule in rules if not ours.search(rule)} == {
+        *("/", "/auth", "/livez", "/readyz", "/metrics"),
+        # The app has its own.
+        "/robots.txt",
+    }
+
+
+def is_ours(view: Callable[..., Any]) -> bool:
+    return view.__module__.startswith("webapp.")
+
+
 def test_docker_compose_starts_the_same() -> None:
     services = yaml.safe_load((EXAMPLE / "docker-compose.yml").read_text("utf-8"))["services"]
     caddyfile = (EXAMPLE / "Caddyfile").read_text("utf-8")
-    # Nobody gets around the proxy: the rest listens in its network alone, where it looks for them.
+    # Nobody gets around the proxy: the other services listen only in its network, where it looks for them.
     assert services["proxy"]["ports"] == ["127.0.0.1:8080:8080"]
     inside = {name for name, service in services.items() if service.get("network_mode") == "service:proxy"}
     assert inside == {"migrate", "web", "worker", "app"}
@@ -194,9 +242,19 @@ def test_docker_compose_starts_the_same() -> None:
     assert (EXAMPLE / services["web"]["build"] / "Dockerfile").is_file()
 
 
+class Noting(WSGIRequestHandler):
+    """Notes the names of headers before Werkzeug drops some: not every server drops them."""
+
+    names: ClassVar[set[str]] = set()
+
+    def make_environ(self) -> Any:
+        self.names.update(self.headers)
+        return super().make_environ()
+
+
 @contextmanager
-def served(app: Flask) -> Iterator[int]:
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+def served(app: Flask, handler: type[WSGIRequestHandler] | None = None) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -217,7 +275,7 @@ def nginx(folder: Path, ports: dict[str, int]) -> list[str]:
 
 def caddy(folder: Path, ports: dict[str, int]) -> list[str]:
     config = folder / "Caddyfile"
-    # Its port for administrators is one for the whole machine.
+    # Its admin port is shared by the whole machine.
     config.write_text(f"{{\n\tadmin off\n}}\n{on_ports('Caddyfile', ports)}", "utf-8")
     return ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
 

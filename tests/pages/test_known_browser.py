@@ -1,4 +1,4 @@
-"""Wrong tries of strangers never keep an owner out."""
+"""Strangers' wrong tries never lock an owner out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Send = Callable[[], None]
 WRONG = "staple battery horse"
 NEW = "a new long password"
 
-# Where the owner is, and the network that strangers share with it.
+# Where the owner is, and the network that strangers share with them.
 HERE = "127.0.0.1"
 
 
@@ -42,7 +42,7 @@ def sign_out(visitor: Visitor) -> Visitor:
 
 
 def besiege(app: Flask) -> Visitor:
-    """Fail at the account's name and address, from its owner's own network, until nobody may try any more."""
+    """Fail to sign in by name and by address, from the owner's own network, until nobody may try any more."""
     stranger = Visitor("http://signup.example", app, ip=HERE)
     for identifier in ("mick19", "mick@example.com"):
         assert [sign_in(stranger, WRONG, identifier) for _ in range(3)] == [422] * 3
@@ -71,7 +71,7 @@ def test_who_is_signed_in_changes_password_and_address_and_deletes_the_account(
     assert member.page.status_code == 200
     send_due()
     link = smtp.mails[-1].link
-    # Elsewhere it takes the password too.
+    # Elsewhere it accepts the password too.
     phone = Visitor("http://signup.example", app)
     phone.open(link)
     phone.submit("/account/email/confirm", password=PASSWORD)
@@ -90,7 +90,7 @@ def test_a_signup_with_the_owners_address_lets_nobody_guess_on(member: Visitor, 
     stranger = Visitor("http://signup.example", app, ip="192.0.2.1")
     stranger.sign_up(username="stranger", password=NEW)
     assert [sign_in(stranger, WRONG, identifier) for _ in range(2)] == [422] * 2
-    # The stranger's own password is right, for the stranger's own signup.
+    # The stranger's own password is right for the stranger's own signup.
     assert sign_in(stranger, NEW, identifier) == 303
     assert stranger.open("/account").url.path == "/login"
     assert sign_in(stranger, WRONG, identifier) == 429
@@ -140,7 +140,7 @@ def test_a_known_browser_guesses_on_a_count_of_its_own_that_ends(member: Visitor
     assert [sign_in(stolen, WRONG) for _ in range(2)] == [422, 422]
     assert sign_in(stolen, PASSWORD) == 429
     assert 'href="/forgot"' in stolen.page.text
-    # What it did wrong is nobody else's.
+    # Its failures count against nobody else.
     assert [sign_in(Visitor("http://signup.example", app, ip="192.0.2.9"), WRONG) for _ in range(3)] == [422] * 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -95,6 +96,15 @@ def test_signing_out_needs_the_button(verified: Visitor) -> None:
     assert verified.path == "/login"
 
 
+def test_every_page_says_who_is_signed_in_and_signs_out(member: Visitor) -> None:
+    for path in ("/", "/account/sessions"):
+        header = member.open(path).text.partition("</header>")[0]
+        assert re.search(r'href="/account"[^>]*>.*mick19', header)
+        assert "Sign out" in header
+    member.submit("/logout")
+    assert "Sign out" not in member.open("/").text
+
+
 def test_the_sign_in_page_leads_on_who_is_signed_in(verified: Visitor) -> None:
     verified.open("/login")
     assert verified.path == "/account"
@@ -114,7 +124,7 @@ def test_the_same_password_in_another_unicode_form_matches(app: Flask, visitor: 
 
 
 def stolen(visitor: Visitor, app: Flask) -> Visitor:
-    """Somebody with a copy of this visitor's cookies."""
+    """Someone with a copy of this visitor's cookies."""
     thief = Visitor("http://signup.example", app)
     for cookie in visitor.http.cookies.jar:
         thief.http.cookies.jar.set_cookie(cookie)

@@ -27,12 +27,12 @@ Send = Callable[[], None]
 
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
-    """With the pages that only a trial has."""
+    """With the pages that exist only in a trial."""
     return {**environ, "APP_ENV": "development"}
 
 
 def addresses(app: Flask, tokens: dict[str, str]) -> list[str]:
-    """Return one of each page: of a link with a token that is ours, and one that is not."""
+    """Return one URL of each page: for links, one with a valid token and one with an invalid token."""
     with app.app_context():
         email_id = db.session.scalars(select(OutgoingEmail.id)).first() or uuid.uuid4()
     values = {
@@ -40,6 +40,7 @@ def addresses(app: Flask, tokens: dict[str, str]) -> list[str]:
         "template": next(iter(TEMPLATES)),
         "action": "retry",
         "act": "lock",
+        "change": "off",
         "filename": "app.css",
     }
     values |= {"name": "none", "mail_id": "none"}
@@ -90,7 +91,7 @@ def test_whoever_looks_at_whatever_page_changes_no_row(
 
 
 def test_a_link_from_elsewhere_keeps_no_session_alive(member: Visitor, app: Flask) -> None:
-    """Of all that a look might write, the last use of one's own session is the only thing."""
+    """The only thing that a look may write is the last use of your own session."""
     travel(app, sessions.SEEN_SECONDS + 1)
     before = everything(app)
     member.http.get("/account", headers={"Sec-Fetch-Site": "cross-site"})
@@ -101,7 +102,7 @@ def test_a_link_from_elsewhere_keeps_no_session_alive(member: Visitor, app: Flas
     assert {table for table in before if before[table] != after[table]} == {"user_sessions"}
 
 
-# The language of what we write.
+# The language that we write in.
 
 
 def locales(app: Flask) -> list[str]:
@@ -164,7 +165,7 @@ def test_who_signs_in_is_written_to_in_the_language_that_was_chosen_here(
 
 @pytest.mark.thai
 def test_who_has_no_part_in_an_account_writes_to_nobody(visitor: Visitor, app: Flask) -> None:
-    """The page of a browser that is not known to us offers links, and its session holds nothing."""
+    """In an unknown browser the page only offers links, and the session holds nothing."""
     page = visitor.open("/")
     assert "?language=th" in page.text
     assert "set-cookie" not in page.headers

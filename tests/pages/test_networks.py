@@ -1,4 +1,4 @@
-"""Network addresses: what proxies write, and who counts as one."""
+"""Network addresses: what proxies write, and which addresses count as one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def environ(environ: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def behind(environ: dict[str, str], cheap_passwords: None) -> Iterator[Make]:
-    """Make apps that stand behind this many proxies."""
+    """Make apps behind this many proxies."""
     apps = []
 
     def make(proxies: int) -> Flask:
@@ -38,7 +38,7 @@ def behind(environ: dict[str, str], cheap_passwords: None) -> Iterator[Make]:
 
 
 def sign_up(app: Flask, number: int, *, ip: str = "192.0.2.1", **headers: str) -> int:
-    """Return the answer's status."""
+    """Return the response's status."""
     visitor = Visitor("http://signup.example", app, ip=ip)
     visitor.http.headers.update({name.replace("_", "-"): text for name, text in headers.items()})
     return visitor.sign_up(username=f"mick{number}", email=f"mick{number}@example.com").status_code
@@ -94,7 +94,7 @@ def test_a_forwarded_text_that_is_no_address_counts_as_the_peers_own(behind: Mak
     app = behind(1)
     assert [sign_up(app, n, ip="192.0.2.1", X_Forwarded_For=rubbish) for n in range(3)] == [200, 200, 429]
     assert addresses(app) == {"192.0.2.1"}
-    # Another proxy's people are not counted with these.
+    # People behind another proxy are not counted with these.
     assert sign_up(app, 3, ip="192.0.2.2", X_Forwarded_For=rubbish) == 200
 
 
@@ -134,7 +134,7 @@ def test_who_speaks_through_a_socket_counts_with_all_who_do_and_the_operator_is_
 
 def test_whoever_has_many_networks_is_counted_by_the_wider_ones_too(behind: Make) -> None:
     app = behind(0)
-    # Twice of each /64, four times that of each /56, sixteen times of the /48.
+    # Twice from each /64, four times that from each /56, sixteen times from the /48.
     answers = [sign_up(app, n, ip=f"2001:db8:0:{n // 2:x}::1") for n in range(10)]
     assert answers == [200] * 8 + [429] * 2
     answers = [sign_up(app, 10 + n, ip=f"2001:db8:0:{n + 1:x}00::1") for n in range(26)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import re
 import time
 import uuid
 from typing import Any
@@ -16,8 +19,9 @@ from harness.visitor import PASSWORD, Visitor
 from tests.cli.test_cli import flask_mail, refused
 from tests.conftest import Backend
 from tests.factories import change, claim, get, make_signup, work
+from tests.test_logs import lines
 from tests.test_operations import flask_users
-from webapp import create_app, operations
+from webapp import audit, create_app, operations
 from webapp.audit import AuditEvent
 from webapp.db import clock
 from webapp.db.base import db
@@ -27,7 +31,7 @@ from webapp.delivery.heartbeats import WorkerHeartbeat
 from webapp.monitoring.timeseries import Part, quantile
 from webapp.outbox import pause
 from webapp.outbox.outgoing_email import OutgoingEmail
-from webapp.pages.ops import actions, plots
+from webapp.pages.ops import actions, lists, plots, workers_and_audit
 
 PAGES = (
     "/ops",
@@ -45,7 +49,7 @@ PAGES = (
 
 
 def operator(app: Flask, role: str = "admin") -> Visitor:
-    """Somebody with this role, signed in."""
+    """Someone with this role, signed in."""
     made = flask_users(app, "create", f"{role}@example.com", f"--{role}", input=f"{PASSWORD}\n{PASSWORD}\n")
     assert made.exit_code == 0, made.output
     visitor = Visitor("http://signup.example", app)
@@ -68,7 +72,7 @@ def test_nobody_but_operators_gets_in(visitor: Visitor, app: Flask) -> None:
     assert "Operations" not in visitor.text
     for path in PAGES:
         assert visitor.open(path).status_code == 403
-    # Signing in once more would lead nowhere.
+    # Signing in again would lead nowhere.
     assert 'href="/account">Go to your account' in visitor.page.text
     flask_users(app, "promote", "ann", "--viewer")
     assert visitor.open("/ops").status_code == 200
@@ -110,7 +114,7 @@ def test_workers_are_told_with_their_version(environ: dict[str, str], admin: Vis
     admin.open("/ops/workers")
     assert "2.7-rc1" in admin.text
     assert "gone without notice" in admin.text
-    # Its next beat is kept, whatever else a turn of the relay finds nothing to do about.
+    # Its next beat is kept, whatever else the relay's turn finds nothing to do about.
     work(app)
     admin.open("/ops/workers")
     assert "gone without notice" not in admin.text
@@ -132,7 +136,7 @@ def test_the_overview_tells_how_the_mail_is(admin: Visitor, app: Flask, smtp: Se
         # No inline style, which the CSP would refuse.
         assert "style=" not in page.text
     assert "1 alive" in admin.text
-    assert "queued sending sent dead canceled 1 0 1 1 0" in admin.text
+    assert "queued 1 sending 0 sent 1 dead 1 canceled 0" in admin.text
     assert "Sent in the last hour 1" in admin.text
 
 
@@ -147,7 +151,7 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
         assert words in admin.text
     admin.open(f"/ops/retry?id={email_id}")
     assert "Send 1 email again?" in admin.text
-    # To look is not to act.
+    # Looking is not acting.
     assert get(app, email_id).status == "dead"
     press(admin)
     assert admin.path == f"/ops/mails/{email_id}"
@@ -160,7 +164,7 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
 
 
 def press(visitor: Visitor, **fields: Any) -> None:
-    """Press the button of the page's form: its address may hold a query."""
+    """Submit the page's form; its URL may have a query."""
     assert 'method="post"' in visitor.page.text
     page = visitor.page.text
     action = page.partition('<form method="post" action="')[2].partition('"')[0].replace("&amp;", "&")
@@ -174,7 +178,7 @@ def press(visitor: Visitor, **fields: Any) -> None:
 
 
 def audited(app: Flask) -> list[tuple[str, str | None]]:
-    """What operators did here, and its detail."""
+    """What operators did here, with details."""
     with app.app_context():
         events = db.session.scalars(
             select(AuditEvent).where(AuditEvent.actor.like("user %")).order_by(AuditEvent.id)
@@ -204,15 +208,114 @@ def test_mails_are_found_by_what_is_known_of_them_and_listed_page_by_page(
     assert "No matching emails" in admin.text
     admin.open("/ops/mails?status=canceled")
     assert admin.text.count("@example.com") == 50
-    first = set(listed(admin))
-    admin.open(admin.page.text.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&"))
-    second = set(listed(admin))
+    assert "50 of 60" in admin.text
+    first = listed(admin)
+    next_page(admin)
+    assert "60 of 60" in admin.text
+    second = listed(admin)
     assert (len(first), len(second)) == (50, 10)
-    assert not first & second
+    assert not set(first) & set(second)
+    assert "Page 2 of 2" in admin.text
+    # It continues in the other order as well.
+    admin.open("/ops/mails?status=canceled&sort=oldest")
+    assert listed(admin) == [*first, *second][:-51:-1]
+    next_page(admin)
+    assert listed(admin) == [*first, *second][9::-1]
+
+
+def turn(visitor: Visitor) -> str:
+    """Press the head of the column by which the list is sorted; return how it is sorted then."""
+    head = visitor.page.text.partition('aria-sort="')[2]
+    visitor.open(head.partition('href="')[2].partition('"')[0].replace("&amp;", "&"))
+    assert visitor.page.status_code == 200
+    return visitor.page.text.partition('aria-sort="')[2].partition('"')[0]
+
+
+def test_the_audit_is_turned_round_and_stays_so_on_its_pages_and_when_filtered(
+    admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_and_audit, "PAGE", 3)
+    with app.app_context():
+        for number in range(7):
+            audit.record("paused", detail=f"event {number}")
+        db.session.commit()
+
+    def events() -> list[str]:
+        return re.findall(r"event \d", admin.text)
+
+    admin.open("/ops/audit?action=paused&sort=nonsense")
+    assert events() == ["event 6", "event 5", "event 4"]
+    assert "Page 1 of 3" in admin.text
+    assert turn(admin) == "ascending"
+    assert events() == ["event 0", "event 1", "event 2"]
+    next_page(admin)
+    assert events() == ["event 3", "event 4", "event 5"]
+    assert "Page 2 of 3" in admin.text
+    next_page(admin)
+    assert events() == ["event 6"]
+    # Back to the first page, with another filter, and with none.
+    assert 'href="/ops/audit?sort=oldest&amp;action=paused">← First page' in admin.page.text
+    assert '<input type="hidden" name="sort" value="oldest">' in admin.page.text
+    assert 'href="/ops/audit?sort=oldest">All' in admin.page.text
+    assert turn(admin) == "descending"
+    assert events() == ["event 6", "event 5", "event 4"]
+    assert 'name="sort"' not in admin.page.text
 
 
 def listed(visitor: Visitor) -> list[str]:
     return [part.partition('"')[0] for part in visitor.page.text.split('href="/ops/mails/')[1:]]
+
+
+def next_page(visitor: Visitor) -> None:
+    visitor.open(visitor.page.text.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&"))
+
+
+def test_a_list_tells_how_long_ago_and_exactly_when(admin: Visitor, app: Flask) -> None:
+    email_id = make_signup(app)
+    change(app, email_id, created_at=db_now(-3 * 3600))
+    created_at = get(app, email_id).created_at
+    admin.open("/ops/mails")
+    exact = f"{created_at:%Y-%m-%d %H:%M:%S} UTC"
+    assert f'<time datetime="{created_at.isoformat()}" title="{exact}">3 hours ago</time>' in admin.page.text
+    # A full ID is there to be copied.
+    assert f'data-copy="{email_id}"' in admin.page.text
+
+
+def test_a_long_list_is_not_counted_to_its_end(admin: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ann", "bob", "eve"):
+        make_signup(app, username=name, address=f"{name}@example.com")
+    monkeypatch.setattr(lists, "COUNTED", 2)
+    admin.open("/ops/mails")
+    assert "3 of more than 3" in admin.text
+    monkeypatch.setattr(lists, "COUNTED", 3)
+    admin.open("/ops/mails?page=99999999999999999999")
+    assert "3 of 3" in admin.text
+
+
+def test_the_audit_is_filtered_by_what_who_and_when(admin: Visitor, app: Flask) -> None:
+    with app.app_context():
+        for who, action in ((None, "signed_out"), ("ann_b", "paused"), ("user 7 (Ann)", "resumed")):
+            audit.actor.set(who)
+            audit.record(action)
+        audit.actor.set(None)
+        db.session.commit()
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    found = {
+        "action=paused": {"paused"},
+        "actor=ANN": {"paused", "resumed"},
+        "actor=ann_": {"paused"},
+        f"actor=ann&since={today}&until={today}": {"paused", "resumed"},
+        "until=2001-01-01": set(),
+        "action=never_heard_of": set(),
+    }
+    for query, expected in found.items():
+        admin.open(f"/ops/audit?{query}")
+        # After the form, which names all actions.
+        rows = admin.text.rpartition(" Find All ")[2]
+        assert {action for action in ("signed_out", "paused", "resumed") if action in rows} == expected, query
+        assert expected or "No matching events." in rows
+    for query in ("since=yesterday", "actor=%00", "action=%00", "actor=" + "x" * 300):
+        assert admin.open(f"/ops/audit?{query}").status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -284,7 +387,7 @@ def test_the_chosen_are_canceled_and_nothing_without_a_token(admin: Visitor, app
 
 
 def test_an_action_on_many_is_about_those_that_its_page_could_show(admin: Visitor, app: Flask) -> None:
-    """In a restored database a user's number may be another's by the time that the button is pressed."""
+    """In a restored database a user's number may belong to someone else by the time the button is pressed."""
     shown = make_signup(app, due=False)
     with app.app_context():
         user_id = db.session.scalars(select(OutgoingEmail.user_id).where(OutgoingEmail.id == shown)).one()
@@ -326,11 +429,51 @@ def test_mail_is_held_back_and_let_go_with_a_reason(admin: Visitor, app: Flask, 
     work(app)
     assert smtp.mails == []
     admin.open("/ops/resume")
+    assert "You can't undo this" in admin.text
     press(admin)
     assert "Email was resumed" in admin.text
     work(app)
     assert len(smtp.mails) == 1
     assert audited(app) == [("paused", "the provider <moves>"), ("resumed", None)]
+
+
+def test_a_pause_is_undone_beside_what_it_says_and_no_other_pause_is(admin: Visitor, app: Flask) -> None:
+    admin.open("/ops/pause")
+    assert "You can undo this" in admin.text
+    press(admin, reason="a slip")
+    assert "All email is paused. Undo" in admin.text
+    undo, token = undoing(admin)
+    assert admin.http.post(undo, data={}).status_code == 400
+    admin.page = admin.http.post(undo, data=token)
+    assert "Email was resumed." in admin.text
+    assert "Undo" not in admin.text
+    # Pressed once more, or after somebody else paused anew, it is not one's own pause any more.
+    with app.app_context():
+        assert not pause.is_paused()
+        assert operations.pause_mail("the provider moves")
+    for address in (undo, "/ops/resume?since=nonsense", "/ops/resume?since="):
+        admin.page = admin.http.post(address, data=token)
+        assert "Nothing was changed. That pause has already ended." in admin.text
+        with app.app_context():
+            assert pause.is_paused()
+    assert audited(app) == [("paused", "a slip"), ("resumed", None)]
+
+
+def undoing(visitor: Visitor) -> tuple[str, dict[str, str]]:
+    """Return where the button beside what was done leads, and what it sends."""
+    form = visitor.page.text.partition('class="told"')[2].partition("</form>")[0]
+    address, token = form.partition('action="')[2].partition('"')[0], form.partition('value="')[2].partition('"')[0]
+    return address.replace("&amp;", "&"), {"csrf_token": token}
+
+
+def test_what_cannot_be_undone_says_so_before(admin: Visitor, app: Flask) -> None:
+    email_id = make_signup(app, due=False)
+    for action in ("retry", "cancel"):
+        admin.open(f"/ops/{action}?id={email_id}")
+        assert "You can't undo this." in admin.text
+    press(admin)
+    assert "1 email was canceled." in admin.text
+    assert "Undo" not in admin.text
 
 
 def test_a_test_mail_is_sent_from_here(admin: Visitor, app: Flask, smtp: Server) -> None:
@@ -381,10 +524,24 @@ def test_plots_fit_their_frame() -> None:
     now = clock.now()
     parts = [Part(now, accepted=n, refused=1, troubled=0, median=5.0, slowest=float("inf")) for n in range(12)]
     for plot in (plots.throughput(parts), plots.latency(parts)):
-        assert plot.bars
-        for bar in plot.bars:
-            assert 0 <= bar.x <= bar.x + bar.width <= plots.WIDTH
+        assert len(plot.columns) == len(parts)
+        for bar in itertools.chain(*plot.columns):
             assert -0.1 <= bar.y <= bar.y + bar.height <= plots.HEIGHT + 0.1
+        assert all(0 <= tick.y <= plots.HEIGHT for tick in plot.ticks)
+    assert [tick.value for tick in plots.throughput(parts).ticks] == [0, 10, 20]
+    assert [tick.value for tick in plots.latency(parts[:1]).ticks] == [0, 10]
     assert quantile({"5": 9, "60": 1}, 0.5) == 5
     assert quantile({"5": 9, "60": 1}, 0.95) == 60
     assert quantile({}, 0.5) is None
+
+
+def test_nobody_but_operators_keeps_requests_out_of_the_log(
+    visitor: Visitor, admin: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    admin.http.get("/ops", headers={"X-Live": "1"})
+    assert lines(caplog, "request") == []
+    visitor.http.get("/login", headers={"X-Live": "1"})
+    admin.http.post("/ops/pause", headers={"X-Live": "1"})
+    assert [line["rule"] for line in lines(caplog, "request")] == ["/login", "/ops/pause"]

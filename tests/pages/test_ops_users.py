@@ -1,4 +1,4 @@
-"""People under /ops: found, understood, helped, and shut out; and the password that this takes."""
+"""People under /ops: found, understood, helped and locked out; and the password that this takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.visitor import PASSWORD, Visitor
 from tests.accounts.test_email_change import is_signed_in, sign_in
 from tests.accounts.test_locked import of
 from tests.factories import make_signup, travel
-from tests.pages.test_ops import admin, operator
+from tests.pages.test_ops import admin, next_page, operator, turn
 from tests.pages.test_verify import everything
 from webapp.accounts import users
 from webapp.accounts.users import User
@@ -28,7 +28,7 @@ Send = Callable[[], None]
 
 
 def act(visitor: Visitor, user: User, action: str) -> str:
-    """Press the button of an action's page; return its address."""
+    """Press the button of an action's page; return its URL."""
     path = f"/ops/users/{user.id}/{action}"
     visitor.open(path)
     visitor.submit(path)
@@ -36,7 +36,7 @@ def act(visitor: Visitor, user: User, action: str) -> str:
 
 
 def acts(app: Flask) -> list[tuple[str, int | None, str | None]]:
-    """What was done to people by operators, on these pages."""
+    """What operators did to people on these pages."""
     with app.app_context():
         found = db.session.scalars(select(AuditEvent).where(AuditEvent.actor.like("user %")).order_by(AuditEvent.id))
         return [(event.action, event.user_id, event.actor) for event in found]
@@ -109,6 +109,19 @@ def test_people_are_listed_page_by_page(admin: Visitor, app: Flask, monkeypatch:
         admin.open(re.findall(r'rel="next"\s+href="([^"]+)"', admin.page.text)[0].replace("&amp;", "&"))
         found += re.findall(r'href="(/ops/users/\d+)"', admin.page.text)
         assert len(found) == len(set(found)) == count
+    # The other way round, also of those found.
+    for query, count in (("", 6), ("?q=ann", 5)):
+        admin.open(f"/ops/users{query}")
+        newest = re.findall(r'href="(/ops/users/\d+)"', admin.page.text)
+        assert turn(admin) == "ascending"
+        assert f"3 of {count}" in admin.text
+        found = re.findall(r'href="(/ops/users/\d+)"', admin.page.text)
+        next_page(admin)
+        assert "Page 2 of 2" in admin.text
+        found += re.findall(r'href="(/ops/users/\d+)"', admin.page.text)
+        assert len(found) == count
+        assert found[:-4:-1] == newest
+    assert '<input type="hidden" name="sort" value="oldest">' in admin.page.text
     admin.open("/ops/users?q=nobody@example.com")
     assert "No matching users." in admin.text
     assert "/ops/mails?address=nobody@example.com" in admin.page.text.replace("%40", "@")
@@ -160,7 +173,7 @@ def test_a_deleted_account_is_gone_and_its_address_told_by_whom(
     assert mail.message["Subject"] == "Your Acme account was deleted"
     for words in ("We deleted the Acme account of mick@example.com.", "It was deleted on"):
         assert words in mail.text
-    # Neither where the operator sits nor that a password was given.
+    # Neither where the operator is nor that a password was entered.
     assert "127.0.0.1" not in mail.text
     assert "password" not in mail.text
     assert acts(app) == [("account_deleted", None, "user 1 (admin)")]
@@ -205,7 +218,7 @@ def test_nothing_is_done_without_a_token_or_for_another_than_the_page_showed(
     admin.open(path)
     shown = admin.hidden(path)
     assert admin.http.post(path, data={**shown, "csrf_token": ""}).status_code == 400
-    # As when a restored database gave the number to somebody else.
+    # As if a restored database gave the number to someone else.
     assert admin.http.post(path, data={**shown, "key": f"{mick.id}:2001-01-01"}).status_code == 404
     assert is_signed_in(member)
 
@@ -230,7 +243,7 @@ def test_after_ten_minutes_an_action_takes_the_password_and_goes_on_with_what_wa
     admin.submit(path, password=PASSWORD)
     assert "The account is locked." in admin.text
     assert not is_signed_in(member)
-    # For the next ten minutes that was enough.
+    # That was enough for the next ten minutes.
     act(admin, of(app), "unlock")
     assert "The account is unlocked." in admin.text
 
@@ -255,7 +268,7 @@ def test_a_forged_action_gets_no_page_that_asks_for_the_password(admin: Visitor,
 
 
 def posts(app: Flask) -> list[str]:
-    """Return the address of each action under /ops, for the user and the emails that there are."""
+    """Return the URL of each action under /ops, for the existing user and emails."""
     found = []
     for rule in app.url_map.iter_rules():
         if rule.endpoint.startswith("ops.") and "POST" in (rule.methods or ()):

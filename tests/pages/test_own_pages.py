@@ -1,4 +1,4 @@
-"""Pages of one's own: a blueprint that knows nothing of ours gets all that ours have."""
+"""Pages of your own: a blueprint that knows nothing about ours gets everything that ours have."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def page() -> str:
 
 @pytest.fixture
 def app(app: Flask) -> Flask:
-    """With a few pages that nobody told the others of."""
+    """The app with a few extra pages that nothing else knows about."""
     own = Blueprint("projects", __name__)
 
     @own.get("/projects")
@@ -102,6 +102,7 @@ def test_a_post_without_a_good_token_never_gets_there(app: Flask, visitor: Visit
     assert posted(another, "/projects", csrf_token=good) == 400
 
 
+@pytest.mark.thai
 def test_an_answer_to_a_form_has_the_languages_of_its_page(visitor: Visitor) -> None:
     good = token(visitor)
     for path, leads_to in (("/projects", "/projects"), ("/projects/archive", "/"), ("/projects/refused/403", None)):
@@ -145,7 +146,7 @@ def test_what_a_page_left_undone_stays_undone_when_its_session_is_noted(app: Fla
     assert member.open("/projects/broken").status_code == 404
     after = everything(app)
     assert {table for table in before if before[table] != after[table]} == {"user_sessions"}
-    # And once an hour is enough.
+    # Once an hour is enough.
     member.open("/projects/private")
     assert everything(app) == after
     assert only_user(app).is_email_verified

@@ -1,4 +1,4 @@
-"""A password that is changed by whoever knows it."""
+"""Changing the password, by someone who knows it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_changed_password_signs_out_everywhere_else_and_its_owner_is_told(
     assert change(owner) == 200
     assert owner.path == "/account"
     assert "You were signed out everywhere else." in owner.text
-    # This browser's session is another one now.
+    # This browser has a new session now.
     assert dict(owner.http.cookies) != former
     thief = Visitor("http://signup.example", app)
     thief.http.cookies.update(former)
@@ -64,7 +64,7 @@ def test_who_does_not_know_the_password_changes_nothing_and_is_soon_refused(
     for _ in range(3):
         assert change(owner, password="staple battery horse") == 422
         assert "That password is wrong." in owner.text
-    # With the right one too.
+    # Even with the right one.
     assert change(owner) == 429
     assert only_user(app).password_hash == kept
     send_due()

@@ -1,4 +1,4 @@
-"""Limits on requests: how many, whose, and what one sees of them."""
+"""Rate limits on requests: how many, whose, and what people see."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import pytest
 from flask import Flask
 from limits import parse_many
 from redis import Redis
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from harness.processes import free_port, within
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from webapp import create_app
+from webapp.accounts.links import VerifyEmail
+from webapp.accounts.sessions import UserSession
 from webapp.accounts.users import User
 from webapp.audit import AuditEvent
 from webapp.db.base import db
+from webapp.db.clock import db_now
 
 Send = Callable[[], None]
 
@@ -30,7 +33,7 @@ WRONG = "staple battery horse"
 
 @pytest.fixture
 def environ(environ: dict[str, str]) -> dict[str, str]:
-    """As a fresh installation has them, but for a shorter way to reach the first."""
+    """The defaults of a fresh installation, except that the first limit is reached sooner."""
     return {**environ, "RATELIMIT_ENABLED": "true", "RATELIMIT_SIGNUP": "3/hour", "RATELIMIT_RESET": "2/hour"}
 
 
@@ -197,7 +200,7 @@ def test_too_many_sign_ins_look_the_same_whether_or_not_there_is_an_account(app:
     visitor = come(app)
     for _ in range(10):
         sign_in(visitor, known)
-    # The right password too: else the limit would tell which one it is.
+    # The right password too: otherwise the limit would reveal which one it is.
     assert sign_in(visitor, known, PASSWORD) == 429
     assert "Too many attempts" in visitor.text
 
@@ -274,6 +277,53 @@ def test_wrong_passwords_at_a_link_are_counted_and_a_new_one_can_still_be_set(
     finder.open(smtp.mails[0].link)
     finder.submit("/verify", new_password=f"{WRONG} {PASSWORD}")
     assert finder.path == "/account"
+
+
+def test_not_even_who_knows_the_password_signs_in_without_end(app: Flask, member: Visitor) -> None:
+    app.config["RATELIMIT_ACCOUNT"] = parse_many("2/hour")
+    assert [sign_in(come(app), "mick19", PASSWORD) for _ in range(3)] == [303, 303, 429]
+    assert count(app, UserSession) == 3
+    # By the other identifier, and from elsewhere, too.
+    assert sign_in(come(app, "198.51.100.1"), "mick@example.com", PASSWORD) == 429
+    assert sign_in(come(app), "mick19") == 422
+    # Changing it has a separate count: sign-ins of others who know it can't keep the owner from ending them.
+    password = PASSWORD
+    for status in (200, 200, 429):
+        member.open("/account/password")
+        member.submit("/account/password", password=password, new_password=f"{WRONG} {password}")
+        assert member.page.status_code == status
+        password = f"{WRONG} {password}"
+    member.open("/account/export")
+    member.submit("/account/export")
+    assert member.page.status_code == 429
+    member.open("/account")
+    assert member.path == "/account"
+
+
+def test_nobody_takes_back_without_end_that_a_signup_is_not_theirs(app: Flask, smtp: Server, send_due: Send) -> None:
+    app.config["RATELIMIT_RESEND"] = parse_many("1/hour")
+    sign_up(app, 1)
+    send_due()
+    finder = come(app)
+    for status in (200, 429):
+        finder.open(smtp.mails[0].link)
+        finder.submit("/verify", action="disown")
+        finder.submit("/verify/undo")
+        assert finder.page.status_code == status
+
+
+def test_a_new_link_is_not_asked_for_without_end(app: Flask, smtp: Server, send_due: Send) -> None:
+    app.config["RATELIMIT_RESEND"] = parse_many("1/hour")
+    sign_up(app, 1)
+    send_due()
+    with app.app_context():
+        db.session.execute(update(VerifyEmail).values(expires_at=db_now(-1)))
+        db.session.commit()
+    finder = come(app)
+    for status in (200, 429):
+        finder.open(smtp.mails[0].link)
+        finder.submit("/verify/renew")
+        assert finder.page.status_code == status
 
 
 def test_names_are_not_tried_without_end(app: Flask, member: Visitor) -> None:

@@ -1,4 +1,4 @@
-"""Many forms at once: whoever sends them waits behind himself, and nobody else does."""
+"""Many forms at once: their sender waits behind their own forms, and nobody else does."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_who_finds_no_room_to_wait_in_is_told_when_to_come_again(
 
 @pytest.fixture
 def web(process_environ: dict[str, str]) -> Iterator[tuple[Process, str]]:
-    """A web server with two processes, as everywhere, whose passwords take long; and its URL."""
+    """A web server with two processes, as everywhere, and slow password hashes; yields its URL."""
     port = free_port()
     settings = {"PASSWORD_HASH_PASSES": "6", "LOG_FORMAT": "json"}
-    # Whoever asks again just as an idle connection is closed gets no answer: here none is idle for so long.
+    # A request sent just as an idle connection is closed gets no answer: here none is idle for that long.
     with gunicorn({**process_environ, **settings}, port, "--timeout", "10", "--keep-alive", "60") as web:
         wait_for_port(port, 60)
         yield web, f"http://127.0.0.1:{port}"
@@ -91,7 +91,7 @@ def web(process_environ: dict[str, str]) -> Iterator[tuple[Process, str]]:
 
 @pytest.fixture
 def come_from() -> Iterator[Callable[[str, str], Visitor]]:
-    """Make visitors who come from an address of this machine."""
+    """Make visitors with an IP address of this machine."""
     with ExitStack() as stack:
 
         def come(ip: str, url: str) -> Visitor:
@@ -118,13 +118,13 @@ def test_sixty_sign_ins_of_one_network_hold_up_nobody_else(
     with ThreadPoolExecutor(MANY) as pool:
         many = [pool.submit(sign_in, number) for number in range(MANY)]
         wait(many, return_when=FIRST_COMPLETED)
-        # They wait now. Who is served before most of them does not wait behind them.
+        # They are waiting now. Anyone served before most of them does not wait behind them.
         for path in ("/livez", "/login", "/signup"):
             assert another.open(path).status_code == 200
         another.sign_up()
         assert another.path == "/signup/sent"
         assert count_done(many) < MANY * 3 / 4
-        # And each of them has an answer in the end.
+        # And each of them gets an answer in the end.
         assert {done.result() for done in many} == {422}
 
 
@@ -144,7 +144,7 @@ def test_who_hangs_up_while_waiting_takes_no_turn(
     for _ in range(MANY):
         with socket.create_connection(("127.0.0.1", urlsplit(url).port or 80)) as connection:
             connection.sendall(f"{head}{body}".encode())
-    # They are before these, of the same network, in both processes.
+    # They come before these, from the same network, in both processes.
     with ThreadPoolExecutor(AFTER) as pool:
         list(pool.map(lambda _: one.http.post("/login", data=form), range(AFTER)))
     served = [event for event in process.events("request") if event["rule"] == "/login" and event["method"] == "POST"]
@@ -158,7 +158,7 @@ def test_who_keeps_a_connection_open_after_the_answer_holds_up_nobody(process_en
         for _ in range(MANY):
             connection = held.enter_context(socket.create_connection(("127.0.0.1", port)))
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        # Each of them for 2 s would be a minute in each process.
+        # 2 s for each of them would be a minute in each process.
         assert httpx.get(f"http://127.0.0.1:{port}/livez", timeout=15).status_code == 200
         assert "WORKER TIMEOUT" not in web.log
 
@@ -193,7 +193,7 @@ def test_whatever_passwords_strangers_send_everybody_is_served(
     def attack() -> set[int]:
         statuses = set()
         while not is_over:
-            # Neither cookie nor token, as a form with a file.
+            # Neither cookie nor token, like a form with a file.
             files = {"password": (None, password.encode())}
             statuses.add(attacker.http.post("/signup", files=files).status_code)
         return statuses

@@ -156,7 +156,7 @@ def test_an_altered_foreign_or_garbage_link_gets_one_and_the_same_404(
         pages.add(visitor.text)
     assert len(pages) == 1
     assert "Enter the code instead" in pages.pop()
-    # Without a signup in this browser, there is nowhere to enter it.
+    # Without a signup in this browser, there is no page to enter it on.
     another_visitor.open("/verify/garbage")
     assert another_visitor.page.status_code == 404
     assert "Sign in to get a new link" in another_visitor.text
@@ -180,7 +180,7 @@ def test_the_page_without_a_link_says_what_to_do(visitor: Visitor) -> None:
 def test_a_page_moved_to_the_browser_that_signed_up_leads_to_the_code(
     visitor: Visitor, another_visitor: Visitor, link: str
 ) -> None:
-    """As mail apps do that open links themselves, and then offer to open the page in the real browser."""
+    """Like email apps that open links themselves, then offer to open the page in the real browser."""
     another_visitor.open(link)
     visitor.open("/verify")
     assert visitor.page.status_code == 404

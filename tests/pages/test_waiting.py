@@ -1,4 +1,4 @@
-"""The waiting page tells what is happening to the mail."""
+"""The waiting page says what is happening to the email."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_mail_that_was_taken_in_the_future_of_our_clock_was_taken_just_now(
 ) -> None:
     visitor.sign_up()
     send_due()
-    # The database's clock runs ahead of the web server's.
+    # The database's clock is ahead of the web server's.
     travel(app, -5)
     visitor.open("/signup/sent")
     assert "Sent 1 second ago" in visitor.text
@@ -121,6 +121,22 @@ def test_without_a_signup_the_part_that_moves_leads_to_the_form(visitor: Visitor
     assert visitor.open("/signup/sent/progress").headers["hx-redirect"] == "/signup/sent"
 
 
+def test_a_tab_that_looks_before_another_ones_answer_is_there_looks_again(
+    visitor: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    """Otherwise it would say that another browser was signed in."""
+    visitor.sign_up()
+    send_due()
+    before = dict(visitor.http.cookies)
+    visitor.open(smtp.mails[0].link)
+    visitor.submit("/verify")
+    # The same browser, without the cookie that is on its way.
+    another_visitor.http.cookies.update(before)
+    assert another_visitor.open("/signup/sent/progress").status_code == 204
+    travel(app, 2)
+    assert another_visitor.open("/signup/sent/progress").headers["hx-redirect"] == "/signup/sent"
+
+
 def test_the_form_tells_who_signed_up_in_this_browser_already(visitor: Visitor) -> None:
     visitor.open("/signup")
     assert "already" not in visitor.text
@@ -167,7 +183,7 @@ def test_a_mail_that_waited_for_its_address_and_is_refused_then_is_told_as_faile
     send_due()
     visitor.open("/signup/sent")
     assert "Sent " in visitor.text
-    # What it may wait for besides is no more to be seen.
+    # Other reasons to wait no longer show.
     with app.app_context():
         circuit_breaker.trip("nobody answers")
         db.session.commit()

@@ -1,4 +1,4 @@
-"""Where people are led once they are signed in, whichever way they came, and where nobody is led."""
+"""Where people are sent after they sign in, by whichever path, and where nobody is sent."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def environ(environ: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def member(visitor: Visitor, send_due: Send, smtp: Server) -> Visitor:
-    """A visitor who is signed in, and was led to the app by that."""
+    """A visitor who is signed in, and was sent to the app by that."""
     visitor.sign_up()
     send_due()
     visitor.open(smtp.mails.pop().link)
@@ -103,12 +103,12 @@ def login(next_: str) -> str:
 
 
 def led_to(visitor: Visitor, action: str, **fields: Any) -> str:
-    """Return where the answer to this form leads, which may be to another site."""
+    """Return where the response to this form leads, possibly to another site."""
     return visitor.submit(action, follow=False, **fields).headers["Location"]
 
 
 def form_of(visitor: Visitor, path: str) -> str:
-    """Return the action of the page's form for this path, with what it carries along."""
+    """Return the action of the page's form for this path, with its query."""
     found = re.search(rf'action="({path}(\?[^"]*)?)"', visitor.page.text)
     assert found
     return found[1]
@@ -152,7 +152,7 @@ def test_no_text_leads_to_another_site(app_of_module: Flask, place: str) -> None
     with app_of_module.test_request_context():
         accepted = way_on.accept(place)
     if accepted is not None:
-        # As browsers read it, which take a backslash for a slash and leave control characters out.
+        # As browsers read it: they take a backslash for a slash and drop control characters.
         assert re.fullmatch(r"[!-\[\]-~]+", accepted)
         parts = urlsplit(accepted)
         origin = f"{parts.scheme}://{parts.netloc}" if parts.scheme or parts.netloc else None
@@ -178,7 +178,7 @@ def test_who_signs_in_is_led_on(member: Visitor, another_visitor: Visitor) -> No
     assert led_to(another_visitor, action, identifier="mick19", password=PASSWORD) == (
         "https://wiki.example:8443/page?a=1&b=2"
     )
-    # And again who is signed in already.
+    # And again for someone who is already signed in.
     assert another_visitor.open(login("/account/sessions"), follow=False).headers["Location"] == "/account/sessions"
 
 
@@ -217,7 +217,7 @@ def test_the_link_leads_on_where_one_signed_up(visitor: Visitor, send_due: Send,
     send_due()
     visitor.open(smtp.mails[0].link)
     assert led_to(visitor, "/verify") == CART
-    # It is in no mail.
+    # It is in no email.
     assert b"cart" not in smtp.mails[0].content
 
 
@@ -268,7 +268,7 @@ def test_who_has_an_account_already_is_led_on_by_the_email_that_says_so(
     send_due()
     (mail,) = smtp.mails
     assert "already have an account" in mail.message["Subject"]
-    # Whoever typed the address chose the place too: the email does not repeat it.
+    # Whoever typed the address chose the destination too: the email does not repeat it.
     assert b"cart" not in mail.content
     (link,) = re.findall(r"http://signup.example/login\S*", mail.text)
     assert f'href="{link}"' in mail.html
@@ -276,7 +276,7 @@ def test_who_has_an_account_already_is_led_on_by_the_email_that_says_so(
     phone.open(link)
     assert "take you to the page you wanted" in phone.text
     assert led_to(phone, form_of(phone, "/login"), identifier="mick19", password=PASSWORD) == CART
-    # A signup that wanted nothing, and one that is forgotten.
+    # A signup without a destination, and one that is forgotten.
     another_visitor.sign_up(username="mick21")
     send_due()
     assert "http://signup.example/login\r\n" in smtp.mails[-1].text
@@ -302,7 +302,7 @@ def test_another_address_leads_on_once_it_is_confirmed(
         phone = Visitor("http://signup.example", app)
         phone.open(smtp.mails[-1].link)
         assert led_to(phone, "/account/email/confirm", password=PASSWORD) == CART
-    # And who wanted nothing sees the account, as ever.
+    # And without a destination people see their account, as usual.
     member.open("/account/email")
     member.submit("/account/email", email="third@example.com", password=PASSWORD)
     send_due()

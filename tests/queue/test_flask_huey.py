@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from huey.api import Task
 
+from harness import proxies
 from harness.smtp_server import Server
 from tests.conftest import Backend
 from tests.factories import change, get, make_signup
@@ -37,7 +38,7 @@ def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:
 
 
 def run_queue(app: Flask) -> None:
-    """What a worker does with everything that waits in the queue."""
+    """Do what a worker does with everything in the queue."""
     while task := huey.dequeue():
         huey.execute(task)
 
@@ -114,7 +115,7 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
     processed = sorted(event["payload"] for event in events(caplog, "processed task"))
     assert processed == sorted(f'{{"email_id": "{email_id}"}}' for email_id in ids)
     assert scheduled(app) == queued(app) == huey.read_schedule() == []
-    # A mail that came back is hinted as any other.
+    # An email that was taken back is hinted like any other.
     change(app, ids[4], status="queued", next_attempt_at=db_now(-5))
     with app.app_context():
         relay.sweep()
@@ -124,7 +125,7 @@ def test_of_hints_that_are_due_together_each_is_logged_and_few_wake_a_worker(
 
 
 def test_a_hint_is_due_at_the_same_moment_wherever_it_is_read(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In what each machine takes for its time.
+    # In each machine's own time zone.
     zones = ("America/New_York", "Asia/Bangkok")
     for written, read in (zones, zones[::-1]):
         monkeypatch.setenv("TZ", written)
@@ -149,18 +150,18 @@ def test_of_a_great_many_that_are_due_a_consumer_takes_some_at_a_look(app: Flask
     assert len(scheduled(app)) == 0
 
 
-# So long no test takes, so that nothing falls due while others are still written.
+# No test takes this long, so nothing falls due while the others are still being written.
 DELAY = 3600.0
 
 
 def once_due() -> datetime:
-    """Return when all that was delayed so long will be due."""
+    """Return when everything with this delay will be due."""
     now: datetime = huey._get_timestamp()
     return now + timedelta(seconds=DELAY + 1)
 
 
 def enqueue(due: list[Task]) -> None:
-    """What Huey's scheduler does, once a second, with what it reads."""
+    """Do what Huey's scheduler does, once a second, with what it reads."""
     for task in due:
         # It is due by then.
         task.eta = None
@@ -184,6 +185,16 @@ def test_a_queue_that_fails_costs_a_signup_nothing(
     backend.break_queue(app)
     with app.app_context():
         tasks.deliver_later(uuid.uuid4())
+    assert "hint_failed" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_something_else_at_redis_address_costs_a_signup_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    with proxies.listening(lambda connection: connection.sendall(b":abc\r\n" * 100)) as port:
+        app.config["REDIS_URL"] = f"redis://127.0.0.1:{port}"
+        app.extensions["huey"].init_app(app)
+        with app.app_context():
+            tasks.deliver_later(uuid.uuid4())
     assert "hint_failed" in caplog.text
 
 

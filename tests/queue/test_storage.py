@@ -1,4 +1,4 @@
-"""Which Redis server is spoken to, by what REDIS_URL says."""
+"""Which Redis server is used, by REDIS_URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 from limits import parse as parse_limit
-from limits.storage import RedisStorage, storage_from_string
+from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from redis import Redis, RedisError
 
@@ -81,8 +81,7 @@ def test_the_rate_limiter_connects_only_when_it_is_used(url: str) -> None:
 
 
 def limiter_storage(url: str, prefix: str = "signup") -> RedisStorage:
-    config = limits_storage(at(url, prefix))
-    storage = storage_from_string(config["RATELIMIT_STORAGE_URI"], **config["RATELIMIT_STORAGE_OPTIONS"])
+    storage = limits_storage(at(url, prefix))
     assert isinstance(storage, RedisStorage)
     return storage
 

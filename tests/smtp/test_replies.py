@@ -1,4 +1,4 @@
-"""What each answer of the mail server means: for the mail, for all mails, and for the operator."""
+"""What each answer of the mail server means: for the email, for all emails, and for the operator."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from sqlalchemy import update
 
 from harness.processes import free_port, wait_until, within
 from harness.smtp_server import Action, Server, drip, drop, hang
-from tests.factories import attempts, get, make_signup, only_user, travel, work
+from tests.factories import attempts, claim, get, make_signup, only_user, travel, work
 from webapp.accounts import signup
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import circuit_breaker, relay, worker
+from webapp.delivery import circuit_breaker, failures, heartbeats, relay, worker
 from webapp.delivery.failures import DeliveryFailed
+from webapp.delivery.reach import Reach
 from webapp.extensions import huey, mail
+from webapp.outbox import outcomes
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "drops before the greeting": ("connect", drop),
@@ -83,7 +85,7 @@ def test_trouble_of_the_server_costs_no_mail_an_attempt_is_told_once_and_heals_b
     ids = [make_signup(app, username=name, address=f"{name}@example.com") for name in ("ann", "ben")]
     fail(app, ids[0])
     assert is_open(app)
-    # The other does not even try.
+    # The other one is not even tried.
     deliver(app, ids[1])
     assert attempts(app, ids[1]) == []
     for _ in range(4):
@@ -172,7 +174,7 @@ def test_no_answer_to_a_mail_is_its_own_trouble_and_an_outage_of_hours_ends_none
         travel(app, 1800)
         with app.app_context(), suppress(DeliveryFailed):
             worker.deliver(email_id)
-    # Nobody was accepted meanwhile: it is not said that this mail is worse than others.
+    # Nothing was accepted in between, so this email may be no worse than others.
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 1)
     smtp.actions.clear()
     deliver(app, make_signup(app, username="ann", address="ann@example.com"))
@@ -183,7 +185,7 @@ def test_no_answer_to_a_mail_is_its_own_trouble_and_an_outage_of_hours_ends_none
 
 
 def refuse(answer: str, prefix: str = "bad") -> Action:
-    """Answer so for recipients whose address begins so."""
+    """Give this answer to recipients whose address begins like this."""
     return lambda connection: answer if connection.recipients[-1].startswith(prefix) else None
 
 
@@ -336,7 +338,7 @@ def test_a_mail_that_is_never_confirmed_goes_three_times_ever_rarer_and_ends_as_
     assert len(logged(caplog, "email_dead")) == 1
     result = app.test_cli_runner().invoke(args=["mail", "doctor"])
     assert "MAIL_ANSWER_TIMEOUT" in result.output
-    # Whoever revives it gives it as many tries again.
+    # An operator who revives it gives it just as many attempts again.
     app.test_cli_runner().invoke(args=["mail", "retry", "--dead"])
     with app.app_context(), suppress(DeliveryFailed):
         worker.deliver(email_id)
@@ -358,7 +360,7 @@ def test_an_error_of_the_machine_amid_a_mail_is_an_attempt_with_its_class(
 
 
 def unconnected(_patience: object) -> None:
-    """Connect on a machine that has no more threads."""
+    """Connect on a machine that has no threads left."""
     raise RuntimeError("can't start new thread")
 
 
@@ -383,7 +385,7 @@ def test_one_deadline_ends_a_mail_wherever_the_server_hangs_or_drips(
         fail(app, email_id)
     assert time.monotonic() - begun > 0.9
     row = get(app, email_id)
-    # What it says before the recipient is asked is about all mails.
+    # Whatever it says before the recipient is named concerns all emails.
     assert (row.status, row.attempts) == ("queued", int(step in {"RCPT", "DATA", "dot"}))
     assert row.in_doubt == (step == "dot")
 
@@ -524,6 +526,98 @@ def test_a_mail_that_was_on_its_way_before_the_outage_does_not_end_it(app: Flask
     work(app)
     assert get(app, other).status == "sent"
     assert not is_open(app)
+
+
+def test_a_process_that_alone_does_not_reach_the_server_leaves_it_to_the_others(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one with a password of yesterday, or on a machine that no way leads out of."""
+    ours, theirs, later = (make_signup(app, username=name, address=f"{name}@example.com") for name in "abc")
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=theirs)
+    with app.app_context():
+        outcomes.settle(claimed, "250 taken")
+    smtp.actions["greeting"] = "554 not from there"
+    fail(app, ours)
+    assert not is_open(app)
+    assert (get(app, ours).status, get(app, ours).attempts) == ("queued", 0)
+    travel(app, failures.CROWDED_DELAY + 0.1)
+    # It takes no mail that others could send, and wakes nobody who would not either.
+    deliver(app, later)
+    with app.app_context():
+        relay.sweep()
+    assert (attempts(app, later), huey.waiting()) == ([], 0)
+    # Others may have the one that failed in a moment. An outage that begins looks the same, so nobody is called yet.
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=ours)
+    with app.app_context():
+        outcomes.settle(claimed, "250 taken")
+    assert logged(caplog, "mail_server_down_for_us") == []
+    reach: Reach = app.extensions["mail_reach"]
+    for _ in range(2):
+        reach.rests_until = time.monotonic()
+        reach.failing_since = time.monotonic() - circuit_breaker.PROBE_SECONDS - 1
+        fail(app, later)
+        travel(app, failures.CROWDED_DELAY + 0.1)
+    (told,) = logged(caplog, "mail_server_down_for_us")
+    assert (told["level"], is_open(app)) == ("error", False)
+    # When nobody reaches the server, it is the server's trouble.
+    reach.rests_until = time.monotonic()
+    travel(app, circuit_breaker.PROBE_SECONDS + 1)
+    fail(app, later)
+    assert is_open(app)
+    assert len(logged(caplog, "mail_server_down_for_us")) == 1
+
+
+def test_a_process_that_reaches_the_server_again_sends_as_the_others(app: Flask, smtp: Server) -> None:
+    ours, theirs = (make_signup(app, username=name, address=f"{name}@example.com") for name in "ab")
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=theirs)
+    with app.app_context():
+        outcomes.settle(claimed, "250 taken")
+    smtp.actions["greeting"] = "421 too busy"
+    for _ in range(3):
+        fail(app, ours)
+        travel(app, failures.CROWDED_DELAY + 0.1)
+        reach: Reach = app.extensions["mail_reach"]
+        reach.rests_until = time.monotonic()
+    smtp.actions.clear()
+    deliver(app, ours)
+    assert get(app, ours).status == "sent"
+
+
+def test_after_a_process_failed_another_one_tries_first(app: Flask, smtp: Server) -> None:
+    """Perhaps only ours does not reach the server."""
+    ours, later = (make_signup(app, username=name, address=f"{name}@example.com") for name in "ab")
+    with app.app_context():
+        heartbeats.beat("elsewhere:1:abcdef")
+        db.session.commit()
+    smtp.actions["greeting"] = "554 not from there"
+    fail(app, ours)
+    assert is_open(app)
+    for _ in range(3):
+        work(app)
+    assert attempts(app, later) == []
+    with app.app_context():
+        # Another one may, at once.
+        assert circuit_breaker.take_probe()
+        db.session.rollback()
+        heartbeats.leave("elsewhere:1:abcdef")
+        db.session.commit()
+    # None is left, so it is ours to try.
+    work(app)
+    assert len(attempts(app, later)) == 1
+
+
+def test_where_nothing_is_due_no_try_of_the_server_is_used_up(app: Flask, smtp: Server) -> None:
+    smtp.actions["greeting"] = "554 go away"
+    fail(app, make_signup(app))
+    with app.app_context():
+        db.session.execute(update(circuit_breaker.MailBreaker).values(probe_at=db_now()))
+        db.session.commit()
+    smtp.actions.clear()
+    work(app)
+    assert is_open(app)
+    late = make_signup(app, username="late", address="late@example.com")
+    work(app)
+    assert (get(app, late).status, is_open(app)) == ("sent", False)
 
 
 def test_one_person_who_is_refused_again_and_again_says_nothing_about_the_server(app: Flask, smtp: Server) -> None:

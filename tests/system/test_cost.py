@@ -1,4 +1,4 @@
-"""Nothing dear before it is paid for: whatever is sent, it is measured before it is judged."""
+"""Nothing expensive happens before it is bounded: input is measured before it is judged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flask import Flask
 from limits import parse_many
 from zxcvbn import matching
 
+from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from webapp.accounts import passwords
 from webapp.accounts.identifiers import email_addresses, usernames
@@ -39,7 +40,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     note(email_addresses, "parse_address")
     note(usernames, "normalize")
-    note(passwords, "weakness")
+    note(passwords, "strength")
     note(passwords, "hash")
     return seen
 
@@ -77,9 +78,22 @@ def test_once_a_limit_is_spent_nothing_of_a_form_is_judged(
 def test_a_password_is_scored_only_once_all_else_is_right(visitor: Visitor, judged: list[str]) -> None:
     visitor.sign_up(email="nobody", password="password")
     assert "easy to guess" not in visitor.text
-    assert "weakness" not in judged
+    assert "strength" not in judged
     visitor.sign_up(password="password")
     assert "easy to guess" in visitor.text
+
+
+def test_a_link_hashes_no_password_for_a_name_that_does_not_do(
+    app: Flask, visitor: Visitor, judged: list[str], smtp: Server, send_due: Callable[[], None]
+) -> None:
+    visitor.sign_up()
+    send_due()
+    another = Visitor("http://signup.example", app)
+    another.open(smtp.mails[0].link)
+    judged.clear()
+    another.submit("/verify", username="@", new_password=f"{PASSWORD} {PASSWORD}")
+    assert another.page.status_code == 422
+    assert "hash" not in judged
 
 
 def test_every_form_costs_its_network_of_the_limit_of_all(app: Flask, visitor: Visitor) -> None:
@@ -136,7 +150,7 @@ def test_zxcvbn_reads_no_password_in_more_ways_than_it_has_time_for(
 
     monkeypatch.setattr(matching, "dictionary_match", noting)
     passwords.weakness(password, [])
-    # Twice besides its readings: forwards and backwards; and what is repeated in it once more.
+    # Twice on top of its readings: forward and backward; and once more for what is repeated in it.
     assert sum(work) <= 2 * passwords.GUESSED_WORK
 
 
@@ -159,8 +173,14 @@ def test_a_query_of_very_many_parameters_is_not_read(visitor: Visitor, parameter
 
 @pytest.mark.parametrize("header", ["Cookie", "X-Forwarded-For", "Accept-Language"])
 def test_a_head_that_is_longer_than_any_browsers_is_not_read(visitor: Visitor, header: str) -> None:
-    for times, status in ((2000, 200), (10_000, 431)):
-        assert visitor.http.get("/login", headers={header: "a=b;" * times}).status_code == status
+    for length, status in ((8000, 200), (40_000, 431)):
+        assert visitor.http.get("/login", headers={header: "a" * length}).status_code == status
+
+
+@pytest.mark.parametrize(("cookies", "status"), [(200, 200), (201, 431)])
+def test_more_cookies_than_any_browser_keeps_are_not_read(visitor: Visitor, cookies: int, status: int) -> None:
+    sent = "; ".join(f"c{number}=v" for number in range(cookies))
+    assert visitor.http.get("/auth", headers={"Cookie": sent}).status_code == (401 if status == 200 else status)
 
 
 @pytest.mark.parametrize("action", ["/login", "/language"])

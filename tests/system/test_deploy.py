@@ -1,4 +1,4 @@
-"""What docs/deploy.md hands over runs as it is: units of systemd, and a Procfile."""
+"""The systemd units and the Procfile in docs/deploy.md run as they are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_systemd_understands_each_unit(tmp_path: Path) -> None:
     for path, copy in zip(UNITS, copies, strict=True):
         copy.write_text(path.read_text("utf-8").replace("/opt/signup", str(tmp_path)))
     done = subprocess.run([analyze, "verify", *copies], capture_output=True, text=True, check=False)
-    # It tells also of units of the machine itself.
+    # It also reports problems of the machine's own units.
     assert "signup-" not in done.stderr
     assert done.returncode == 0, done.stderr
 
@@ -112,7 +112,7 @@ def test_the_image_listens_where_a_platform_wants_it() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     assert 'CMD ["gunicorn", "wsgi:app"]' in dockerfile
     assert "ENV PORT=8000" in dockerfile
-    # Beside nginx it stays where that looks for it, whatever PORT is there.
+    # Behind nginx it stays where nginx looks for it, whatever PORT says.
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     assert services["web"]["environment"]["PORT"] == "8000"
     assert "http://web:8000" in (ROOT / "docker" / "nginx.conf").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Redis with replicas: primaries that die or are changed, with sentinels and in a cluster."""
+"""Redis with replicas: primaries that die or are replaced, with sentinels and in a cluster."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.smtp_server import Server
 from tests.system.test_journey import Environ, website_and_log
 from tests.system.test_outages import sign_up_quickly
 
-# Within this time of the primary's end, messages must flow again.
+# Messages must flow again within this time after the primary's end.
 BACK = 15
-# A hint that is due in a second is heard of by then, if at all.
+# A hint that is due in a second is seen by then, if at all.
 HEARD = 4
 
 pytestmark = pytest.mark.parametrize("backend", ["servers"], indirect=True)
@@ -33,7 +33,7 @@ def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Group]:
 
 @pytest.fixture
 def with_group(group: Group, process_environ: Environ) -> Environ:
-    # One web process has one breaker, whose word /readyz gives.
+    # One web process has one breaker, whose state /readyz reports.
     own = {"REDIS_URL": group.url, "VERIFY_EMAIL_DELAY": "1", "LOG_FORMAT": "json", "WEB_CONCURRENCY": "1"}
     return process_environ | own
 
@@ -45,9 +45,9 @@ def sign_up(url: str, number: int) -> str:
 
 
 def wait_for_messages_to_flow(url: str, web: Process, worker: Process, seconds: float) -> list[str]:
-    """Insist that, in time, signups hint again and a worker hears of it; return who signed up.
+    """Insist that signups hint again in time, and that a worker gets a hint; return who signed up.
 
-    What is written to a primary that is about to go may go with it: then the next one must be heard of.
+    A hint written to a primary that is about to die may be lost: then a worker must get the next one.
     """
     deadline = time.monotonic() + seconds
     wait_until(lambda: httpx.get(f"{url}/readyz").json()["status"] == "ready", "the broker stayed down", seconds)

@@ -1,4 +1,4 @@
-"""Processes that freeze amid a transaction, with its locks: others go on, and so do they when they are thawed."""
+"""Processes that freeze in the middle of a transaction, holding locks: others continue, and so do they once thawed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from webapp.counters import TotalUntil
 from webapp.db.base import db
 from webapp.outbox.outgoing_email import OutgoingEmail
 
-# SQLite has one writer at a time, on one machine, and nobody to end its transaction.
+# SQLite has one writer at a time, on one machine, and no server to end its transaction.
 pytestmark = [pytest.mark.parametrize("backend", ["servers"], indirect=True), pytest.mark.timeout(240)]
 
-# Within this time of a freeze others have sent what was due: the promise is 30 s, and this machine may be busy.
+# Others must have sent what was due this long after a freeze: we promise 30 s, but this machine may be busy.
 OTHERS_SENT = 60
 
 
@@ -42,7 +42,7 @@ def environ_of_processes(process_environ: Environ) -> Environ:
 
 @contextmanager
 def frozen(process: Process, freezer: Freezer) -> Iterator[str]:
-    """Wait until it is; let it go on afterwards."""
+    """Wait until it is frozen; thaw it at the end."""
     wait_until(lambda: freezer.frozen_at, "it did not freeze", 60)
     try:
         yield freezer.frozen_at or ""
@@ -87,7 +87,7 @@ def test_a_consumer_frozen_amid_a_transaction_holds_up_no_other(
         with frozen(one, freezer):
             smtp.actions.clear()
             with app.app_context():
-                # Whatever was refused is due again, as far as nobody holds it.
+                # Whatever was refused is due again, unless somebody holds it.
                 mine = (
                     select(OutgoingEmail.id).where(OutgoingEmail.status == "queued").with_for_update(skip_locked=True)
                 )
@@ -100,7 +100,7 @@ def test_a_consumer_frozen_amid_a_transaction_holds_up_no_other(
                 wait_until(all_sent(app), "the other one sent not all", OTHERS_SENT)
                 assert get(app, late).status == "sent"
                 assert not two.events("process task failed")
-        # Thawed, it lives on.
+        # Once thawed, it works again.
         last = make_signup(app, username="last", address="last@example.com")
         wait_until(lambda: get(app, last).status == "sent", "the thawed one sends nothing", 60)
         assert one.stop() == 0
@@ -121,7 +121,7 @@ def test_a_consumer_frozen_while_it_counts_holds_up_no_other(
         two.wait_for_event("worker_started")
         make_signup(app)
         smtp.wait_for("mick@example.com", seconds=OTHERS_SENT)
-        # The frozen one's lock ends with its transaction: then the other counts.
+        # The frozen process's lock ends with its transaction: then another one counts.
         wait_until(lambda: not behind(app), "nobody counted", OTHERS_SENT)
         assert not two.events("relay_failed")
 
@@ -163,7 +163,7 @@ def test_a_web_process_frozen_amid_a_confirmation_holds_up_no_other(
 
 
 def confirm(visitor: Visitor, path: str) -> bool:
-    """Follow the link with a new password; return whether that was done."""
+    """Follow the link with a new password; return whether it was changed."""
     visitor.http.timeout = httpx.Timeout(15)
     try:
         visitor.open(path)

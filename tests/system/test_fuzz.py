@@ -1,4 +1,4 @@
-"""Whatever is sent to a form: no answer is a failure of ours, and no row is written by halves."""
+"""Whatever a form is sent, no answer is an error of ours, and no row is half written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BROWSERS = [
     *["address asked", "address link opened", "address changed", "reset opened", "reset expired"],
 ]
 
-# Who comes far with which form.
+# Which people get far with which form.
 SUITED = {
     "/verify": ["link opened", "link opened elsewhere"],
     "/verify/renew": ["link expired"],
@@ -87,7 +87,7 @@ SUITED = {
     "/account/delete": ["signed in", "address changed"],
 }
 
-# No lone surrogates: no text that is sent has any.
+# No lone surrogates: no text that is sent contains any.
 anything = st.text(st.characters(codec="utf-8"), max_size=60)
 long = st.builds(
     lambda part, times: (part * times)[:LONGEST],
@@ -118,7 +118,7 @@ addresses = st.one_of(
 )
 values = st.one_of(anything, long, awkward, addresses)
 
-# What each field takes, so that some requests come far.
+# Values that each field accepts, so that some requests get far.
 GOOD = {
     "username": st.sampled_from(["mick19", "größe", "Zoë.x", "x" * 64]),
     "full_name": st.sampled_from(["", "Mick", "\N{LATIN SMALL LETTER SHARP S}" * 100]),
@@ -152,7 +152,7 @@ class Post:
     browser: str
     pairs: Pairs
     has_token: bool
-    # How it is sent: "form", "multipart", or a type that belongs to another content.
+    # How it is sent: "form", "multipart", or a type that does not match the content.
     kind: str
     junk: bytes | None
 
@@ -161,7 +161,7 @@ class Post:
 def posts(draw: st.DrawFn) -> Post:
     path = draw(st.sampled_from(sorted(FIELDS)))
     pairs: Pairs = []
-    # One field at most is bad, often: else the first one hides what the others do.
+    # Often at most one field is bad: otherwise the first bad one hides what the others do.
     careful = draw(st.booleans())
     bad = draw(st.sampled_from([*FIELDS[path], "none"]))
     for name in FIELDS[path]:
@@ -194,7 +194,7 @@ def encoded(post: Post, own: Pairs) -> tuple[bytes, str]:
 
 
 class People:
-    """Makes browsers that are somewhere on their way, each of somebody new."""
+    """Makes browsers that are somewhere on their way, each for a new person."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -242,11 +242,11 @@ class People:
     def forget(self, address: str, kind: str) -> Visitor:
         visitor = Visitor("http://signup.example", self.app)
         with self.app.app_context():
-            # As the worker that claims it does.
+            # Like the worker that claims it.
             asked = password_change.ask(email_addresses.parse_address(address), "en")
             (email,) = claims.claim("worker", email_id=asked)
             password_change.find_owner(email)
-            claims.let_go([email])
+            claims.release([email])
             if kind == "reset expired":
                 db.session.execute(update(VerifyEmail).values(expires_at=db_now(-1)))
             db.session.commit()
@@ -260,7 +260,7 @@ class People:
 
 
 def token(visitor: Visitor) -> str:
-    """Return the session's: it is good for every form."""
+    """Return the session's token: it works for every form."""
     visitor.open("/login")
     found = re.search(rf'name="{TOKEN}" value="([^"]+)"', visitor.page.text)
     assert found
@@ -268,7 +268,7 @@ def token(visitor: Visitor) -> str:
 
 
 def own_verification(visitor: Visitor, path: str) -> str:
-    """Return what the page of a link that this browser opened names, if it opened one."""
+    """Return what is named by the page of the link that this browser opened, if it opened one."""
     visitor.open(path)
     found = re.search(r'name="verification" value="([^"]+)"', visitor.page.text)
     return found[1] if found else ""
@@ -280,7 +280,7 @@ def people(app: Flask) -> People:
 
 
 def whole_users(app: Flask) -> int:
-    """Return how many users there are, all of them whole."""
+    """Return how many users there are; each must be complete."""
     with app.app_context():
         has_proof = select(VerifyEmail.id).where(VerifyEmail.user_id == User.id).exists()
         assert db.session.scalars(select(User.username).where(~has_proof)).all() == []
@@ -291,17 +291,17 @@ def whole_users(app: Flask) -> int:
         )
         assert db.session.scalars(select(mails).select_from(VerifyEmail).where(mails != 1)).all() == []
         stray = OutgoingEmail.verify_email_id.is_(None) | OutgoingEmail.user_id.is_(None)
-        # Whose a link for a forgotten password is shows when its mail is claimed, which is never here.
+        # The owner of a reset link is known once its email is claimed, which never happens here.
         nobodys = (*kinds.NOTICES, kinds.RESET_TEMPLATE)
         is_promise = OutgoingEmail.template.is_(None) | OutgoingEmail.template.not_in(nobodys)
         strays = db.session.scalars(select(OutgoingEmail.status).where(stray, is_promise)).all()
-        # What was promised to who deleted the account is not sent.
+        # Emails promised to people who deleted their account are not sent.
         assert set(strays) <= {"canceled"}
         usable = (
             select(func.count())
             .where(
                 VerifyEmail.user_id == User.id,
-                # However often an address was changed, each of those before can be put back.
+                # However often an address was changed, each earlier one can be restored.
                 VerifyEmail.purpose.not_in(["revoke", "reset"]),
                 VerifyEmail.voided_at.is_(None),
                 VerifyEmail.used_at.is_(None),
@@ -319,7 +319,7 @@ def whole_users(app: Flask) -> int:
 
 
 def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
-    """Run the test's examples one after the other on one database: each makes people of its own."""
+    """Run the test's examples one after the other on one database: each creates its own people."""
     return settings(
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )(test)

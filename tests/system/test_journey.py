@@ -1,4 +1,4 @@
-"""The main job with everything real: gunicorn, huey_consumer, an SMTP server, and a person."""
+"""Signing up and verifying with everything real: gunicorn, huey_consumer, an SMTP server, and a person."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Environ = dict[str, str]
 
 @contextmanager
 def website_and_log(environ: Environ, *options: str, scheme: str = "http") -> Iterator[tuple[str, Process]]:
-    """Run gunicorn; yields its URL, which is PUBLIC_URL too, and the process."""
+    """Run gunicorn; yield its URL, which is also PUBLIC_URL, and the process."""
     port = free_port()
     url = f"{scheme}://localhost:{port}"
     environ["PUBLIC_URL"] = url
@@ -39,7 +39,7 @@ def test_a_person_signs_up_reads_the_mail_confirms_and_is_signed_in(process_envi
     process_environ["VERIFY_EMAIL_DELAY"] = "1"
     with website(process_environ) as url, consumer(process_environ):
         visitor = Visitor(url)
-        # What is too long to be led to is left out, and keeps nobody out.
+        # A destination that is too long is ignored, and keeps nobody out.
         assert visitor.open(f"/signup?next=/{'x' * 10_000}").status_code == 200
         assert "xxxx" not in visitor.page.text
         visitor.sign_up()

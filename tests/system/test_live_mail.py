@@ -1,4 +1,4 @@
-"""A mail server that wants TLS and a password: the real one when that is asked for, one of our own otherwise."""
+"""A mail server with TLS and a password: a real provider's if asked for, otherwise our own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def started(environ: Mapping[str, str]) -> Iterator[Flask]:
 
 
 def send_all_kinds(app: Flask, address: str) -> None:
-    """Send a mail as the app does, and one with all that the sending layer can; both must be accepted."""
+    """Send an email like the app, and one with every feature of the sending layer; both must be accepted."""
     tested = flask_mail(app, "test", address)
     assert tested.exit_code == 0, tested.output
     assert "accepted as" in tested.stderr
@@ -56,7 +56,7 @@ def send_all_kinds(app: Flask, address: str) -> None:
 @pytest.mark.live_mail
 @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 def test_the_mail_server_that_you_use_takes_our_mail(environ: dict[str, str]) -> None:
-    """Wanted: LIVE_MAIL_TO, and the MAIL_ settings as in production."""
+    """Needs LIVE_MAIL_TO, and the MAIL_ settings as in production."""
     address = os.environ.get("LIVE_MAIL_TO")
     given = {name: value for name, value in os.environ.items() if name.startswith("MAIL_")}
     if not address or "MAIL_SERVER" not in given:
@@ -87,7 +87,7 @@ def test_a_server_that_demands_starttls_and_a_password_takes_the_same(environ: d
 
 
 def test_nothing_is_sent_for_real_unless_that_is_asked_for(request: pytest.FixtureRequest) -> None:
-    # This run did not ask for it: else this test, which has no such mark, would not be in it.
+    # This run did not ask for it: otherwise this unmarked test would not be in it.
     chosen = [item for item in request.session.items if item.path == request.path]
     assert chosen
     assert [item.name for item in chosen if item.get_closest_marker("live_mail")] == []

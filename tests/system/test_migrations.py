@@ -37,14 +37,14 @@ from webapp.db.clock import db_now
 from webapp.paths import ROOT
 
 USERS = 10_000
-# Of the kind that there was from the first, and quick.
+# The kind of hash that there was from the start, with fast parameters.
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 MIGRATIONS = str(ROOT / "migrations")
 
 
 @pytest.fixture
 def old(tmp_path: Path, backend: Backend, smtp: Server, cheap_passwords: None) -> Iterator[Flask]:
-    """An app whose database is at the first migration, and holds ten thousand users."""
+    """An app whose database is at the first migration, with ten thousand users."""
     with backend.empty(tmp_path) as own:
         app = create_app({**settings(smtp.port), **own})
         with app.app_context():
@@ -109,7 +109,7 @@ def test_nobody_is_lost_on_the_way_up_and_down(old: Flask) -> None:
     assert rows(old, EVERYBODY) == before
 
 
-# SQLAlchemy cannot read an index of lower(…) from SQLite; on PostgreSQL it is compared as well.
+# SQLAlchemy cannot read an index on lower(…) from SQLite; on PostgreSQL it is compared as well.
 @pytest.mark.filterwarnings(
     "ignore:Skipped unsupported reflection of expression-based index",
     "ignore:autogenerate skipping metadata-specified expression-based index",
@@ -121,7 +121,7 @@ def test_the_models_are_what_the_migrations_make(old: Flask) -> None:
 
 
 def test_a_new_database_does_not_read_all_mails_to_find_one(backend: Backend, tmp_path: Path, smtp: Server) -> None:
-    """What is prepared while a table is new is used for thousands of mails, until PostgreSQL looks at it again."""
+    """Statements prepared while a table is new serve thousands of emails, until PostgreSQL analyzes it again."""
     with backend.empty(tmp_path) as own:
         app = create_app({**settings(smtp.port), **own})
         upgrade(app)
@@ -163,7 +163,7 @@ def test_the_way_down_keeps_one_row_an_address_and_says_what_it_dropped(
 
 @pytest.fixture
 def lived_in(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
-    """An app with a row in each table that numbers its rows, just before those numbers were given out once."""
+    """An app with a row in each table that numbers its rows, just before those numbers became unique forever."""
     with backend.empty(tmp_path) as own:
         app = create_app({**settings(smtp.port), **own})
         upgrade(app)
@@ -173,7 +173,7 @@ def lived_in(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
         waiting.submit("/signup/code", code="000000")
         ask(member)
         with app.app_context():
-            # Of an account that is gone, and of an operator who is.
+            # For an account that is gone, and for an operator who still exists.
             audit.record("account_deleted", detail="user 41")
             db.session.add(audit.AuditEvent(at=db_now(), action="paused", actor="user 57"))
             db.session.add(audit.AuditEvent(at=db_now(), action="paused", actor="root@host"))
@@ -185,7 +185,7 @@ def lived_in(tmp_path: Path, backend: Backend, smtp: Server) -> Iterator[Flask]:
 
 
 def shape(app: Flask) -> Any:
-    """What there is of tables, rules and indexes; not how SQLite spells them."""
+    """The tables, rules and indexes, except for SQLite's spelling of them."""
     with app.app_context():
         tables = rows(app, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         of_tables = {
@@ -214,7 +214,7 @@ def test_numbering_rows_once_keeps_every_row_rule_and_index(lived_in: Flask) -> 
     downgrade(lived_in, "0017")
     assert state() == before
     upgrade(lived_in)
-    # What refers to a user still goes with it.
+    # Rows that refer to a user are still deleted with it.
     with lived_in.app_context():
         db.session.execute(text("DELETE FROM users WHERE username = 'mick19'"))
         db.session.commit()
@@ -297,7 +297,7 @@ def test_what_flask_db_migrate_writes_runs_up_and_down(
     assert rows(app, "SELECT count(*) FROM projects") == [(0,)]
     (migration,) = (tree / "migrations" / "versions").glob("*_add_projects.py")
     assert "webapp" not in migration.read_text("utf-8")
-    # As `make format` and `make check` leave and want it.
+    # As `make format` and `make check` require it.
     ruff = Path(sys.executable).with_name("ruff")
     for command in (["check", "--fix"], ["format"], ["check"]):
         checked = run([ruff, *command, migration])
@@ -306,7 +306,7 @@ def test_what_flask_db_migrate_writes_runs_up_and_down(
 
 def test_users_from_before_keep_their_names_and_can_verify(old: Flask, smtp: Server) -> None:
     with old.app_context():
-        # At the full cost, which is the one that there was; all others are quick.
+        # At full cost, as it was then; all the others are fast.
         give = text("UPDATE users SET password_hash = :hash WHERE username = 'mick19'")
         db.session.execute(give, {"hash": PasswordHasher().hash(PASSWORD)})
         db.session.commit()
@@ -388,7 +388,7 @@ def test_of_two_spellings_the_first_to_prove_the_address_has_it(old: Flask, smtp
     upgrade(old)
     ann = Visitor("http://signup.example", old)
     ann.open("/login")
-    # Both rows answer to the name's key; the newest one does.
+    # Both rows match the name's key; the newest one wins.
     ann.submit("/login", identifier="ann@example.com", password=PASSWORD)
     ann.submit("/signup/resend")
     send_due_mails(old)
@@ -399,7 +399,7 @@ def test_of_two_spellings_the_first_to_prove_the_address_has_it(old: Flask, smtp
     assert rows(old, "SELECT count(*) FROM users WHERE email_key = 'ann@example.com'") == [(2,)]
 
 
-# Not on SQLite, which has one writer at a time, whoever it is.
+# Not on SQLite, which has one writer at a time.
 @pytest.mark.parametrize("backend", ["servers"], indirect=True)
 def test_no_writer_waits_long_for_a_migration(old: Flask) -> None:
     with old.app_context():
@@ -413,7 +413,7 @@ def test_no_writer_waits_long_for_a_migration(old: Flask) -> None:
 
 
 class slowest_write:  # noqa: N801 - reads as what it measures
-    """While open, another connection writes to `users` as fast as it can, as old code does."""
+    """While open, another connection writes to `users` as fast as it can, like old code."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -443,7 +443,7 @@ class slowest_write:  # noqa: N801 - reads as what it measures
                 self.found["writes"] += 1
 
 
-# What squawk would like and we have a reason not to do.
+# Rules of squawk that we have a reason not to follow.
 NOT_FOR_US = {
     "ban-drop-constraint": "the point of it: an address belongs to whoever proves it",
     "prefer-text-field": "a limit on what people type is a promise to the pages",
@@ -461,7 +461,7 @@ def test_no_statement_is_one_that_squawk_warns_of(old: Flask, tmp_path: Path) ->
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # Only `users` holds rows by then: what is new has no writers who could wait.
+        # Only `users` holds rows at that point: a new table has no writers who could be blocked.
         if re.match(r"\s*(CREATE|ALTER|DROP)\b.*\b(ON|TABLE|REFERENCES) users\b", statement, re.DOTALL):
             statements.append(statement.strip())
 
@@ -486,7 +486,7 @@ def test_of_two_upgrades_at_once_one_waits_for_the_other(
         environ = {**system_environ, **settings(mail_port=1), **own}
         upgrades = [running.enter_context(flask(environ, "db", "upgrade")) for _ in range(3)]
         assert [upgrade.popen.wait(100) for upgrade in upgrades] == [0, 0, 0], [one.log for one in upgrades]
-        # Each migration was done once, by whoever it was.
+        # Each migration ran once, in either process.
         done = re.findall(r"Running upgrade \w* ?-> (\w+)", "".join(upgrade.log for upgrade in upgrades))
         assert sorted(done) == sorted(schema.migrations().known)
 
@@ -503,7 +503,7 @@ def test_web_and_worker_wait_in_front_of_a_database_that_is_not_migrated(
             assert httpx.get(f"{url}/readyz").status_code == 503
             assert httpx.get(f"{url}/readyz").json()["database"].endswith(": flask db upgrade")
             assert httpx.get(f"{url}/metrics").status_code == 503
-            # One that is behind is told of, and waited for, as well.
+            # A database that is behind is also reported and waited for.
             for revision in ("0018", "head"):
                 with flask(environ, "db", "upgrade", revision) as upgrade:
                     assert upgrade.popen.wait(60) == 0, upgrade.log

@@ -1,4 +1,4 @@
-"""The model of the outbox: its properties hold, each of its fences is needed, and its steps are the code's."""
+"""The model of the outbox: its properties hold, each of its fences is needed, and its steps match the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.model.__main__ import AT_ONCE, ENDS, FENCES, MODEL, PROPERTIES, QUICK
 from tests.test_docs import NAMED, names_in
 from webapp.paths import ROOT
 
-# What steps share; no step.
+# Parts that steps share, not steps.
 PARTS = {"rest", "release", "unlock", "excuse_holder", "fall_behind", "age_mail", "age_worker"}
 
 needs_spin = pytest.mark.skipif(
@@ -49,7 +49,7 @@ def test_each_step_of_the_model_stands_beside_what_does_it() -> None:
     steps = [step for step in re.findall(r"^inline (\w+)", model, re.MULTILINE) if step not in PARTS]
     told = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page.partition("| step |")[2], re.MULTILINE))
     assert list(told) == steps
-    # What may happen is nobody's function.
+    # Faults and acts have no function in our code.
     ours = steps[: steps.index("crash")]
     assert [step for step in ours if not NAMED.search(told[step])] == ["lose_claim", "lose_settle"]
     named = [one for does in told.values() for one in NAMED.findall(does)]

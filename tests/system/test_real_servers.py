@@ -1,4 +1,4 @@
-"""Mail servers that nobody here wrote take our mail, and have nothing to complain of."""
+"""Third-party mail servers accept our email, and have nothing to complain about."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def needs(name: str) -> Start:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that is not in pytest's, which is closed to the users that servers run as."""
+    """A folder outside pytest's, which is closed to the users that servers run as."""
     with TemporaryDirectory(prefix="signup-mta-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -51,7 +51,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start(open_folder: Path, system_environ: Environ) -> Iterator[Callable[..., Mta]]:
-    """Start the mail server that the test names; it ends with the test."""
+    """Start the mail server that the test names, and end it with the test."""
     with ExitStack() as started:
         yield lambda name, **settings: started.enter_context(needs(name)(open_folder, system_environ, **settings))
 
@@ -62,7 +62,7 @@ def worker_environ(process_environ: Environ, mta: Mta, **settings: str) -> Envir
 
 @contextmanager
 def working(environ: Environ) -> Iterator[Process]:
-    """A consumer that ends as an operator ends it: one that is killed says no good-bye."""
+    """A consumer that is stopped as an operator would: a killed one sends no QUIT."""
     with consumer(environ) as worker:
         yield worker
         assert worker.stop() == 0
@@ -97,7 +97,7 @@ def test_thirty_signups_of_which_nobody_knows_three(
     assert {len(attempts(app, email_id)) for email_id in good + bad} == {1}
     assert all((attempts(app, email_id)[0].code or 0) >= 500 for email_id in bad)
     assert mta.complaints == []
-    # A refused recipient cost none.
+    # A refused recipient cost no connection.
     assert mta.connections <= 4
 
 
@@ -111,7 +111,7 @@ def test_a_limit_of_connections_makes_nobody_wait(
         wait_for_all(app, sent)
         for n in range(7):
             sent.append(sign_up(app, f"ann{n}"))
-            # Each comes while the connection of the one before rests, which counts for the server.
+            # Each comes while the previous one's connection is idle, which the server counts.
             time.sleep(1.5)
         wait_for_all(app, sent)
         assert worker.events("mail_server_down") == []
@@ -130,7 +130,7 @@ def test_two_processes_share_a_server_that_takes_one_connection(
         sent = []
         for n in range(16):
             sent.append(sign_up(app, f"ann{n}"))
-            # Now the one, now the other has the connection by then.
+            # By then either of them may have the connection.
             time.sleep(0.5)
         wait_for_all(app, sent)
         assert one.events("mail_server_down") == other.events("mail_server_down") == []

@@ -1,4 +1,4 @@
-"""Stopping and killing: what is in hand is finished, or given back, and nothing is left leased."""
+"""Stopping and killing: emails being sent are finished or given back, and none is left leased."""
 
 from __future__ import annotations
 
@@ -117,13 +117,13 @@ def test_workers_killed_again_and_again_lose_nothing_and_double_at_most_what_was
         ids.setdefault(mail.recipients[0], set()).add(mail.message_id)
     assert len(ids) == 40
     assert all(len(message_ids) == 1 for message_ids in ids.values())
-    # Five threads send in a consumer: four workers, and the relay.
+    # Five threads of a consumer send: four workers, and the relay.
     assert len(smtp.mails) - 40 <= 5 * kills
 
 
 @contextmanager
 def people_signing_up(url: str) -> Iterator[list[str]]:
-    """Sign people up, one after the other, in two threads; yields who was answered 303."""
+    """Sign people up, one after the other, in two threads; yield the addresses that got a 303."""
     accepted: list[str] = []
     stop = threading.Event()
 
@@ -168,7 +168,7 @@ def test_a_web_server_that_ends_under_load_has_kept_whom_it_accepted(
     assert users == promised
 
 
-# On SQLite another process can keep all writers waiting.
+# On SQLite another process can block all writers.
 @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 def test_a_worker_told_to_stop_while_the_database_is_locked_ends_soon_all_the_same(
     app: Flask, process_environ: Environ
@@ -178,7 +178,7 @@ def test_a_worker_told_to_stop_while_the_database_is_locked_ends_soon_all_the_sa
         with app.app_context(), db.engine.begin():
             for _ in range(4):
                 deliver_later(uuid.uuid4())
-            # Until a worker took one and waits for the lock, which it tells nobody.
+            # Until a worker took one and waits for the lock, which it does not report.
             time.sleep(1)
             with within(10):
                 worker.stop()

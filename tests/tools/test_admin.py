@@ -1,4 +1,4 @@
-"""`make admin`: an account for whoever tries it out."""
+"""`make admin`: an account for trying out /ops."""
 
 from __future__ import annotations
 

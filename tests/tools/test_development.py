@@ -1,4 +1,4 @@
-"""What `make run` runs: what it looks at before it starts, what it starts, and that nothing stays."""
+"""`make run`: what it checks before it starts, what it starts, and that nothing is left running."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from webapp.paths import ROOT
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """A port on which another program listens, on every address as many do."""
+    """A port with another program on it that listens on every address, as many do."""
     with socket.create_server(("", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.fixture
 def run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """All of it, on a database of its own, once it says where to go."""
+    """All of `make run`, with its own database, once it has said where to go."""
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", "PORT": str(free_port()), "VERIFY_EMAIL_DELAY": "0"}
     command = (sys.executable, "-m", "tools.development")
     with (tmp_path_factory.getbasetemp().parent / "development.lock").open("w") as lock:
-        # Two that begin in one moment, in parallel tests, find the same mailbox port free.
+        # Two that start at the same moment, in parallel tests, would find the same mailbox port free.
         fcntl.flock(lock, fcntl.LOCK_EX)
         with Process(*command, environ={**os.environ, **settings}) as process:
             try:
                 wait_until(lambda: "Ctrl-C" in process.log or process.popen.poll() is not None, "no start", 40)
                 yield process
             finally:
-                # Not by SIGKILL, after which it could not end what it started.
+                # Not with SIGKILL: then it could not end what it started.
                 process.stop()
 
 
@@ -58,13 +58,13 @@ def is_alive(pid: int) -> bool:
 
 def started(process: Process) -> dict[str, int]:
     """Return the pid of each process that this one says it started."""
-    # Where such a line begins: what stands behind it in a log of many processes is not ours.
+    # Only at the start of a line: what follows in a log of many processes is not from us.
     (line,) = re.findall(r"^started (.+)$", process.log, re.MULTILINE)
     return {name: int(pid) for name, pid in re.findall(r"(\w+) \((\d+)\)", line)}
 
 
 def told(process: Process, what: str) -> str:
-    """Return what the banner says of this."""
+    """Return what the banner says about this."""
     return next(line.split()[-1] for line in process.log.splitlines() if line.startswith(f"{what}:"))
 
 
@@ -107,13 +107,12 @@ def test_a_mail_server_of_ones_own_is_respected() -> None:
 def test_links_lead_to_the_chosen_port_unless_a_url_is_set() -> None:
     assert development.overrides({}, 5001, 1025)["PUBLIC_URL"] == "http://localhost:5001"
     assert "PUBLIC_URL" not in development.overrides({"PUBLIC_URL": "https://signup.example"}, 5001, 1025)
-    assert not [line for line in development.places({}, 5001, 1025) if "PUBLIC_URL" in line]
-    (line,) = [
-        line
-        for line in development.places({"PUBLIC_URL": "https://signup.example"}, 5001, 1025)
-        if "PUBLIC_URL" in line
-    ]
-    assert line == "Links in emails lead to https://signup.example, as PUBLIC_URL says, and not here."
+    for here in ({}, {"PUBLIC_URL": "http://127.0.0.1:5001"}):
+        assert not [line for line in development.places(here, 5001, 1025) if "PUBLIC_URL" in line]
+    # One of them is a proxy on this machine.
+    for url in ("https://signup.example", "http://127.0.0.1:8080"):
+        (line,) = [line for line in development.places({"PUBLIC_URL": url}, 5001, 1025) if "PUBLIC_URL" in line]
+        assert line == f"Links in emails lead to {url}, as PUBLIC_URL says, and not here."
 
 
 def test_ones_own_code_templates_and_words_are_watched_as_ours_are(tmp_path: Path) -> None:
@@ -159,7 +158,7 @@ def test_the_line_to_paste_has_what_was_set_for_the_run_and_no_secret() -> None:
 
 def test_one_walks_from_the_banner_to_an_account_and_to_operations(run: Process, system_environ: Environ) -> None:
     mick = Visitor(told(run, "Sign up").removesuffix("/signup"))
-    # The mailbox is one for all that ever ran here.
+    # The mailbox is shared by everything that ever ran here.
     address = f"{uuid.uuid4().hex}@example.com"
     mick.sign_up(email=address)
     box = told(run, "Mailbox")
@@ -172,7 +171,7 @@ def test_one_walks_from_the_banner_to_an_account_and_to_operations(run: Process,
     mick.open(re.findall(r'href="(http://localhost:\d+/verify/[^"]+)"', mick.page.text)[0])
     mick.submit("/verify")
     assert mick.path == "/account"
-    # What one pastes acts on this very trial, from wherever it is pasted.
+    # The pasted line acts on this very trial, wherever it is pasted.
     (line,) = [line for line in run.log.splitlines() if "flask mail stats" in line]
     pasted = subprocess.run(
         ["sh", "-c", line.replace("stats", "list --json")],
@@ -191,7 +190,7 @@ def test_one_walks_from_the_banner_to_an_account_and_to_operations(run: Process,
     admin.open("/login")
     admin.submit("/login", identifier=given["name"], password=given["password"])
     assert admin.open("/ops").status_code == 200
-    # Each request is a line, but for those that an open page asks again and again.
+    # Each request is logged, except for those that an open page keeps repeating.
     admin.open("/signup/sent/progress", follow=False)
     assert re.search(r"^\d\d:\d\d:\d\d web     \| 303 POST /signup \d+ ms$", run.log, re.MULTILINE)
     assert "| 303 GET /verify/<token> " in run.log

@@ -1,4 +1,4 @@
-"""Programs in one terminal: what is told of them, and that they start again when a file changes."""
+"""Programs in one terminal: what is printed about them, and that they restart when a file changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from harness.processes import Process, wait_until
 
-# Two programs: one runs what lies in a file, the other waits. Each would go on long after its test.
+# Two programs: one runs the contents of a file, the other waits. Each would outlive its test by far.
 RUN = """
 import os, sys
 from pathlib import Path
