@@ -367,12 +367,16 @@ def send_due_mails(app: Flask) -> None:
     mail.close()
 
 
+# The programs that tests need, and the Debian packages that have them.
+PACKAGES = {"caddy": "caddy", "nginx": "nginx-light", "promtool": "prometheus", "systemd-analyze": "systemd"}
+
+
 def installed(program: str) -> str:
     """Return its path. Without it the test is skipped; CI has it."""
-    path = shutil.which(program)
+    package, path = PACKAGES[program], shutil.which(program)
     if path is None and os.environ.get("CI") != "true":
-        pytest.skip(f"{program} is not installed")
-    assert path, f"CI has {program}"
+        pytest.skip(f"{program} is not installed (Debian: {package})")
+    assert path, f"CI has {program} (Debian: {package})"
     return path
 
 

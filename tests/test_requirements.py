@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 
 from harness.processes import Process
+from tests.conftest import PACKAGES
 from webapp.paths import ROOT
 
 # Serves a page and loads the worker, in a process that can't find the modules named on its command line.
@@ -87,6 +88,16 @@ def test_ci_installs_anew_when_any_of_them_changed() -> None:
     (paths,) = [step["with"]["cache-dependency-path"] for step in steps if "setup-python" in step.get("uses", "")]
     assert all(any(ROOT.glob(path)) for path in paths.split())
     assert {path.suffix for pattern in paths.split() for path in ROOT.glob(pattern)} == {".txt"}
+
+
+def test_ci_installs_each_program_that_a_test_needs() -> None:
+    """On a fresh machine the test would fail."""
+    ours = (ROOT / ".ci" / "run").read_text("utf-8")
+    needed = {f"command -v {program} >/dev/null || missing+=({package})" for program, package in PACKAGES.items()}
+    assert {line for line in needed if line not in ours} == set()
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    # Its machine has systemd.
+    assert set(PACKAGES.values()) - {"systemd"} <= set(workflow.split())
 
 
 def test_who_opens_the_folder_sees_few_entries() -> None:
