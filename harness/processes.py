@@ -134,9 +134,13 @@ def wait_for_port(port: int, seconds: float = 20) -> None:
 def wait_until(condition: Callable[[], Any], complaint: str, seconds: float = 20) -> None:
     """Return once `condition` holds; fail with `complaint` if it does not in time."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        begun = time.monotonic()
+        if condition():
+            return
         assert time.monotonic() < deadline, f"{complaint} (within {seconds} s)"
-        time.sleep(0.05)
+        # A look that takes long comes less often, since what it waits for needs the processor too.
+        time.sleep(min(max(0.05, 2 * (time.monotonic() - begun)), 0.5))
 
 
 @contextmanager
