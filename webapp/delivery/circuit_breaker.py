@@ -15,12 +15,14 @@ from webapp.outbox import transitions
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.protocol import AT_THE_MAIL
-from webapp.smtp.replies import EVERYBODY
 
 log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 15.0
 REASON_MAX = 300
+
+# Once a server refuses this many domains by its policy and takes nothing in between, the policy is against all emails.
+EVERYBODY = 5
 
 # How many refused addresses to read: enough to count their domains.
 ENOUGH = 1000

@@ -71,15 +71,10 @@ def leave(name: str) -> None:
 
 
 def alive() -> Sequence[WorkerHeartbeat]:
-    return db.session.scalars(
-        select(WorkerHeartbeat)
-        .where(WorkerHeartbeat.seen_at > db_now(-ALIVE_SECONDS))
-        .order_by(WorkerHeartbeat.started_at)
-    ).all()
+    return db.session.scalars(select(WorkerHeartbeat).where(is_alive()).order_by(WorkerHeartbeat.started_at)).all()
 
 
 def are_others_alive() -> bool:
-    """Return whether any other consumer is alive."""
     others = select(WorkerHeartbeat.name).where(is_alive(), WorkerHeartbeat.name != NAME)
     return db.session.scalar(others.limit(1)) is not None
 

@@ -113,8 +113,8 @@ def send(
     connection: Connection,
     email: OutgoingEmail,
     message: Message,
-    following: Message | None = None,
-    may_go_on: Callable[[float], bool] = lambda _seconds: True,
+    following: Message | None,
+    may_go_on: Callable[[float], bool],
 ) -> None:
     """Hand the email over, and begin the following one. Raises DeliveryFailed, LeaseLost.
 

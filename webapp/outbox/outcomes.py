@@ -176,15 +176,15 @@ def defer(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
     attempts.record_held((email.id for email in held), reason)
 
 
-def cancel(email: OutgoingEmail, reason: str, error_class: str = "Canceled") -> None:
+def cancel(email: OutgoingEmail, reason: str) -> None:
     """Cancel a claimed email that nobody needs any more."""
     _release(
         email,
         "canceled",
-        Failure(error_class, reason),
+        Failure("Canceled", reason),
         status="canceled",
         finished_at=db_now(),
-        last_error_class=error_class,
+        last_error_class="Canceled",
         last_error=reason,
     )
 

@@ -6,7 +6,6 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-import structlog
 from sqlalchemy import (
     JSON,
     CheckConstraint,
@@ -27,8 +26,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp.db.base import Model, db, partial_index
 from webapp.outbox import attempts
 from webapp.outbox.attempts import Failure
-
-log = structlog.get_logger(__name__)
 
 # Error classes: not the email's fault; refused by the server's policy, as all emails may be; no answer for a long time.
 SERVER_FAILURE = "MailServer"

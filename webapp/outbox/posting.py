@@ -16,8 +16,6 @@ from webapp.db.clock import db_now
 from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp import addresses
 
-log = structlog.get_logger(__name__)
-
 # Lower goes first: what account owners ask for, then signups, the first of each network before the second of any.
 VERIFICATION_PRIORITY = 0
 SIGNUP_PRIORITY = 1

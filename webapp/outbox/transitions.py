@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-import structlog
 from sqlalchemy import ColumnElement, Update, and_, case, exists, or_, tuple_, update
 from sqlalchemy.orm import aliased
 
@@ -13,8 +12,6 @@ from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.outbox import kinds
 from webapp.outbox.outgoing_email import POLICY, SERVER_FAILURE, SLOW, OutgoingEmail, unheld
-
-log = structlog.get_logger(__name__)
 
 # The error class of an email that an operator canceled: its person sees that it did not arrive.
 CANCELED_BY_OPERATOR = "CanceledByOperator"

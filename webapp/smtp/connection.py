@@ -14,7 +14,6 @@ from typing import Self
 import flask_mail
 from flask import Flask
 
-from webapp.smtp.addresses import Mailbox
 from webapp.smtp.client import Patience
 from webapp.smtp.conversation import Conversation
 from webapp.smtp.message import Message
@@ -69,7 +68,7 @@ class Mail(flask_mail.Mail):
         """Send a message on a new connection, reporting each answer to `tell`. Raises SmtpError."""
         patience = Patience(seconds, lambda: self.stopping)
         with self.call(patience, tell) as conversation:
-            conversation.begin(envelope(message, message.sender), patience)
+            conversation.begin(envelope(message), patience)
             tell("dot", conversation.finish(stuffed(message), lambda: True, []))
 
     def close(self) -> None:
@@ -98,7 +97,6 @@ class Connection(flask_mail.Connection):
     def send(  # type: ignore[override] # the server's reply is worth keeping
         self,
         message: Message,
-        envelope_from: Mailbox | None = None,
         *,
         may_finish: Callable[[], bool] = lambda: True,
         while_waiting: Callable[[float], None] | None = None,
@@ -114,7 +112,7 @@ class Connection(flask_mail.Connection):
         """
         mail = self.mail
         content = stuffed(message)
-        commands = envelope(message, envelope_from or message.sender)
+        commands = envelope(message)
         patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
         if self.begun and self.begun.said_ahead != commands:
             # The server is waiting for a different email, and that can't be taken back.
@@ -123,7 +121,7 @@ class Connection(flask_mail.Connection):
             with self._conversation(patience) as conversation:
                 if conversation.begin(commands, patience):
                     ahead = following if following and mail.hears_ahead and not mail.pool.waiting else None
-                    reply = conversation.finish(content, may_finish, envelope(ahead, ahead.sender) if ahead else [])
+                    reply = conversation.finish(content, may_finish, envelope(ahead) if ahead else [])
                     return f"{reply.code} {reply.text}"
 
     @contextmanager

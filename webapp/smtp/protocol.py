@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from webapp.smtp.addresses import Mailbox, bare
+from webapp.smtp.addresses import bare
 from webapp.smtp.client import Refused, Reply
 from webapp.smtp.message import Message
 
 Phase = Literal["connect", "greeting", "ehlo", "tls", "login", "sender", "recipient", "data", "dot"]
 
+# The phases in which the answer may depend on the recipient's server or on the content.
+AT_THE_MAIL = ("recipient", "data", "dot")
+
 # How servers say, before any email is mentioned, that they have enough connections, of ours or in all.
 CROWDED = re.compile(
     r"\b4\.3\.2\b|(too many|concurrent|maximum|limit).*\b(connection|session)s?", re.IGNORECASE | re.DOTALL
 )
-
 
 # Called with each answer that lets the conversation continue.
 Tell = Callable[[Phase, Reply], None]
@@ -56,7 +58,7 @@ class SmtpError(Exception):
     @property
     def is_refusal(self) -> bool:
         """Whether the server refused only this email, and would go on with others."""
-        return self.phase in {"recipient", "data", "dot"} and self.code not in {None, 421}
+        return self.phase in AT_THE_MAIL and self.code not in {None, 421}
 
 
 class Aborted(SmtpError):
@@ -104,15 +106,11 @@ def accept(reply: Reply, expected: int = 2) -> Reply:
     raise OSError(f"the server answered out of turn: {reply.code} {reply.text}")
 
 
-def envelope(message: Message, sender: Mailbox) -> list[Command]:
+def envelope(message: Message) -> list[Command]:
     """Return the commands that precede an email. Raises ValueError."""
     return [
-        Command("sender", f"mail FROM:<{bare(sender)}>"),
+        Command("sender", f"mail FROM:<{bare(message.sender)}>"),
         *(Command("recipient", f"rcpt TO:<{bare(recipient)}>") for recipient in message.recipients),
         *(Command("recipient", f"rcpt TO:<{bare(copy)}>", is_copy=True) for copy in [*message.cc, *message.bcc]),
         Command("data", "data", expected=3),
     ]
-
-
-# The phases in which the answer may depend on the recipient's server or on the content.
-AT_THE_MAIL = ("recipient", "data", "dot")

@@ -28,9 +28,6 @@ OURS = re.compile(
 
 POLICY = re.compile(r"(^|\s)[45]\.7\.\d+\b")
 
-# Once a server refuses this many domains by its policy and takes nothing in between, the policy is against all emails.
-EVERYBODY = 5
-
 
 def meaning(error: SmtpError) -> Meaning:
     """Return whose problem it is: the server's with any email of ours, perhaps everyone's, or this email's alone."""
