@@ -31,12 +31,12 @@ from harness.visitor import Visitor
 from own import hooks as own_hooks
 from own import pages as own_pages
 from tests import shared_work
+from tests.factories import deliver
 from webapp import create_app, i18n, paths, signals
 from webapp.accounts import passwords
 from webapp.db import engines
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import mail
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -360,9 +360,10 @@ def send_due_mails(app: Flask) -> None:
         db.session.commit()
         # In the order of their promises: Postgres returns updated rows in any order.
         queued = select(OutgoingEmail.id).where(OutgoingEmail.status == "queued").order_by(OutgoingEmail.created_at)
-        for email_id in db.session.scalars(queued).all():
-            with suppress(DeliveryFailed):
-                worker.deliver(email_id)
+        email_ids = db.session.scalars(queued).all()
+    for email_id in email_ids:
+        with suppress(DeliveryFailed):
+            deliver(app, email_id)
     # Our thread is not a worker, which would close it when it ends.
     mail.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -14,9 +16,9 @@ from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import UTCDateTime, db_now
-from webapp.delivery import relay
+from webapp.delivery import relay, worker
 from webapp.extensions import huey
-from webapp.outbox import claims
+from webapp.outbox import claims, due
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
 
@@ -67,6 +69,26 @@ def claim(app: Flask, worker: str = "worker", **options: Any) -> list[OutgoingEm
         claimed = list(claims.claim(worker, **options))
         db.session.commit()
         return claimed
+
+
+def deliver(app: Flask, email_id: uuid.UUID) -> None:
+    """Send this email as a worker does, if it is due, and no other; raise what failed."""
+    with app.app_context(), before_all_others(email_id):
+        is_due = db.session.scalar(select(due.is_due()).where(OutgoingEmail.id == email_id))
+        tried = worker.deliver_due(1) if is_due else {}
+    if failure := tried.get(email_id):
+        raise failure
+
+
+@contextmanager
+def before_all_others(email_id: uuid.UUID) -> Iterator[None]:
+    its_row = update(OutgoingEmail).where(OutgoingEmail.id == email_id)
+    priority = db.session.scalar(select(OutgoingEmail.priority).where(OutgoingEmail.id == email_id))
+    db.session.execute(its_row.values(priority=-1))
+    db.session.commit()
+    yield
+    db.session.execute(its_row.values(priority=priority))
+    db.session.commit()
 
 
 def only_user(app: Flask) -> User:

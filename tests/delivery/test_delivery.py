@@ -11,21 +11,15 @@ from sqlalchemy import exc, select, update
 
 from harness.processes import free_port
 from harness.smtp_server import Server
-from tests.factories import attempts, change, get, make_signup
+from tests.factories import attempts, change, deliver, get, make_signup
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import db_now
-from webapp.delivery import worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.extensions import mail
 from webapp.outbox import outcomes
 from webapp.outbox.outgoing_email import OutgoingEmail
-
-
-def deliver(app: Flask, email_id: uuid.UUID) -> None:
-    with app.app_context():
-        worker.deliver(email_id)
 
 
 def test_a_due_mail_is_sent_once(app: Flask, smtp: Server) -> None:

@@ -14,7 +14,7 @@ from flask import Flask
 
 from harness.processes import consumer, wait_until
 from harness.smtp_server import Action, Connection, Server, hang
-from tests.factories import attempts, get, make_signup
+from tests.factories import attempts, deliver, get, make_signup
 from tests.system.test_journey import Environ
 from webapp.delivery import tasks, throughput, worker
 from webapp.delivery.throughput import MANY_ASIDE, Patience
@@ -92,8 +92,7 @@ def test_the_lease_of_a_mail_past_its_dot_is_renewed_and_it_is_not_put_aside(app
             connection.server.stopping.wait(1)
 
     smtp.actions["dot"] = think
-    with app.app_context():
-        worker.deliver(email_id)
+    deliver(app, email_id)
     assert leases == sorted(leases)
     assert leases[-1] != leases[0]
     assert (get(app, email_id).status, get(app, other).status) == ("sent", "queued")

@@ -103,7 +103,7 @@ def test_no_counter_goes_down_when_rows_are_pruned(app: Flask, smtp: Server) -> 
 
 def test_what_leaves_no_row_is_counted_too(app: Flask, backend: Backend) -> None:
     email_id = make_signup(app)
-    (email,) = claim(app, email_id=email_id)
+    (email,) = claim(app)
     change(app, email_id, status="queued", lease_token=None, lease_until=None)
     with app.app_context(), pytest.raises(LeaseLost):
         outcomes.settle(email, "250 ok")

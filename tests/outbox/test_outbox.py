@@ -18,7 +18,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from harness.smtp_server import Server
-from tests.factories import attempts, change, claim, get, make_signup, travel, work
+from tests.factories import attempts, change, claim, deliver, get, make_signup, travel, work
 from webapp.accounts import account, notices, password_change, users
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.links import VerifyEmail
@@ -52,9 +52,9 @@ TROUBLE = Failure("SmtpError", "451 try later", phase="recipient", code=451)
 
 def test_a_mail_is_claimed_only_when_it_is_due(app: Flask) -> None:
     email_id = make_signup(app, due=False)
-    assert claim(app, email_id=email_id) == []
+    assert claim(app) == []
     change(app, email_id, next_attempt_at=db_now())
-    (email,) = claim(app, email_id=email_id)
+    (email,) = claim(app)
     assert (email.id, email.status, email.locked_by) == (email_id, "sending", "worker")
     assert email.lease_until is not None
     # MAIL_TIMEOUT of 5 s plus the margin.
@@ -64,9 +64,9 @@ def test_a_mail_is_claimed_only_when_it_is_due(app: Flask) -> None:
 
 
 def test_of_many_workers_one_gets_the_mail(app: Flask) -> None:
-    email_id = make_signup(app)
+    make_signup(app)
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda n: claim(app, f"worker {n}", email_id=email_id), range(8)))
+        claims = list(pool.map(lambda n: claim(app, f"worker {n}"), range(8)))
     assert sum(map(len, claims)) == 1
 
 
@@ -258,8 +258,7 @@ def test_a_mailbox_that_got_a_mail_in_the_future_gets_another_now(app: Flask, sm
     first = make_signup(app)
     change(app, first, status="sent", sent_at=db_now(86400), finished_at=db_now(86400))
     second = make_signup(app, username="other")
-    with app.app_context():
-        worker.deliver(second)
+    deliver(app, second)
     assert get(app, second).status == "sent"
     mail.close()
 
@@ -276,8 +275,8 @@ def test_a_worker_whose_machine_slept_does_not_trust_its_lease(
         monkeypatch.setattr(leases, "ticks", lambda: slept)
 
     smtp.actions["DATA"] = sleep
-    with app.app_context(), suppress(DeliveryFailed, LeaseLost):
-        worker.deliver(email_id)
+    with suppress(DeliveryFailed, LeaseLost):
+        deliver(app, email_id)
     assert smtp.mails == []
     mail.close()
 
@@ -391,8 +390,7 @@ def test_a_transaction_of_somebody_elses_that_holds_all_users_doubles_no_mail(
     email_id = make_signup(app)
     with psycopg.connect(process_environ["DATABASE_URL"]) as somebody:
         somebody.execute("UPDATE users SET full_name = 'Mick'")
-        with app.app_context():
-            worker.deliver(email_id)
+        deliver(app, email_id)
         assert get(app, email_id).status == "sent"
         assert expires(app)
     assert len(smtp.mails) == 1

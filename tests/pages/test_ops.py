@@ -507,7 +507,7 @@ def test_workers_are_shown_with_what_they_hold(admin: Visitor, app: Flask) -> No
         heartbeats.beat(heartbeats.NAME)
         db.session.commit()
     email_id = make_signup(app)
-    claim(app, f"{heartbeats.NAME}:Worker-1", email_id=email_id)
+    claim(app, f"{heartbeats.NAME}:Worker-1")
     admin.open("/ops/workers")
     assert "alive" in admin.text
     assert str(email_id)[:8] in admin.text

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from harness.processes import free_port, wait_until, within
 from harness.smtp_server import Action, Server, drip, drop, hang
-from tests.factories import attempts, claim, get, make_signup, only_user, travel, work
+from tests.factories import attempts, change, claim, deliver, get, make_signup, only_user, travel, work
 from webapp.accounts import signup
 from webapp.db.base import db
 from webapp.db.clock import db_now
@@ -55,11 +55,6 @@ SERVER_WIDE: dict[str, tuple[str, Action]] = {
     "our sender may not": ("DATA", "550 5.7.60 Client does not have permissions to send as this sender"),
     "a long story": ("MAIL", "550 " + "all of it " * 40),
 }
-
-
-def deliver(app: Flask, email_id: uuid.UUID) -> None:
-    with app.app_context():
-        worker.deliver(email_id)
 
 
 def fail(app: Flask, email_id: uuid.UUID) -> None:
@@ -172,8 +167,8 @@ def test_no_answer_to_a_mail_is_its_own_trouble_and_an_outage_of_hours_ends_none
     smtp.actions[step] = drop
     for _ in range(30):
         travel(app, 1800)
-        with app.app_context(), suppress(DeliveryFailed):
-            worker.deliver(email_id)
+        with suppress(DeliveryFailed):
+            deliver(app, email_id)
     # Nothing was accepted in between, so this email may be no worse than others.
     assert (get(app, email_id).status, get(app, email_id).attempts) == ("queued", 1)
     smtp.actions.clear()
@@ -340,8 +335,8 @@ def test_a_mail_that_is_never_confirmed_goes_three_times_ever_rarer_and_ends_as_
     assert "MAIL_ANSWER_TIMEOUT" in result.output
     # An operator who revives it gives it just as many attempts again.
     app.test_cli_runner().invoke(args=["mail", "retry", "--dead"])
-    with app.app_context(), suppress(DeliveryFailed):
-        worker.deliver(email_id)
+    with suppress(DeliveryFailed):
+        deliver(app, email_id)
     assert get(app, email_id).status == "queued"
 
 
@@ -532,8 +527,8 @@ def test_a_process_that_alone_does_not_reach_the_server_leaves_it_to_the_others(
     app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As one with a password of yesterday, or on a machine that no way leads out of."""
-    ours, theirs, later = (make_signup(app, username=name, address=f"{name}@example.com") for name in "abc")
-    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=theirs)
+    _theirs, ours, later = (make_signup(app, username=name, address=f"{name}@example.com") for name in "abc")
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1")
     with app.app_context():
         outcomes.settle(claimed, "250 taken")
     smtp.actions["greeting"] = "554 not from there"
@@ -547,7 +542,8 @@ def test_a_process_that_alone_does_not_reach_the_server_leaves_it_to_the_others(
         relay.sweep()
     assert (attempts(app, later), huey.waiting()) == ([], 0)
     # Others may have the one that failed in a moment. An outage that begins looks the same, so nobody is called yet.
-    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=ours)
+    change(app, ours, priority=0)
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1")
     with app.app_context():
         outcomes.settle(claimed, "250 taken")
     assert logged(caplog, "mail_server_down_for_us") == []
@@ -568,8 +564,8 @@ def test_a_process_that_alone_does_not_reach_the_server_leaves_it_to_the_others(
 
 
 def test_a_process_that_reaches_the_server_again_sends_as_the_others(app: Flask, smtp: Server) -> None:
-    ours, theirs = (make_signup(app, username=name, address=f"{name}@example.com") for name in "ab")
-    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1", email_id=theirs)
+    _theirs, ours = (make_signup(app, username=name, address=f"{name}@example.com") for name in "ab")
+    (claimed,) = claim(app, "elsewhere:1:abcdef:Worker-1")
     with app.app_context():
         outcomes.settle(claimed, "250 taken")
     smtp.actions["greeting"] = "421 too busy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 
 from webapp.db.base import db
@@ -13,16 +12,6 @@ from webapp.delivery.throughput import batch_size
 from webapp.extensions import mail
 from webapp.outbox import claims, due, leases
 from webapp.outbox.outgoing_email import OutgoingEmail
-
-
-def deliver(email_id: uuid.UUID) -> None:
-    """Send this email if it is due, unclaimed, and sending is allowed now. Raises DeliveryFailed."""
-    now = allowance()
-    claimed = _claim(now, 1, email_id) if now.mails else []
-    tried = Batch(claimed).send() if claimed else {}
-    db.session.commit()
-    if failure := tried.get(email_id):
-        raise failure
 
 
 def deliver_due(limit: int, wake: Wake = nobody) -> Tried:
@@ -69,17 +58,10 @@ def probe() -> None:
     db.session.commit()
 
 
-def _claim(
-    now: throttle.Allowance,
-    limit: int,
-    email_id: uuid.UUID | None = None,
-    *,
-    order: due.Order = "urgent",
-) -> Sequence[OutgoingEmail]:
+def _claim(now: throttle.Allowance, limit: int, *, order: due.Order = "urgent") -> Sequence[OutgoingEmail]:
     return claims.claim(
         worker_name(),
         limit=min(limit, now.mails),
-        email_id=email_id,
         order=order,
         signups=now.signups,
         extra_values=send.recipient_values,

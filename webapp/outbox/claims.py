@@ -28,44 +28,35 @@ def claim(
     worker: str,
     *,
     limit: int = 1,
-    email_id: uuid.UUID | None = None,
     order: due.Order = "urgent",
     signups: bool = True,
     extra_values: Callable[[], ExtraValues] = dict,
 ) -> Sequence[OutgoingEmail]:
     """Lease due emails for the time of one send each, the most urgent first; whoever gets a row sends it.
 
-    `email_id`: claim this one before all others, and none if it is not due. An email that outlived a worker is claimed
-    alone, since it may be what killed it. While all email is paused, nothing is claimed. `order`: "newest" claims the
-    latest ones that never failed. Without `signups`, theirs wait. `extra_values` returns the other columns to set, the
-    same at every call. The caller commits.
+    An email that outlived a worker is claimed alone, since it may be what killed it. While all email is paused, nothing
+    is claimed. `order`: "newest" claims the latest ones that never failed. Without `signups`, theirs wait.
+    `extra_values` returns the other columns to set, the same at every call. The caller commits.
     """
     # Taken before the database sets the lease's end, so that ours never ends later.
     begun, token = ticks(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(extra_values, order, is_hinted=email_id is not None, takes_others=limit > 1, signups=signups),
-        {
-            "hinted": email_id,
-            "others": limit - 1,
-            "token": token,
-            "lease": leases.seconds(),
-            "worker": worker,
-        },
+        _claim(extra_values, order, takes_others=limit > 1, signups=signups),
+        {"others": limit - 1, "token": token, "lease": leases.seconds(), "worker": worker},
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
         email.claimed_ticks, email.claim_token = begun, token
-    return sorted(claimed, key=lambda email: (email.id != email_id, email.priority, email.next_attempt_at))
+    return sorted(claimed, key=lambda email: (email.priority, email.next_attempt_at))
 
 
 @cache
 def _claim(
-    extra_values: Callable[[], ExtraValues], order: due.Order, *, is_hinted: bool, takes_others: bool, signups: bool
+    extra_values: Callable[[], ExtraValues], order: due.Order, *, takes_others: bool, signups: bool
 ) -> ReturningUpdate[OutgoingEmail]:
     """Return the claim's statement, built once: building it takes longer than executing it."""
     kinds = due.kinds(signups=signups)
-    hinted = [OutgoingEmail.id == bindparam("hinted")] if is_hinted else []
-    first = due.choice(1, order, *kinds, *hinted).cte("first")
+    first = due.choice(1, order, *kinds).cte("first")
     chosen = [select(first.c.id)]
     if takes_others:
         others = due.choice(
