@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import structlog
@@ -59,48 +60,38 @@ class DeliveryFailed(Exception):
 def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> DeliveryFailed:
     """Record what went wrong, and what it means for this email and all others; return the failure to raise."""
     meant: Meaning
-    phase: str
-    code: int | None = None
     if isinstance(error, SmtpError):
-        meant = _judge(email, error)
-        phase, code, text = error.phase, error.code, attempts.redact(error.reply)
+        failure = Failure("Refused" if error.code else "NoAnswer", error.reply, error.phase, error.code)
+        meant = _judge(email, error, failure)
     elif isinstance(error, PutAside):
-        meant, phase, text = "slow", "recipient", "no answer so far, and other emails are waiting"
-        outcomes.requeue(
-            email,
-            Failure(outgoing_email.SLOW, text, phase=phase),
-            delay=backoff.backoff(attempts.tries(email.id)),
-        )
+        failure = Failure(outgoing_email.SLOW, "no answer so far, and other emails are waiting", "recipient")
+        meant = "slow"
+        _requeue_ever_longer(email, failure)
     else:
         # Whatever the cause, it must block neither the other emails nor this one forever.
-        meant, phase = ("doubt", "dot") if is_past_dot else ("silence", "data")
-        text = attempts.redact(f"{type(error).__name__}: {error}")
-        failure = Failure(type(error).__name__, text, phase=phase)
+        error_class = type(error).__name__
+        failure = Failure(error_class, f"{error_class}: {error}", "dot" if is_past_dot else "data")
         if is_past_dot:
+            meant = "doubt"
             _doubt(email, failure)
         else:
+            meant = "silence"
             outcomes.postpone(email, failure)
         log.error("email_failed", exc_info=error)
     db.session.commit()
-    if not tell_if_dead(email, meaning=meant, phase=phase, smtp_code=code, error=text):
-        log.warning(
-            "email_deferred",
-            duration=leases.held_for(email),
-            meaning=meant,
-            phase=phase,
-            smtp_code=code,
-            error=text,
-        )
+    text = attempts.redact(failure.text)
+    details = {"meaning": meant, "phase": failure.phase, "smtp_code": failure.code, "error": text}
+    if not tell_if_dead(email, **details):
+        log.warning("email_deferred", duration=leases.held_for(email), **details)
     return DeliveryFailed(attempts.redact(str(error)) or text, meant)
 
 
-def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
+def _judge(email: OutgoingEmail, error: SmtpError, failure: Failure) -> Meaning:
     """Record what an answer, or the lack of one, means for this email and all others."""
-    failure = Failure("Refused" if error.code else "NoAnswer", error.reply, phase=error.phase, code=error.code)
     meant: Meaning = replies.meaning(error)
     if isinstance(error, Aborted) or (mail.stopping and error.code is None):
         # We ended the conversation ourselves: that says nothing about the server or the email.
-        outcomes.requeue(email, Failure("Aborted", error.reply, phase=error.phase), in_doubt=meant == "doubt")
+        outcomes.requeue(email, replace(failure, error_class="Aborted"), in_doubt=meant == "doubt")
         return "ours"
     if (
         meant == "policy"
@@ -108,19 +99,15 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
         and attempts.accepted_others_since(email.id)
     ):
         # The server accepts other emails and refused this one again: the problem is this email.
-        meant = "later" if error.code is None or error.code < 500 else "never"
+        meant = "later" if (error.code or 0) < 500 else "never"
     if isinstance(error, Crowded) and attempts.accepted_within(CROWDED_SECONDS):
         # Other workers have every connection that the server allows us, and they are sending.
-        outcomes.requeue(email, Failure("Crowded", error.reply, error.phase, error.code), delay=CROWDED_DELAY)
+        outcomes.requeue(email, replace(failure, error_class="Crowded"), delay=CROWDED_DELAY)
         return "ours"
     if meant == "server":
-        _leave_alone(email, error)
+        _leave_alone(email, error, replace(failure, error_class=outgoing_email.SERVER_FAILURE))
     elif meant == "policy":
-        outcomes.requeue(
-            email,
-            Failure(outgoing_email.POLICY, error.reply, error.phase, error.code),
-            delay=backoff.backoff(attempts.tries(email.id)),
-        )
+        _requeue_ever_longer(email, replace(failure, error_class=outgoing_email.POLICY))
         if circuit_breaker.refuses_everybody():
             circuit_breaker.trip(
                 f"every email is refused, most recently with {attempts.redact(str(error))}", probe_in=0
@@ -131,7 +118,7 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
         _doubt(email, failure)
     elif meant == "silence" and email.attempts and not attempts.accepted_others_since(email.id):
         # Nothing was accepted since: this may be an outage, and an outage must not use up an email's attempts.
-        outcomes.requeue(email, failure, delay=backoff.backoff(attempts.tries(email.id)))
+        _requeue_ever_longer(email, failure)
     elif meant == "never":
         outcomes.bury(email, failure)
     else:
@@ -139,13 +126,16 @@ def _judge(email: OutgoingEmail, error: SmtpError) -> Meaning:
     return meant
 
 
-def _leave_alone(email: OutgoingEmail, error: SmtpError) -> None:
+def _requeue_ever_longer(email: OutgoingEmail, failure: Failure) -> None:
+    outcomes.requeue(email, failure, delay=backoff.backoff(attempts.tries(email.id)))
+
+
+def _leave_alone(email: OutgoingEmail, error: SmtpError, failure: Failure) -> None:
     """Open the breaker; if other processes reach the server, only this process stops trying for a while.
 
     Another consumer probes at once: perhaps only this process doesn't reach the server.
     """
     reason = attempts.redact(str(error))
-    failure = Failure(outgoing_email.SERVER_FAILURE, error.reply, error.phase, error.code)
     # A server that answers may accept the next email: what it says about our sender may depend on the recipient.
     answered = error.phase in protocol.AT_THE_MAIL and error.code != 421
     if not answered and reach.do_others_reach_it():
@@ -167,9 +157,7 @@ def _doubt(email: OutgoingEmail, failure: Failure) -> None:
     if tries < len(backoff.DOUBT_DELAYS) and email.attempts + 1 < email.max_attempts:
         outcomes.postpone(email, failure, delay=backoff.DOUBT_DELAYS[tries], in_doubt=True)
     else:
-        outcomes.bury(
-            email, Failure(outgoing_email.UNCONFIRMED, failure.text, failure.phase, failure.code), in_doubt=True
-        )
+        outcomes.bury(email, replace(failure, error_class=outgoing_email.UNCONFIRMED), in_doubt=True)
 
 
 def tell_if_dead(email: OutgoingEmail, **details: object) -> bool:
