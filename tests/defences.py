@@ -344,8 +344,8 @@ DEFENCES = [
         1,
         "a mail that waits does not show when another is asked for",
         "webapp/outbox/outcomes.py",
-        "    free(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)\n",
-        "    free(held, next_attempt_at=until)\n",
+        "    claims.release(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)\n",
+        "    claims.release(held, next_attempt_at=until)\n",
         "test_a_mail_that_waits_for_its_address_tells_the_story_of_one_that_does_not",
     ),
     Defence(

@@ -117,6 +117,7 @@ class Batch:
         left = [*(email for email, _ in self.ready), *self.admitted]
         if left:
             claims.release(left)
+            db.session.commit()
             self.ready.clear()
             self.admitted.clear()
             self.wake(left[0].id)

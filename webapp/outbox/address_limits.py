@@ -39,7 +39,8 @@ def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
     # Without the lock, two workers with an email each to one mailbox would both find room for theirs.
     locked = try_lock(f"budget:{budget}" for budget in budgets)
     busy = {budget for budget in budgets if f"budget:{budget}" not in locked}
-    claims.free([email for email in claimed if email.budget in busy], next_attempt_at=db_now(MEANWHILE))
+    if busy:
+        claims.release([email for email in claimed if email.budget in busy], next_attempt_at=db_now(MEANWHILE))
     admitted = [email for email in claimed if email.budget not in busy]
     for budget in _shared(budgets - busy, limits):
         rivals = [email for email in admitted if email.budget == budget]

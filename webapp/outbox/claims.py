@@ -85,13 +85,7 @@ def _claim(
 def renew(claimed: Sequence[OutgoingEmail]) -> None:
     """Give those claimed emails that this worker still holds the time of a whole send again. Commits."""
     begun = ticks()
-    renewed = db.session.scalars(
-        update(OutgoingEmail)
-        .where(*still_held(claimed))
-        .values(lease_until=db_now(leases.seconds()))
-        .returning(OutgoingEmail.id),
-        execution_options={"synchronize_session": False},
-    ).all()
+    renewed = _change(claimed, lease_until=db_now(leases.seconds()))
     db.session.commit()
     for email in claimed:
         # A lost email stays lost: its lease has ended, or its token is not ours.
@@ -99,26 +93,21 @@ def renew(claimed: Sequence[OutgoingEmail]) -> None:
             email.claimed_ticks = begun
 
 
-def release(claimed: Sequence[OutgoingEmail]) -> None:
-    """Give back claimed emails that were not tried, if this worker still holds them. Commits."""
-    free(claimed)
-    db.session.commit()
+def release(claimed: Sequence[OutgoingEmail], *, status: str = "queued", **values: Any) -> Sequence[uuid.UUID]:
+    """End this worker's hold on emails that were claimed together; return the ids of those that it still held."""
+    return _change(claimed, status=status, lease_token=None, lease_until=None, locked_by=None, **values)
 
 
-def free(claimed: Sequence[OutgoingEmail], **values: Any) -> None:
-    if claimed:
-        db.session.execute(
-            update(OutgoingEmail)
-            .where(*still_held(claimed))
-            .values(status="queued", lease_token=None, lease_until=None, locked_by=None, **values),
-            execution_options={"synchronize_session": False},
+def _change(claimed: Sequence[OutgoingEmail], **values: Any) -> Sequence[uuid.UUID]:
+    # Not through the ORM's unit of work: the token decides, not what this process believes.
+    return db.session.scalars(
+        update(OutgoingEmail)
+        .where(
+            OutgoingEmail.id.in_([email.id for email in claimed]),
+            OutgoingEmail.status == "sending",
+            OutgoingEmail.lease_token == claimed[0].claim_token,
         )
-
-
-def still_held(claimed: Sequence[OutgoingEmail]) -> list[ColumnElement[bool]]:
-    """Return the conditions under which this worker still holds these emails, which were claimed together."""
-    return [
-        OutgoingEmail.id.in_([email.id for email in claimed]),
-        OutgoingEmail.status == "sending",
-        OutgoingEmail.lease_token == claimed[0].claim_token,
-    ]
+        .values(**values)
+        .returning(OutgoingEmail.id),
+        execution_options={"synchronize_session": False},
+    ).all()

@@ -11,12 +11,12 @@ from sqlalchemy.orm import aliased
 
 from webapp.db.base import db, execute_alone
 from webapp.db.clock import db_now
-from webapp.outbox import attempts, leases, outgoing_email, transitions
+from webapp.outbox import attempts, claims, leases, outgoing_email, transitions
 from webapp.outbox.attempts import Failure
 from webapp.outbox.backoff import backoff
-from webapp.outbox.claims import LeaseLost, free, still_held
+from webapp.outbox.claims import LeaseLost
 from webapp.outbox.kinds import PURGE_AFTER
-from webapp.outbox.outgoing_email import SUPERSEDED, OutgoingEmail, last_failure, serves
+from webapp.outbox.outgoing_email import SUPERSEDED, OutgoingEmail, serves
 
 SUPERSEDED_BY = "a newer email to its address was sent"
 
@@ -93,8 +93,12 @@ def settle(email: OutgoingEmail, reply: str, *, link_lives: float | None = None,
 
 def _settle_step_by_step(email: OutgoingEmail, reply: str, link_lives: float | None, code_lives: float) -> None:
     """Do what SETTLE does: in SQLite a statement writes to only one table, and none costs a round trip."""
-    _free(
+    _end(
         email,
+        "sent",
+        phase="dot",
+        code=250,
+        reply=reply,
         status="sent",
         attempts=OutgoingEmail.attempts + 1,
         sent_at=db_now(),
@@ -104,7 +108,6 @@ def _settle_step_by_step(email: OutgoingEmail, reply: str, link_lives: float | N
         last_error=None,
         last_smtp_code=250,
     )
-    _record(email, "sent", phase="dot", code=250, reply=reply)
     if link_lives is not None:
         links, users = (db.metadata.tables[name] for name in ("verify_emails", "users"))
         lives = {"expires_at": db_now(link_lives), "code_expires_at": db_now(code_lives)}
@@ -127,43 +130,33 @@ def postpone(email: OutgoingEmail, failure: Failure, *, delay: float | None = No
     if email.attempts + 1 >= email.max_attempts:
         bury(email, failure)
         return
-    _release(
+    _fail(
         email,
         "deferred",
         failure,
+        in_doubt=in_doubt,
         status="queued",
         attempts=OutgoingEmail.attempts + 1,
         next_attempt_at=db_now(backoff(email.attempts) if delay is None else delay),
-        in_doubt=OutgoingEmail.in_doubt | in_doubt,
-        **last_failure(failure),
     )
 
 
 def requeue(email: OutgoingEmail, failure: Failure, *, delay: float = 0, in_doubt: bool = False) -> None:
     """Spend no attempt: it was not the email's fault. Due in `delay` seconds, or when the breaker closes."""
-    _release(
-        email,
-        "returned",
-        failure,
-        status="queued",
-        next_attempt_at=db_now(delay),
-        in_doubt=OutgoingEmail.in_doubt | in_doubt,
-        **last_failure(failure),
-    )
+    _fail(email, "returned", failure, in_doubt=in_doubt, status="queued", next_attempt_at=db_now(delay))
 
 
 def bury(email: OutgoingEmail, failure: Failure, *, in_doubt: bool = False) -> None:
     """Give up on the email, with the reason, until an operator revives it."""
     email.is_buried = True
-    _release(
+    _fail(
         email,
         "failed",
         failure,
+        in_doubt=in_doubt,
         status="dead",
         attempts=OutgoingEmail.attempts + 1,
         finished_at=db_now(),
-        in_doubt=OutgoingEmail.in_doubt | in_doubt,
-        **last_failure(failure),
     )
 
 
@@ -172,16 +165,16 @@ def defer(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
 
     Their dedupe keys become free for new emails: whoever asks again must not find out that these are waiting.
     """
-    free(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)
+    claims.release(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)
     attempts.record_held((email.id for email in held), reason)
 
 
 def cancel(email: OutgoingEmail, reason: str) -> None:
     """Cancel a claimed email that nobody needs any more."""
-    _release(
+    _end(
         email,
         "canceled",
-        Failure("Canceled", reason),
+        reply=reason,
         status="canceled",
         finished_at=db_now(),
         last_error_class="Canceled",
@@ -189,25 +182,26 @@ def cancel(email: OutgoingEmail, reason: str) -> None:
     )
 
 
-def _release(email: OutgoingEmail, outcome: str, failure: Failure, **values: Any) -> None:
-    """End this worker's hold on the email. Raises LeaseLost if it had lost it."""
-    _free(email, **values)
-    _record(email, outcome, phase=failure.phase, code=failure.code, reply=failure.text)
-
-
-def _free(email: OutgoingEmail, **values: Any) -> None:
-    # Not through the ORM's unit of work: the token decides, not what this process believes.
-    freed = db.session.execute(
-        update(OutgoingEmail)
-        .where(*still_held([email]))
-        .values(lease_token=None, lease_until=None, locked_by=None, **values)
-        .returning(OutgoingEmail.id),
-        execution_options={"synchronize_session": False},
+def _fail(email: OutgoingEmail, outcome: str, failure: Failure, *, in_doubt: bool, **values: Any) -> None:
+    _end(
+        email,
+        outcome,
+        phase=failure.phase,
+        code=failure.code,
+        reply=failure.text,
+        in_doubt=OutgoingEmail.in_doubt | in_doubt,
+        last_error_class=failure.error_class[: outgoing_email.ERROR_CLASS_MAX],
+        last_smtp_code=failure.code,
+        last_error=attempts.redact(failure.text),
+        **values,
     )
-    if freed.first() is None:
+
+
+def _end(
+    email: OutgoingEmail, outcome: str, *, phase: str | None = None, code: int | None = None, reply: str, **values: Any
+) -> None:
+    """End this worker's hold on the email, and record the attempt. Raises LeaseLost if it had lost the email."""
+    if not claims.release([email], **values):
         raise LeaseLost(str(email.id))
-
-
-def _record(email: OutgoingEmail, outcome: str, *, phase: str | None, code: int | None, reply: str) -> None:
     elapsed = leases.held_for(email)
     attempts.record(email.id, outcome, worker=email.locked_by, elapsed=elapsed, phase=phase, code=code, reply=reply)

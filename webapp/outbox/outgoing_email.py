@@ -24,8 +24,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db, partial_index
-from webapp.outbox import attempts
-from webapp.outbox.attempts import Failure
 
 # Error classes: not the email's fault; refused by the server's policy, as all emails may be; no answer for a long time.
 SERVER_FAILURE = "MailServer"
@@ -174,11 +172,3 @@ def latest_of(verify_email_id: uuid.UUID) -> OutgoingEmail | None:
         .order_by(OutgoingEmail.created_at.desc())
         .limit(1)
     )
-
-
-def last_failure(failure: Failure) -> dict[str, Any]:
-    return {
-        "last_error_class": failure.error_class[:ERROR_CLASS_MAX],
-        "last_smtp_code": failure.code,
-        "last_error": attempts.redact(failure.text),
-    }
