@@ -99,6 +99,22 @@ def test_an_attachment_arrives_whole_beside_both_texts(app: Flask, smtp: Server)
     assert smtp.mails[0].html.strip() == "<p>Hi"
 
 
+@pytest.mark.parametrize(
+    "sender", ["Miller, Sons <shop@example.com>", "a@b <shop@example.com>", "ร้าน <shop@example.com>"]
+)
+def test_an_attachment_changes_nothing_of_who_sends_it_and_what_it_says(app: Flask, smtp: Server, sender: str) -> None:
+    note = Attachment(None, "text/plain", "ร้าน", headers={"Content-Language": "th"})
+    with app.app_context():
+        send(app, message(sender=sender, body="ร้าน\n.\n", html=None))
+        send(app, message(sender=sender, body="ร้าน\n.\n", html=None, attachments=[note]))
+    without, attached = smtp.mails
+    assert str(attached.message["From"]) == str(without.message["From"])
+    assert attached.text == without.text
+    (part,) = attached.message.iter_attachments()
+    assert (part.get_content(), part.get_filename(), part["Content-Language"]) == ("ร้าน", None, "th")
+    assert attached.content.isascii()
+
+
 def test_thai_and_dots_and_long_lines_arrive_as_they_were(app: Flask, smtp: Server) -> None:
     text = "ยืนยันที่อยู่อีเมล\n.\n..two dots\n" + "x" * 2000 + "\n"
     with app.app_context():

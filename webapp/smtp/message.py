@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import binascii
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from email.charset import QP, Charset
+from collections.abc import Iterable, Mapping
+from email.encoders import encode_base64
 from email.header import Header
-from email.mime.image import MIMEImage
-from email.mime.multipart import MIMEMultipart
-from email.mime.text import MIMEText
+from email.mime.base import MIMEBase
+from email.policy import compat32
 from email.utils import formatdate
 from functools import cache, cached_property
+from itertools import starmap
 from types import MappingProxyType
 
 import flask_mail
 
 from webapp.smtp.addresses import mailbox
 
-# Quoted-printable keeps lines short and 7-bit: relays that fold or strip leave them alone.
-SEVEN_BIT = Charset("utf-8")
-SEVEN_BIT.body_encoding = QP
+CRLF = compat32.clone(linesep="\r\n")
 
 LINE_MAX = 78
-BASE64_LINE = 76
 
 
 class Message(flask_mail.Message):
@@ -39,31 +36,24 @@ class Message(flask_mail.Message):
         """The email as it is sent, built once. Raises BadHeaderError, ValueError."""
         if self.has_bad_headers():
             raise flask_mail.BadHeaderError
-        # The email package takes longer than everything else about an email, so it gets only the rare ones.
-        return self.as_bytes() if self.attachments else b"".join(self._written())
-
-    def _written(self) -> Iterator[bytes]:
-        for name, value in self._headers().items():
-            yield header(name, value)
-        parts = {"plain": self.body, **self.alts}
-        if len(parts) == 1:
-            yield part("plain", self.body)
-            return
-        yield from self._multipart("alternative", (self._part(subtype, text) for subtype, text in parts.items()))
+        # Not by the email package: it takes longer than everything else about an email.
+        texts = [self._part(subtype, text) for subtype, text in {"plain": self.body, **self.alts}.items()]
+        body = self._multipart("alternative", texts) if len(texts) > 1 else texts[0]
+        if self.attachments:
+            body = self._multipart("mixed", [body, *map(attached, self.attachments)])
+        return b"".join(header(name, value) for name, value in self._headers().items()) + body
 
     def _part(self, subtype: str, text: str | None) -> bytes:
         if subtype != "html" or not self.pictures:
             return part(subtype, text)
-        pictures = (picture(name, content) for name, content in self.pictures.items())
-        return b"".join(self._multipart("related", (part(subtype, text), *pictures)))
+        return self._multipart("related", [part(subtype, text), *starmap(picture, self.pictures.items())])
 
-    def _multipart(self, subtype: str, parts: Iterable[bytes]) -> Iterator[bytes]:
+    def _multipart(self, subtype: str, parts: Iterable[bytes]) -> bytes:
         # Neither quoted-printable nor base64 contains "=_", and a nested multipart has a different boundary.
-        boundary = f"=_{uuid.uuid5(uuid.NAMESPACE_URL, subtype + self.msgId).hex}"
-        yield f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"\r\n\r\n'.encode()
-        for written in parts:
-            yield f"--{boundary}\r\n".encode() + written + b"\r\n"
-        yield f"--{boundary}--\r\n".encode()
+        boundary = f"=_{uuid.uuid5(uuid.NAMESPACE_URL, subtype + self.msgId).hex}".encode()
+        written = b"".join(b"--%b\r\n%b\r\n" % (boundary, part) for part in parts)
+        start = f'Content-Type: multipart/{subtype};\r\n boundary="'.encode()
+        return b'%b%b"\r\n\r\n%b--%b--\r\n' % (start, boundary, written, boundary)
 
     def _headers(self) -> dict[str, str]:
         headers = {
@@ -80,19 +70,6 @@ class Message(flask_mail.Message):
             headers["Reply-To"] = mailbox(self.reply_to)
         return headers | (self.extra_headers or {})
 
-    def _mimetext(self, text: str | None, subtype: str = "plain") -> MIMEText:
-        written = MIMEText(text or "", subtype, SEVEN_BIT)  # type: ignore[arg-type] # a Charset works too
-        if subtype != "html" or not self.pictures:
-            return written
-        related = MIMEMultipart("related")
-        related.attach(written)
-        for name, content in self.pictures.items():
-            image = MIMEImage(content, "png")
-            image.add_header("Content-ID", f"<{name}>")
-            image.add_header("Content-Disposition", "inline")
-            related.attach(image)
-        return related  # type: ignore[return-value] # it is attached like the text
-
 
 def header(name: str, value: str) -> bytes:
     """Return a header line, encoded and folded where it must be. Raises BadHeaderError."""
@@ -106,13 +83,22 @@ def header(name: str, value: str) -> bytes:
 @cache
 def picture(name: str, content: bytes) -> bytes:
     """Return a picture and its headers: the same in every email."""
-    lines = binascii.b2a_base64(content, newline=False)
-    folded = b"\r\n".join(lines[n : n + BASE64_LINE] for n in range(0, len(lines), BASE64_LINE))
-    headers = (
-        "Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n"
-        f"Content-ID: <{name}>\r\nContent-Disposition: inline\r\n\r\n"
-    )
-    return headers.encode() + folded
+    return attached(flask_mail.Attachment(None, "image/png", content, "inline", {"Content-ID": f"<{name}>"}))
+
+
+def attached(attachment: flask_mail.Attachment) -> bytes:
+    """Return an attachment and its headers."""
+    data = attachment.data
+    entity = MIMEBase(*attachment.content_type.split("/"), policy=CRLF)
+    if isinstance(data, str):
+        entity.set_param("charset", "utf-8")
+    entity.set_payload(data.encode() if isinstance(data, str) else data)
+    encode_base64(entity)
+    filename = {"filename": attachment.filename} if attachment.filename else {}
+    entity.add_header("Content-Disposition", attachment.disposition, **filename)
+    for name, value in attachment.headers.items():
+        entity[name] = value
+    return entity.as_bytes()
 
 
 def part(subtype: str, text: str | None) -> bytes:
