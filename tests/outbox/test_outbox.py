@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from flask import Flask
 from limits import parse_many
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from harness.smtp_server import Server
@@ -394,6 +394,18 @@ def test_a_transaction_of_somebody_elses_that_holds_all_users_doubles_no_mail(
         assert get(app, email_id).status == "sent"
         assert expires(app)
     assert len(smtp.mails) == 1
+
+
+def test_no_statement_names_a_column_that_the_next_release_drops(app: Flask, smtp: Server) -> None:
+    said: list[str] = []
+    with app.app_context():
+        event.listen(db.engine, "before_cursor_execute", lambda *details: said.append(details[2]))
+    email_id = make_signup(app)
+    deliver(app, email_id)
+    assert app.test_cli_runner().invoke(args=["mail", "show", str(email_id)]).exit_code == 0
+    assert get(app, email_id).status == "sent"
+    assert len(said) > 5
+    assert [statement for statement in said if "hinted_at" in statement] == []
 
 
 def expires(app: Flask) -> bool:
