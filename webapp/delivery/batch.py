@@ -148,14 +148,12 @@ class Batch:
     def _noting(self, email: OutgoingEmail) -> Iterator[None]:
         """Note a failure of this email, and add its fields to the log lines."""
         email_id = email.id
-        former = structlog.contextvars.bind_contextvars(**send.log_fields(email))
-        try:
-            yield
-        except DeliveryFailed as failure:
-            self.tried[email_id] = failure
-        except LeaseLost:
-            db.session.rollback()
-            log.warning("lease_lost")
-            counters.count(counters.FENCED_WRITES)
-        finally:
-            structlog.contextvars.reset_contextvars(**former)
+        with structlog.contextvars.bound_contextvars(**send.log_fields(email)):
+            try:
+                yield
+            except DeliveryFailed as failure:
+                self.tried[email_id] = failure
+            except LeaseLost:
+                db.session.rollback()
+                log.warning("lease_lost")
+                counters.count(counters.FENCED_WRITES)

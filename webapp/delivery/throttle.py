@@ -17,7 +17,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 from webapp.db.base import Model, db
 from webapp.db.clock import db_now, is_ahead, was_lately
 from webapp.db.locks import try_lock
-from webapp.outbox.address_limits import LOOK_AGAIN_SECONDS, MEANWHILE
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 log = structlog.get_logger(__name__)
@@ -74,6 +73,11 @@ COUNT_AGAIN_SECONDS = 1.0
 
 # More than all workers together send between two counts: with this few left, every claim counts.
 NEAR = 2000
+
+# How long a worker waits while another one counts, and how often it looks.
+WAIT_SECONDS = 0.5
+LOOK_AGAIN_SECONDS = 0.02
+
 NO_LIMIT = 2**31
 
 # Of each total limit, one email in this many is reserved for what account owners ask for and for notices.
@@ -108,7 +112,7 @@ def allowance() -> Allowance:
 
 def _lock_total() -> bool:
     """Return whether this worker got the lock on counting. It waits only briefly: a frozen worker may not let go."""
-    give_up_at = time.monotonic() + MEANWHILE
+    give_up_at = time.monotonic() + WAIT_SECONDS
     while not (locked := try_lock(["budget:total"])) and time.monotonic() < give_up_at:
         time.sleep(LOOK_AGAIN_SECONDS)
     return bool(locked)

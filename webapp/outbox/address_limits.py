@@ -24,7 +24,6 @@ HEAD_START = 5.0
 
 # If another worker is deciding about a mailbox, its emails are due again after this.
 MEANWHILE = 0.5
-LOOK_AGAIN_SECONDS = 0.02
 
 
 def admit(claimed: Sequence[OutgoingEmail]) -> list[OutgoingEmail]:
