@@ -206,6 +206,9 @@ def test_mails_are_found_by_what_is_known_of_them_and_listed_page_by_page(
         assert "fake1@" not in admin.text
     admin.open("/ops/mails?since=2001-01-01&until=2001-01-02")
     assert "No matching emails" in admin.text
+    # No day follows the last one of the calendar.
+    for page in ("mails", "audit", "cancel"):
+        assert admin.open(f"/ops/{page}?until=9999-12-31").status_code == 200
     admin.open("/ops/mails?status=canceled")
     assert admin.text.count("@example.com") == 50
     assert "50 of 60" in admin.text

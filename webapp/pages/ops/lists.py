@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from babel.dates import format_timedelta
@@ -42,8 +42,10 @@ class DaysForm(Form):
 
     @property
     def end(self) -> datetime | None:
-        """The first moment that is no longer included."""
-        return datetime.combine(self.until.data, time(), tzinfo=UTC) + timedelta(days=1) if self.until.data else None
+        """The first moment that is no longer included; none comes after the last day of the calendar."""
+        if self.until.data in {None, date.max}:
+            return None
+        return datetime.combine(self.until.data, time(), tzinfo=UTC) + timedelta(days=1)
 
 
 def short(length: int) -> Length:
