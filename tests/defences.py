@@ -930,6 +930,14 @@ DEFENCES += [
         "test_sign_ins_with_a_code_are_limited_and_those_without_one_use_up_none",
     ),
     Defence(
+        14,
+        "a second factor is turned off and on no more often than that",
+        "webapp/pages/account/second_factor.py",
+        '    rate_limits.spend("RATELIMIT_ACCOUNT", f"second factor:{user.key}")\n',
+        "",
+        "test_it_is_not_turned_on_and_off_without_end",
+    ),
+    Defence(
         30,
         "a browser that never showed the second factor has no count of its own for it",
         "webapp/pages/shared/known_browser.py",

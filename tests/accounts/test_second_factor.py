@@ -414,6 +414,24 @@ def test_sign_ins_with_a_code_are_limited_and_those_without_one_use_up_none(
 
 
 @on_embedded
+def test_it_is_not_turned_on_and_off_without_end(admin: Visitor, app: Flask) -> None:
+    app.config["RATELIMIT_ACCOUNT"] = parse_many("2/hour")
+    phone = turn_on(admin, app)
+    for change, status in (("codes", 200), ("off", 200), ("codes", 429), ("off", 429)):
+        admin.open(f"{PAGE}/{change}")
+        admin.submit(f"{PAGE}/{change}", password=PASSWORD, code=phone.code())
+        assert admin.page.status_code == status
+        if (change, status) == ("off", 200):
+            phone = turn_on(admin, app)
+    assert acts(app, "second_factor%") == ["second_factor_on", "second_factor_off", "second_factor_on"]
+    # Signing in has another count.
+    admin.open("/account")
+    admin.submit("/logout")
+    give_password(admin)
+    assert give_code(admin, phone.code())
+
+
+@on_embedded
 def test_a_second_tab_that_sets_it_up_leads_on(
     admin: Visitor, phone: Phone, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from webapp.accounts import sessions
 from webapp.accounts.second_factor import enrolment, factor
 from webapp.accounts.second_factor.factor import CodeWrong
 from webapp.delivery import tasks
-from webapp.pages.shared import known_browser
+from webapp.pages.shared import known_browser, rate_limits
 from webapp.pages.shared.auth import ProofForm, current, current_password_field, knows_password
 from webapp.pages.shared.forms import Form, code_field
 
@@ -89,6 +89,8 @@ def act(change: str) -> ResponseReturnValue:
         return _back()
     if not (form.validate() and form.proves()):
         return _ask(change, form), form.status
+    # A count of its own, as for changed passwords.
+    rate_limits.spend("RATELIMIT_ACCOUNT", f"second factor:{user.key}")
     if change == "codes":
         codes, notice = enrolment.renew_recovery_codes(user)
         tasks.deliver_later(notice)
