@@ -19,6 +19,14 @@ OF_COLOURS = ("color-contrast", "link-in-text-block")
 NARROW: ViewportSize = {"width": 320, "height": 500}
 ZOOMED: ViewportSize = {"width": 640, "height": 360}
 
+# What a finger presses and is too small for it. Links within a sentence are as high as its lines.
+SMALL = """() => [...document.querySelectorAll("a, button, summary, input:not([type=hidden]), select")]
+    .filter((one) => one.checkVisibility() && !one.matches(":disabled, .skip, .unseen"))
+    .filter((one) => getComputedStyle(one).display !== "inline")
+    .map((one) => [one, (one.closest("label.tick, label.live, .mails li") ?? one).getBoundingClientRect().height])
+    .filter(([, height]) => height < 44)
+    .map(([one, height]) => `${Math.round(height)} pixels high on a phone: ${one.outerHTML}`)"""
+
 # Moves focus like the tab key, and notes elements without a visible focus and jumps back up the page.
 FOCUS = """() => {
     const places = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]';
@@ -66,6 +74,16 @@ def width(page: Page) -> Iterator[str]:
         needed = page.evaluate("document.documentElement.scrollWidth")
         if needed > window["width"]:
             yield f"{needed} pixels wide in a window of {window['width']}"
+    page.set_viewport_size(size)
+
+
+def fingers(page: Page) -> Iterator[str]:
+    """Yield what is hard to press on a phone."""
+    size = page.viewport_size
+    assert size
+    # As wide as a phone on its side: at 320 pixels many a small target is two lines high.
+    page.set_viewport_size(ZOOMED)
+    yield from page.evaluate(SMALL)
     page.set_viewport_size(size)
 
 

@@ -40,7 +40,7 @@ def test_every_page_is_valid_and_for_everybody(
         if page.url == BY_ITSELF:
             found = [*sights.axe(page, *sights.OF_MAILS), *sights.width(page)]
         else:
-            found = [*sights.axe(page), *sights.width(page), *sights.keyboard(page)]
+            found = [*sights.axe(page), *sights.width(page), *sights.fingers(page), *sights.keyboard(page)]
         page.emulate_media(color_scheme="dark")
         # In dark mode only the colors differ.
         found += sights.axe(page, *sights.OF_COLOURS)
