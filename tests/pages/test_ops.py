@@ -382,8 +382,11 @@ def test_the_chosen_are_canceled_and_nothing_without_a_token(admin: Visitor, app
     chosen = f"/ops/cancel?id={ids[0]}&id={ids[1]}"
     assert admin.http.post(chosen).status_code == 400
     assert [get(app, email_id).status for email_id in ids] == ["queued"] * 3
+    admin.open(f"/ops/cancel?id={ids[2]}")
+    assert "It won't be sent." in admin.text
     admin.open(chosen)
     assert "Cancel 2 emails?" in admin.text
+    assert "They won't be sent." in admin.text
     press(admin)
     assert [get(app, email_id).status for email_id in ids] == ["canceled", "canceled", "queued"]
     assert audited(app) == [("mail_canceled", "2 mails")]

@@ -73,7 +73,7 @@ def confirm() -> ResponseReturnValue:
         else:
             known_browser.remember(user)
             tasks.deliver_later(notice)
-            return _codes(codes)
+            return _codes(codes, gettext("Your second factor is on."))
     return _page(form), form.status
 
 
@@ -94,7 +94,7 @@ def act(change: str) -> ResponseReturnValue:
     if change == "codes":
         codes, notice = enrolment.renew_recovery_codes(user)
         tasks.deliver_later(notice)
-        return _codes(codes)
+        return _codes(codes, gettext("The old codes no longer work."))
     tasks.deliver_later(enrolment.turn_off(user))
     known_browser.remember(user)
     flash(gettext("Your second factor was turned off."))
@@ -130,8 +130,8 @@ def _picture(uri: str) -> Markup:
     return Markup(svg)  # noqa: S704 - nothing of it was typed  # nosec B704
 
 
-def _codes(codes: list[str]) -> str:
-    return render_template("account/recovery_codes.html", codes=codes)
+def _codes(codes: list[str], done: str) -> str:
+    return render_template("account/recovery_codes.html", codes=codes, done=done)
 
 
 def _ask(change: str, form: ProofForm) -> str:
