@@ -243,6 +243,8 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
         assert throttle.take_turn() == 0
         assert reaper.mend_times() == 3
         db.session.commit()
+    # Its undo window may begin anew.
+    travel(app, 10)
     assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
     # Its worker may be alive and sending: it keeps the email for the time of a send.
     assert get(app, dead).status == "sending"
@@ -251,6 +253,28 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
         assert reaper.reap() >= 1
         db.session.commit()
     assert get(app, dead).status == "queued"
+
+
+def test_a_mail_for_next_month_waits_for_as_long_as_was_promised(app: Flask) -> None:
+    month = 30 * 86400
+    with app.app_context():
+        usual, early = (
+            posting.add(to_address="a@example.com", user_id=None, dedupe_key=key, template="test", delay=month)
+            for key in ("usual", "early")
+        )
+        db.session.commit()
+        # The clock was ahead while this one was promised.
+        change(app, early, created_at=db_now(3600), next_attempt_at=db_now(3600 + month))
+        assert reaper.mend_times() == 1
+        db.session.commit()
+        for email_id in (usual, early):
+            waits = get(app, email_id).next_attempt_at - clock.now()
+            assert abs(waits.total_seconds() - month) < 60
+        # Later, a clock that is ahead postpones it: that is no promise.
+        change(app, usual, created_at=db_now(-month - 1), next_attempt_at=db_now(month))
+        assert reaper.mend_times() == 1
+        db.session.commit()
+    assert [email.id for email in claim(app, limit=10)] == [usual]
 
 
 def test_a_mailbox_that_got_a_mail_in_the_future_gets_another_now(app: Flask, smtp: Server) -> None:

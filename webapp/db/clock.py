@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, DateTime, Float, and_, literal
+from sqlalchemy import ColumnElement, DateTime, Float, and_, literal
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -57,8 +57,8 @@ class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL functi
     type = UTCDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float | BindParameter[float] = 0) -> None:
-        super().__init__(seconds if isinstance(seconds, BindParameter) else literal(float(seconds), Float))
+    def __init__(self, seconds: float | ColumnElement[float] = 0) -> None:
+        super().__init__(seconds if isinstance(seconds, ColumnElement) else literal(float(seconds), Float))
 
 
 @compiles(db_now, "postgresql")

@@ -77,7 +77,9 @@ def _promise(
         "priority": priority,
         **stamp(email_id, max_attempts),
     }
-    times = {"next_attempt_at": db_now(delay), "created_at": db_now()}
+    times: dict[str, Any] = {"next_attempt_at": db_now(delay), "created_at": db_now()}
+    if delay:
+        times["delay"] = delay
     if expires_in is not None:
         times["expires_at"] = db_now(expires_in)
     return email_id, times, promise

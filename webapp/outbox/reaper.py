@@ -5,10 +5,10 @@ from __future__ import annotations
 import structlog
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import case, update
+from sqlalchemy import and_, case, func, update
 
 from webapp.db.base import db
-from webapp.db.clock import MOMENT, db_now
+from webapp.db.clock import MOMENT, db_now, seconds_between
 from webapp.outbox import attempts, leases
 from webapp.outbox.outgoing_email import OutgoingEmail, unheld
 from webapp.outbox.transitions import count_changed
@@ -70,8 +70,14 @@ def mend_times() -> int:
         .where(unheld(OutgoingEmail.status == "sending", OutgoingEmail.lease_until > db_now(leases.LONGEST)))
         .values(lease_until=db_now(leases.seconds()))
     )
+    delay = func.coalesce(OutgoingEmail.delay, 0.0)
     came_later = OutgoingEmail.created_at > db_now(MOMENT)
-    waits_too_long = OutgoingEmail.next_attempt_at > db_now(_longest_wait())
+    longest = _longest_wait()
+    waits_too_long = and_(
+        OutgoingEmail.next_attempt_at > db_now(longest),
+        # An email may have been promised for much later.
+        seconds_between(OutgoingEmail.created_at, OutgoingEmail.next_attempt_at) > delay + longest,
+    )
     return held + count_changed(
         update(OutgoingEmail)
         .where(
@@ -79,7 +85,10 @@ def mend_times() -> int:
                 OutgoingEmail.status == "queued", OutgoingEmail.next_attempt_at > db_now(), came_later | waits_too_long
             )
         )
-        .values(next_attempt_at=db_now(), created_at=case((came_later, db_now()), else_=OutgoingEmail.created_at))
+        .values(
+            next_attempt_at=db_now(case((came_later, delay), else_=0.0)),
+            created_at=case((came_later, db_now()), else_=OutgoingEmail.created_at),
+        )
     )
 
 
