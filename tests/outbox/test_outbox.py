@@ -243,9 +243,10 @@ def test_what_was_written_by_a_clock_that_was_ahead_counts_as_now(app: Flask) ->
         assert throttle.take_turn() == 0
         assert reaper.mend_times() == 3
         db.session.commit()
-    # Its undo window may begin anew.
+    assert [email.id for email in claim(app, limit=10)] == [delayed]
+    # The undo window of the other one begins anew.
     travel(app, 10)
-    assert {email.id for email in claim(app, limit=10)} == {waiting, delayed}
+    assert [email.id for email in claim(app, limit=10)] == [waiting]
     # Its worker may be alive and sending: it keeps the email for the time of a send.
     assert get(app, dead).status == "sending"
     travel(app, 21)

@@ -53,9 +53,10 @@ SIGN_UP = text(
         SELECT :verify_email_id, id, email_key, 'signup', :key_id, :leads_to, created_at FROM person
     ), promise AS (
         INSERT INTO outgoing_emails (id, message_id, dedupe_key, user_id, verify_email_id, locale, to_address, budget,
-            priority, max_attempts, request_id, next_attempt_at, expires_at, created_at)
+            priority, max_attempts, request_id, delay, next_attempt_at, expires_at, created_at)
         SELECT :email_id, :message_id, :dedupe_key, id, :verify_email_id, locale, email, :budget,
-            :priority, :max_attempts, :request_id, created_at + make_interval(secs => :delay), purge_at, created_at
+            :priority, :max_attempts, :request_id, :delay, created_at + make_interval(secs => :delay), purge_at,
+            created_at
         FROM person
     ), event AS (
         INSERT INTO audit_events (at, action, user_id, address, actor)

@@ -105,7 +105,7 @@ class OutgoingEmail(Model):
     max_attempts: Mapped[int]
     lease_expiries: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime]
-    # The seconds after its promise for which it was not to be sent, if any.
+    # The seconds after its promise for which it is not to be sent; emails of releases before 1.0 have none.
     delay: Mapped[float | None]
     expires_at: Mapped[datetime | None]
     # Of releases before 1.0, which may run beside ours. No statement of ours names it, so the next release may drop it.

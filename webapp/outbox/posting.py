@@ -75,11 +75,10 @@ def _promise(
         "facts": facts,
         "budget": budget,
         "priority": priority,
+        "delay": delay,
         **stamp(email_id, max_attempts),
     }
-    times: dict[str, Any] = {"next_attempt_at": db_now(delay), "created_at": db_now()}
-    if delay:
-        times["delay"] = delay
+    times = {"next_attempt_at": db_now(delay), "created_at": db_now()}
     if expires_in is not None:
         times["expires_at"] = db_now(expires_in)
     return email_id, times, promise
