@@ -354,7 +354,7 @@ def test_an_error_of_the_machine_amid_a_mail_is_an_attempt_with_its_class(
     assert not is_open(app)
 
 
-def unconnected(_patience: object) -> None:
+def unconnected(_deadline: object) -> None:
     """Connect on a machine that has no threads left."""
     raise RuntimeError("can't start new thread")
 

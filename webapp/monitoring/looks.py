@@ -27,7 +27,7 @@ from webapp.queue.broker_breaker import BROKER_ERRORS
 from webapp.queue.storage import RedisQueue
 from webapp.queue.storage import create as create_storage
 from webapp.smtp.addresses import bare
-from webapp.smtp.client import Patience
+from webapp.smtp.client import Deadline
 from webapp.smtp.protocol import Command, SmtpError, is_crowded
 
 # The time limit of each look; what has not answered by then is in trouble, whatever the reason.
@@ -179,10 +179,10 @@ def of_queue(error: Exception) -> Finding:
 def mail_server() -> list[Finding]:
     """Sign in there, and name the sender; no email is sent."""
     sender = bare(current_app.config["MAIL_DEFAULT_SENDER"])
-    patience = Patience(SECONDS - MARGIN, lambda: False)
+    deadline = Deadline(SECONDS - MARGIN, lambda: False)
     try:
-        with mail.call(patience) as conversation:
-            conversation.begin([Command("sender", f"mail FROM:<{sender}>")], patience)
+        with mail.call(deadline) as conversation:
+            conversation.begin([Command("sender", f"mail FROM:<{sender}>")], deadline)
     except SmtpError as error:
         # Workers have all the connections that it allows, which shows that it works.
         return [] if is_crowded(error) else [of_mail_server(error)]

@@ -43,8 +43,8 @@ class Refused(Exception):
         super().__init__(f"{reply.code} {reply.text}")
 
 
-class Patience:
-    """How long one email may wait for its server in all: timeouts of single steps would add up without limit.
+class Deadline:
+    """When one email ends its wait for its server: timeouts of single steps would add up without limit.
 
     `while_waiting` is called each second with the seconds it has waited so far.
     """
@@ -60,20 +60,20 @@ class Patience:
 
     def restart(self, seconds: float, when_stopping: float = 0) -> None:
         """Wait for `seconds` from now on, but only for `when_stopping` once we are told to stop."""
-        self.deadline = time.monotonic() + seconds
+        self.ends_at = time.monotonic() + seconds
         self.when_stopping = when_stopping
 
     @contextmanager
     def at_most(self, seconds: float) -> Iterator[None]:
-        former, self.deadline = self.deadline, min(self.deadline, time.monotonic() + seconds)
+        former, self.ends_at = self.ends_at, min(self.ends_at, time.monotonic() + seconds)
         try:
             yield
         finally:
-            self.deadline = former
+            self.ends_at = former
 
     def share(self, of: int) -> float:
         """Return the time left in seconds, divided by `of`."""
-        return (self.deadline - time.monotonic()) / of
+        return (self.ends_at - time.monotonic()) / of
 
     def wait(self, attempt: Callable[[float], T | None]) -> T:
         """Call `attempt` with the seconds it may take until it returns something, and return that.
@@ -83,8 +83,8 @@ class Patience:
         while True:
             now = time.monotonic()
             if self.is_stopping():
-                self.deadline = min(self.deadline, now + self.when_stopping)
-            if now >= self.deadline:
+                self.ends_at = min(self.ends_at, now + self.when_stopping)
+            if now >= self.ends_at:
                 # The answer may have arrived while this process was suspended.
                 if (found := attempt(0)) is not None:
                     return found
@@ -95,17 +95,17 @@ class Patience:
                 if self.while_waiting:
                     self.while_waiting(now - self.begun)
                 self.next_word = time.monotonic() + TELL_SECONDS
-            elif (found := attempt(min(LOOK_SECONDS, self.deadline - now))) is not None:
+            elif (found := attempt(min(LOOK_SECONDS, self.ends_at - now))) is not None:
                 return found
 
 
 class Line:
     """A connection: writes are complete, and replies are read one by one."""
 
-    def __init__(self, connection: socket.socket, patience: Patience) -> None:
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self.socket = connection
         # That of the email being sent at this moment.
-        self.patience = patience
+        self.deadline = deadline
         self.received = b""
 
     def encrypt(self, context: ssl.SSLContext, host: str) -> None:
@@ -175,22 +175,22 @@ class Line:
             try:
                 return operation()
             except ssl.SSLWantWriteError:
-                wait_for(select.POLLOUT, self.socket, self.patience)
+                wait_for(select.POLLOUT, self.socket, self.deadline)
             except ssl.SSLWantReadError:
-                wait_for(select.POLLIN, self.socket, self.patience)
+                wait_for(select.POLLIN, self.socket, self.deadline)
             except BlockingIOError:
-                wait_for(event, self.socket, self.patience)
+                wait_for(event, self.socket, self.deadline)
 
 
-def connect(host: str, port: int, patience: Patience) -> socket.socket:
+def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
     """Return a connection to one of the host's addresses, each of which gets its share of the time. Raises OSError."""
-    addresses = look_up(host, port, patience)
+    addresses = look_up(host, port, deadline)
     addresses.sort(key=lambda found: found[-1] != reached.get(host))
     troubles: list[tuple[str, OSError]] = []
     for tried, (family, kind, protocol, _name, address) in enumerate(addresses):
         try:
-            with patience.at_most(patience.share(of=len(addresses) - tried)):
-                connection = _connect(family, kind, protocol, address, patience)
+            with deadline.at_most(deadline.share(of=len(addresses) - tried)):
+                connection = _connect(family, kind, protocol, address, deadline)
         except OSError as error:
             troubles.append((address[0], error))
         else:
@@ -201,14 +201,14 @@ def connect(host: str, port: int, patience: Patience) -> socket.socket:
     raise OSError("; ".join(f"{address}: {error}" for address, error in troubles) or f"{host} has no address")
 
 
-def _connect(family: int, kind: int, protocol: int, address: Any, patience: Patience) -> socket.socket:
+def _connect(family: int, kind: int, protocol: int, address: Any, deadline: Deadline) -> socket.socket:
     with ExitStack() as undo:
         connection = undo.enter_context(socket.socket(family, kind, protocol))
         connection.setblocking(False)  # noqa: FBT003 - its only argument
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         trouble = connection.connect_ex(address)
         if trouble == errno.EINPROGRESS:
-            wait_for(select.POLLOUT, connection, patience)
+            wait_for(select.POLLOUT, connection, deadline)
             trouble = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if trouble:
             raise OSError(trouble, os.strerror(trouble))
@@ -216,13 +216,13 @@ def _connect(family: int, kind: int, protocol: int, address: Any, patience: Pati
     return connection
 
 
-def wait_for(event: int, connection: socket.socket, patience: Patience) -> None:
+def wait_for(event: int, connection: socket.socket, deadline: Deadline) -> None:
     poll = select.poll()
     poll.register(connection, event)
-    patience.wait(lambda seconds: poll.poll(seconds * 1000) or None)
+    deadline.wait(lambda seconds: poll.poll(seconds * 1000) or None)
 
 
-def look_up(host: str, port: int, patience: Patience) -> list[Any]:
+def look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
     """Resolve a name in a separate thread: the system's resolver has no deadline."""
     answer: Future[list[Any]] = Future()
 
@@ -237,5 +237,5 @@ def look_up(host: str, port: int, patience: Patience) -> list[Any]:
     except RuntimeError as error:
         # No thread could be started: a problem of this machine, not of the email.
         raise OSError(str(error)) from error
-    patience.wait(lambda seconds: wait([answer], seconds).done or None)
+    deadline.wait(lambda seconds: wait([answer], seconds).done or None)
     return answer.result()

@@ -14,7 +14,7 @@ from typing import Self
 import flask_mail
 from flask import Flask
 
-from webapp.smtp.client import Patience
+from webapp.smtp.client import Deadline
 from webapp.smtp.conversation import Conversation
 from webapp.smtp.message import Message
 from webapp.smtp.pool import Pool
@@ -55,20 +55,20 @@ class Mail(flask_mail.Mail):
         return Connection(self)
 
     @contextmanager
-    def call(self, patience: Patience, tell: Tell = nobody) -> Iterator[Conversation]:
+    def call(self, deadline: Deadline, tell: Tell = nobody) -> Iterator[Conversation]:
         """Open a connection outside the pool and sign in, reporting each answer to `tell`. Raises SmtpError."""
         conversation = Conversation(self, tell)
         try:
-            conversation.open(patience)
+            conversation.open(deadline)
             yield conversation
         finally:
             conversation.close()
 
     def try_out(self, message: Message, seconds: float, tell: Tell) -> None:
         """Send a message on a new connection, reporting each answer to `tell`. Raises SmtpError."""
-        patience = Patience(seconds, lambda: self.stopping)
-        with self.call(patience, tell) as conversation:
-            conversation.begin(envelope(message), patience)
+        deadline = Deadline(seconds, lambda: self.stopping)
+        with self.call(deadline, tell) as conversation:
+            conversation.begin(envelope(message), deadline)
             tell("dot", conversation.finish(stuffed(message), lambda: True, []))
 
     def close(self) -> None:
@@ -113,20 +113,20 @@ class Connection(flask_mail.Connection):
         mail = self.mail
         content = stuffed(message)
         commands = envelope(message)
-        patience = Patience(mail.timeout, lambda: mail.stopping, while_waiting)
+        deadline = Deadline(mail.timeout, lambda: mail.stopping, while_waiting)
         if self.begun and self.begun.said_ahead != commands:
             # The server is waiting for a different email, and that can't be taken back.
             self._end_begun()
         while True:
-            with self._conversation(patience) as conversation:
-                if conversation.begin(commands, patience):
+            with self._conversation(deadline) as conversation:
+                if conversation.begin(commands, deadline):
                     ahead = following if following and mail.hears_ahead and not mail.pool.waiting else None
                     reply = conversation.finish(content, may_finish, envelope(ahead) if ahead else [])
                     return f"{reply.code} {reply.text}"
 
     @contextmanager
-    def _conversation(self, patience: Patience) -> Iterator[Conversation]:
-        conversation, self.begun = self.begun or self.mail.pool.take(patience), None
+    def _conversation(self, deadline: Deadline) -> Iterator[Conversation]:
+        conversation, self.begun = self.begun or self.mail.pool.take(deadline), None
         try:
             yield conversation
         except BaseException as error:

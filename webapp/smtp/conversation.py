@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from webapp.smtp import opening
-from webapp.smtp.client import Line, Patience, Refused, Reply
+from webapp.smtp.client import Deadline, Line, Refused, Reply
 from webapp.smtp.protocol import RESET, Aborted, Command, SmtpError, Tell, accept, lines, nobody, step
 
 log = structlog.get_logger(__name__)
@@ -52,9 +52,9 @@ class Conversation:
         self.said_ahead: list[Command] = []
         self.last_used = 0.0
 
-    def open(self, patience: Patience) -> None:
+    def open(self, deadline: Deadline) -> None:
         """Connect, greet, encrypt and sign in, as the settings say. Raises SmtpError."""
-        self.line = opening.connect(self.account, patience)
+        self.line = opening.connect(self.account, deadline)
         self.is_open = True
         offers = opening.greet(self.line, self.account, self.tell)
         self.is_in_order = True
@@ -68,12 +68,12 @@ class Conversation:
             self.close()
         return self.is_open
 
-    def begin(self, commands: list[Command], patience: Patience) -> bool:
+    def begin(self, commands: list[Command], deadline: Deadline) -> bool:
         """Send an email's sender and recipients, unless they were sent ahead. Raises SmtpError.
 
         Return whether the server accepted them; False if it is done with this connection.
         """
-        self.line.patience = patience
+        self.line.deadline = deadline
         was_used, self.is_used = self.is_used, True
         said, self.said_ahead = self.said_ahead, []
         try:
@@ -84,7 +84,7 @@ class Conversation:
         except SmtpError as error:
             # A server may end a connection that it has had enough of; the email loses nothing by starting on a new one.
             is_connections = error.phase == "sender" or not error.is_refusal
-            if was_used and is_connections and patience.share(of=1) > 0:
+            if was_used and is_connections and deadline.share(of=1) > 0:
                 self.close()
                 return False
             raise
@@ -92,16 +92,16 @@ class Conversation:
 
     def finish(self, content: bytes, may_finish: Callable[[], bool], ahead: list[Command]) -> Reply:
         """Hand over the email that was begun, and begin the next one. Raises SmtpError."""
-        patience = self.line.patience
+        deadline = self.line.deadline
         if not self.is_pipelining:
             ahead = []
         if len(content) > ONE_WRITE:
             with step("data"):
                 self.line.write(content)
             content = b""
-        if patience.is_stopping() or not may_finish():
+        if deadline.is_stopping() or not may_finish():
             raise Aborted("data", None, "we stopped before the final dot")
-        patience.restart(self.account.answer_timeout, when_stopping=STOPPING_SECONDS)
+        deadline.restart(self.account.answer_timeout, when_stopping=STOPPING_SECONDS)
         with step("dot"):
             self.line.write(content + b".\r\n" + lines(ahead))
             while (reply := self.line.read()).code == 354:
@@ -113,7 +113,7 @@ class Conversation:
     def close(self) -> None:
         """Close the connection, with a QUIT if the server would read it."""
         if self.is_in_order:
-            self.line.patience = Patience(MANNERS_SECONDS, is_stopping=lambda: False)
+            self.line.deadline = Deadline(MANNERS_SECONDS, is_stopping=lambda: False)
             # The answer changes nothing about an email that was accepted.
             with suppress(OSError, Refused):
                 opening.ask(self.line, "quit")
@@ -147,7 +147,7 @@ class Conversation:
         within, waits_for_mail = first_within, False
         for command in commands:
             try:
-                with step(command.phase), self.line.patience.at_most(within):
+                with step(command.phase), self.line.deadline.at_most(within):
                     self.tell(command.phase, accept(self.line.read(), command.expected))
                 waits_for_mail = command.expected == 3
             except SmtpError as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.smtp import client, sasl
-from webapp.smtp.client import Line, Patience, Refused, Reply
+from webapp.smtp.client import Deadline, Line, Refused, Reply
 from webapp.smtp.protocol import Tell, accept, step
 
 
-def connect(account: Any, patience: Patience) -> Line:
+def connect(account: Any, deadline: Deadline) -> Line:
     """Raises SmtpError, like `greet` and `log_in`."""
     with step("connect"):
-        return Line(client.connect(account.server, account.port, patience), patience)
+        return Line(client.connect(account.server, account.port, deadline), deadline)
 
 
 def greet(line: Line, account: Any, tell: Tell) -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import structlog
 
-from webapp.smtp.client import Patience
+from webapp.smtp.client import Deadline
 from webapp.smtp.conversation import Conversation
 from webapp.smtp.protocol import Aborted, Crowded, SmtpError, is_crowded
 
@@ -38,14 +38,14 @@ class Pool:
         self.waiting = 0
         self.closer: threading.Thread | None = None
 
-    def take(self, patience: Patience) -> Conversation:
+    def take(self, deadline: Deadline) -> Conversation:
         """Return an open connection as soon as one is free; give it back afterwards. Raises SmtpError."""
         crowded_at: float | None = None
         while True:
-            conversation = self._wait_for_free(patience)
+            conversation = self._wait_for_free(deadline)
             try:
                 if not conversation.is_kept():
-                    conversation.open(patience)
+                    conversation.open(deadline)
             except BaseException as error:
                 conversation.close()
                 if not isinstance(error, SmtpError) or not is_crowded(error):
@@ -54,10 +54,10 @@ class Pool:
                 if not self._make_do(conversation, error):
                     crowded_at = crowded_at or time.monotonic()
                     is_long = time.monotonic() - crowded_at > CROWDED_SECONDS
-                    if is_long or patience.share(of=1) < AGAIN_SECONDS:
+                    if is_long or deadline.share(of=1) < AGAIN_SECONDS:
                         raise Crowded(error.phase, error.code, error.reply) from error
-                    with suppress(TimeoutError), patience.at_most(AGAIN_SECONDS):
-                        patience.wait(time.sleep)
+                    with suppress(TimeoutError), deadline.at_most(AGAIN_SECONDS):
+                        deadline.wait(time.sleep)
             else:
                 return conversation
 
@@ -100,7 +100,7 @@ class Pool:
             log.warning("mail_connections_limited", connections=others, smtp_code=error.code, reply=error.reply)
         return others > 0
 
-    def _wait_for_free(self, patience: Patience) -> Conversation:
+    def _wait_for_free(self, deadline: Deadline) -> Conversation:
         def take(seconds: float) -> Conversation | None:
             with self.changed:
                 if free := self._free():
@@ -112,7 +112,7 @@ class Pool:
                 return free
 
         try:
-            return patience.wait(take)
+            return deadline.wait(take)
         except TimeoutError as error:
             raise Aborted("connect", None, f"no connection was free: {error}") from None
 
