@@ -481,14 +481,13 @@ def test_a_refused_address_is_told_as_it_happens_and_can_be_mended(page: Page, s
 
 def test_while_nobody_looks_the_page_rests_and_who_comes_back_sees_the_news(page: Page, send_due: Send) -> None:
     sign_up(page)
-    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    look_away(page)
     page.evaluate("document.getElementById('progress').dispatchEvent(new Event('look'))")
     send_due()
-    assert not asked
+    assert page.evaluate("asked") == []
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.get_by_text("Sent ").first).to_be_visible()
+    assert page.evaluate("asked")
 
 
 def test_when_another_tab_goes_on_so_does_this_one(
@@ -638,6 +637,21 @@ def type_into(page: Page, label: str, text: str, *, enter: bool = False) -> None
     page.keyboard.type(text)
     if enter:
         page.keyboard.press("Enter")
+
+
+def look_away(page: Page) -> None:
+    """Hide the page, and let it note what it asks for from then on as `asked`.
+
+    A listener out here might hear only now of what was asked for just before.
+    """
+    page.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", {value: true, configurable: true});
+            const ask = window.fetch;
+            window.asked = [];
+            window.fetch = (...request) => asked.push(String(request[0])) && ask(...request);
+        }"""
+    )
 
 
 def tab_to(page: Page, target: Locator) -> None:
