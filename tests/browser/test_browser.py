@@ -132,8 +132,15 @@ def test_new_mail_appears_in_the_mailbox_by_itself(browser: Browser, mailbox_url
         expect(page.get_by_role("status")).to_contain_text("2 emails")
         expect(page.get_by_text("Unread")).to_have_count(2)
         page.get_by_role("link", name="Second").click()
+        # Its scripts have run.
+        page.wait_for_url("**/dev/mailbox/*")
         page.go_back()
         expect(page.get_by_text("Unread").filter(visible=True)).to_have_count(1)
+        # Reading one in another tab counts too.
+        with context.expect_page() as tab:
+            page.get_by_role("link", name="First").click(modifiers=["ControlOrMeta"])
+        expect(page.get_by_text("Unread").filter(visible=True)).to_have_count(0)
+        tab.value.close()
         page.get_by_role("link", name="Delete all emails").click()
         page.get_by_role("button", name="Delete").click()
         expect(page.get_by_text("No emails yet.")).to_be_visible()
