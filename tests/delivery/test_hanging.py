@@ -150,6 +150,22 @@ def impatience() -> Iterator[None]:
         throughput.patience.waits_on = None
 
 
+def test_after_one_that_hangs_the_newest_all_go_before_another_that_hangs(app: Flask, smtp: Server) -> None:
+    tried: list[str] = []
+
+    def note(connection: Connection) -> None:
+        tried.append(connection.recipients[-1].partition("@")[0])
+        if tried[-1].startswith("hang"):
+            hang(connection)
+
+    smtp.actions["RCPT"] = note
+    for name in ("hang0", "hang1", "hang2", "good0", "good1", "good2"):
+        make_signup(app, username=name, address=f"{name}@example.com")
+    with impatience(), app.app_context():
+        worker.deliver_due(6)
+    assert tried[:5] == ["hang0", "good2", "good1", "good0", "hang2"]
+
+
 def test_a_mail_that_was_put_aside_has_spent_no_attempt(app: Flask, smtp: Server) -> None:
     smtp.actions["RCPT"] = for_some(hang)
     hanging = make_signup(app, username="hang0", address="hang0@example.com")

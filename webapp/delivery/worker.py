@@ -17,8 +17,8 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 def deliver_due(limit: int, wake: Wake = nobody) -> Tried:
     """Send due emails, the most urgent first, while sending is allowed; return those that were tried.
 
-    `wake` is called with an email that another worker may take. After one whose answer does not come, the newest goes
-    next: its person looks at the page, and behind many that the server hangs for it would wait for all of them.
+    `wake` is called with an email that another worker may take. Whenever an answer does not come, sending goes on from
+    the other end: behind many that the server hangs for, the newest, whose people look at the page, would wait for all.
     """
     tried: Tried = {}
     taken, newest = 0, False
@@ -29,7 +29,8 @@ def deliver_due(limit: int, wake: Wake = nobody) -> Tried:
         taken += len(claimed)
         # A failure is already logged and recorded, so the others go on.
         last = Batch(claimed, wake).send()
-        newest = any(failure and failure.is_slow for failure in last.values())
+        if any(failure and failure.is_slow for failure in last.values()):
+            newest = not newest
         tried |= last
     # Not a rollback: psycopg forgets its prepared statements at one.
     db.session.commit()

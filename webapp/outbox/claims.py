@@ -32,11 +32,11 @@ def claim(
     signups: bool = True,
     extra_values: Callable[[], ExtraValues] = dict,
 ) -> Sequence[OutgoingEmail]:
-    """Lease due emails for the time of one send each, the most urgent first; whoever gets a row sends it.
+    """Lease due emails for the time of one send each, in the order to send them; whoever gets a row sends it.
 
     An email that outlived a worker is claimed alone, since it may be what killed it. While all email is paused, nothing
-    is claimed. `order`: "newest" claims the latest ones that never failed. Without `signups`, theirs wait.
-    `extra_values` returns the other columns to set, the same at every call. The caller commits.
+    is claimed. `order`: "newest" claims the latest that never failed, the last one first. Without `signups`, theirs
+    wait. `extra_values` returns the other columns to set, the same at every call. The caller commits.
     """
     # Taken before the database sets the lease's end, so that ours never ends later.
     begun, token = ticks(), uuid.uuid4()
@@ -47,6 +47,8 @@ def claim(
     ).all()
     for email in claimed:
         email.claimed_ticks, email.claim_token = begun, token
+    if order == "newest":
+        return sorted(claimed, key=lambda email: email.next_attempt_at, reverse=True)
     return sorted(claimed, key=lambda email: (email.priority, email.next_attempt_at))
 
 
