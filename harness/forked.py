@@ -1,6 +1,7 @@
 """Starting our programs as copies of a process that has imported the app, since imports are most of a start's cost.
 
-A copy does no imports of its own. Programs started by subprocess, by `make run` or with a PYTHONPATH import as usual.
+A copy does no imports of its own. Programs started by subprocess, by `make run` or with a PYTHONPATH import as usual,
+except for those that shall only freeze.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ IMPORTED = (
 class Forked:
     """The part of subprocess.Popen that tests use."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], output: IO[bytes], errors: IO[bytes]
+    ) -> None:
         told, tell = os.pipe()
         self.told = os.fdopen(told)
         try:
-            origin().start({"argv": list(command), "environ": dict(environ)}, [output.fileno(), tell])
+            program = {"argv": list(command), "environ": dict(environ)}
+            origin().start(program, [output.fileno(), errors.fileno(), tell])
         finally:
             os.close(tell)
         self.pid = int(self.told.readline())
@@ -75,12 +79,12 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
+def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes], errors: IO[bytes]) -> Any:
     """Start one of our programs as a copy if that makes no difference, and anything else as usual."""
     own = {name for name in environ if name.startswith("PYTHON")}
-    if Path(command[0]).name in PROGRAMS and own <= {"PYTHONUNBUFFERED"}:
-        return Forked(command, environ, output)
-    return processes.popen(command, environ, output)
+    harmless = {"PYTHONUNBUFFERED", "PYTHONPATH"} if "CHAOS_FREEZE" in environ else {"PYTHONUNBUFFERED"}
+    start = Forked if Path(command[0]).name in PROGRAMS and own <= harmless else processes.popen
+    return start(command, environ, output, errors)
 
 
 class Origin:
@@ -131,19 +135,20 @@ def serve(line: int) -> None:
             report_ended(tells)
         if line not in ready:
             continue
-        message, files, _, _ = socket.recv_fds(asked, 1_000_000, 2)
+        message, files, _, _ = socket.recv_fds(asked, 1_000_000, 3)
         if not message:
             os._exit(0)
-        output, tell = files
+        output, errors, tell = files
         if pid := os.fork():
             os.close(output)
+            os.close(errors)
             tells[pid] = tell
             os.write(tell, f"{pid}\n".encode())
         else:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             asked.detach()
-            become(json.loads(message), output)
+            become(json.loads(message), output, errors)
             return
 
 
@@ -157,10 +162,10 @@ def report_ended(tells: dict[int, int]) -> None:
         os.close(tell)
 
 
-def become(program: dict[str, Any], output: int) -> None:
+def become(program: dict[str, Any], output: int, errors: int) -> None:
     os.setsid()
     os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(errors, 2)
     os.closerange(3, 1024)
     os.environ.clear()
     os.environ.update(program["environ"])
@@ -169,6 +174,9 @@ def become(program: dict[str, Any], output: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.argv = program["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
+    if "CHAOS_FREEZE" in os.environ:
+        sys.path.append(os.environ["PYTHONPATH"])
+        importlib.import_module("freezing")
     heartbeats.NAME = heartbeats.new_name()
 
 

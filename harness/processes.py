@@ -23,25 +23,24 @@ from webapp.paths import ROOT
 BIN = Path(sys.executable).parent
 
 
-def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> Any:
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
+def popen(command: Sequence[str], environ: Mapping[str, str], output: IO[bytes], errors: IO[bytes]) -> Any:
+    return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=errors, start_new_session=True)
 
 
 class Process:
-    """One of our programs, with its output."""
+    """One of our programs, with its output; `errors`: where that of stderr goes instead."""
 
     # Tests replace this with a faster way: see harness/forked.py.
     start = staticmethod(popen)
 
-    def __init__(self, *command: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, *command: str, environ: Mapping[str, str], errors: IO[bytes] | None = None) -> None:
         self.command = command
         self.environ = dict(environ)
+        self.errors = errors
 
     def __enter__(self) -> Self:
         self.output: IO[bytes] = tempfile.TemporaryFile()
-        self.popen = self.start(self.command, self.environ, self.output)
+        self.popen = self.start(self.command, self.environ, self.output, self.errors or self.output)
         return self
 
     def __exit__(
@@ -108,8 +107,16 @@ def gunicorn(environ: Mapping[str, str], port: int, *options: str) -> Process:
     return Process(str(BIN / "gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}", *options, environ=environ)
 
 
-def flask(environ: Mapping[str, str], *arguments: str) -> Process:
-    return Process(str(BIN / "flask"), "--app", "wsgi", *arguments, environ=environ)
+def flask(environ: Mapping[str, str], *arguments: str, errors: IO[bytes] | None = None) -> Process:
+    return Process(str(BIN / "flask"), "--app", "wsgi", *arguments, environ=environ, errors=errors)
+
+
+def run_flask(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    with tempfile.TemporaryFile() as errors, flask(environ, *arguments, errors=errors) as command:
+        code = command.popen.wait(100)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command.command, code, command.log, errors.read().decode())
 
 
 def consumer(environ: Mapping[str, str], workers: int = 4) -> Process:

@@ -7,10 +7,9 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from click.testing import Result
 from flask import Flask
 from sqlalchemy import select, update
 
-from harness.processes import Process, wait_until
+from harness.processes import Process, flask, run_flask, wait_until
 from harness.smtp_server import Server, hang
 from tests.factories import attempts, change, get, make_signup, work
 from tests.system.test_journey import Environ
@@ -28,7 +27,6 @@ from webapp.accounts.users import User
 from webapp.db.base import db
 from webapp.db.clock import db_now
 from webapp.delivery import circuit_breaker, heartbeats
-from webapp.paths import ROOT
 
 
 def flask_mail(app: Flask, *arguments: str, **options: Any) -> Result:
@@ -152,8 +150,7 @@ def test_a_turn_of_the_relay_that_is_interrupted_gives_its_mail_back(
 ) -> None:
     smtp.actions["RCPT"] = hang
     email_id = make_signup(app)
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "relay", "--once"]
-    with Process(*command, environ=process_environ | {"MAIL_TIMEOUT": "60"}) as turn:
+    with flask(process_environ | {"MAIL_TIMEOUT": "60"}, "mail", "relay", "--once") as turn:
         wait_until(lambda: smtp.connections, "it did not connect")
         turn.popen.send_signal(number)
         assert turn.popen.wait(30) == 1
@@ -234,14 +231,7 @@ def test_the_doctor_finds_what_is_broken(app: Flask, smtp: Server) -> None:
 def test_the_commands_work_in_a_process_of_their_own_and_print_only_json(app: Flask, process_environ: Environ) -> None:
     make_signup(app)
     for arguments, code in ((["doctor", "--json"], 1), (["stats", "--json"], 0), (["list", "--json"], 0)):
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", "mail", *arguments],
-            cwd=ROOT,
-            env=process_environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_flask(process_environ, "mail", *arguments)
         assert done.returncode == code, done.stderr
         assert json.loads(done.stdout)
 
@@ -251,16 +241,15 @@ def on_a_terminal(environ: Environ, *arguments: str) -> str:
     ours, its = pty.openpty()
     # rich asks these for the terminal's size first.
     environ = environ | {"TERM": "xterm", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stdin=its, stdout=its, stderr=subprocess.DEVNULL) as printing:
-        os.close(its)
-        shown = b""
-        # Linux closes a terminal that nobody writes to any more with an error.
-        with suppress(OSError):
-            while more := os.read(ours, 4096):
-                shown += more
-        os.close(ours)
-    assert printing.returncode == 0
+    with os.fdopen(its, "wb") as terminal, Path(os.devnull).open("wb") as nowhere:
+        printing = Process.start(flask(environ, "mail", *arguments).command, environ, terminal, nowhere)
+    shown = b""
+    # Linux closes a terminal that nobody writes to any more with an error.
+    with suppress(OSError):
+        while more := os.read(ours, 4096):
+            shown += more
+    os.close(ours)
+    assert printing.wait(60) == 0
     return shown.decode()
 
 
@@ -305,14 +294,7 @@ def test_without_a_database_one_line_says_so(system_environ: Environ, url: str, 
     if url.startswith("sqlite"):
         url = f"sqlite:///{tmp_path}/empty.db"
     environ = {"SECRET_KEY": "for-tests-only-0123456789", "PUBLIC_URL": "http://x.example", "MAIL_SERVER": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "stats"],
-        cwd=ROOT,
-        env={**system_environ, **environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_flask({**system_environ, **environ, "DATABASE_URL": url}, "mail", "stats")
     assert done.returncode == 3
     assert done.stderr.startswith("the database isn't responding: ")
     assert done.stderr.count("\n") == 1

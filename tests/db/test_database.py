@@ -19,7 +19,7 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from harness.postgres_pair import Pair
-from harness.processes import BIN, Process, consumer, free_port, wait_until
+from harness.processes import BIN, Process, consumer, free_port, run_flask, wait_until
 from harness.servers import Postgres, Valkey
 from harness.smtp_server import Server
 from harness.visitor import Visitor
@@ -34,7 +34,6 @@ from webapp.db.clock import db_now
 from webapp.delivery import relay
 from webapp.delivery.tasks import deliver_email
 from webapp.outbox.outgoing_email import OutgoingEmail
-from webapp.paths import ROOT
 
 on_servers = pytest.mark.parametrize("backend", ["servers"], indirect=True)
 on_embedded = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
@@ -104,8 +103,8 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
             assert visitor.page.json() == {"status": "not ready", "database": "down"}
             worker.wait_for_event("database_down")
             for command in (["mail", "pause", "trouble"], ["users", "list"]):
-                assert_one_line(run(environ, *command), 3, "the database isn't responding: ")
-            doctor = run(environ, "mail", "doctor")
+                assert_one_line(run_flask(environ, *command), 3, "the database isn't responding: ")
+            doctor = run_flask(environ, "mail", "doctor")
             assert doctor.returncode == 1
             said = "isn't responding" if trouble == "stopped" else "is read-only"
             assert_findings(doctor.stdout, doctor.stderr, f"the database {said}")
@@ -122,11 +121,6 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
             assert len(process.events("database_up")) == 1
             assert "Traceback" not in process.log
         assert worker.stop() == 0
-
-
-def run(environ: Environ, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "flask"), "--app", "wsgi", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, begins: str) -> None:
@@ -421,7 +415,7 @@ def test_a_database_that_cannot_hold_all_names_is_refused_at_start(
             assert process.popen.wait(60) == 1
             assert told in process.log
             assert "Traceback" not in process.log
-    assert told.partition(": ")[2] in run(environ, "mail", "stats").stderr
+    assert told.partition(": ")[2] in run_flask(environ, "mail", "stats").stderr
     app = create_app({name: value for name, value in environ.items() if name.isupper()})
     assert Visitor("http://signup.example", app).open("/readyz").status_code == 503
     with app.app_context():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -19,7 +17,7 @@ from flask import Flask
 from redis import Redis
 from sqlalchemy import update
 
-from harness.processes import consumer, free_port, within
+from harness.processes import consumer, free_port, run_flask, within
 from harness.proxies import black_hole, listening
 from harness.servers import Postgres, Valkey
 from harness.smtp_server import Server, hang
@@ -184,7 +182,7 @@ def test_that_there_is_no_worker_is_found_also_before_a_mail_is_due(app: Flask) 
 
 
 def test_a_frozen_worker_is_found_until_another_takes_its_place(app: Flask, process_environ: Environ) -> None:
-    # Started separately, so that it knows its own pid.
+    # Started separately, so that its command line is a worker's.
     with consumer(process_environ | {"LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}) as frozen:
         frozen.wait_for_event("worker_started")
         pid = frozen.popen.pid
@@ -316,8 +314,7 @@ def test_what_does_not_answer_holds_the_doctor_up_for_no_longer_than_ten_seconds
 
 
 def in_a_process(environ: Environ) -> dict[str, Any]:
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "mail", "doctor", "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=100)
+    done = run_flask(environ, "mail", "doctor", "--json")
     assert done.returncode == 1, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
