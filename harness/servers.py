@@ -73,43 +73,48 @@ class Database:
     """A database that tests use in turn: restoring it for the next one takes a hundredth of the time of a copy."""
 
     def __init__(self, postgres: Postgres, template: str) -> None:
+        self.postgres = postgres
         self.url = postgres.create(template)
-        with psycopg.connect(self.url) as connection:
-            self.shape = self._shape(connection)
-            self.tables = [
-                row[0] for row in connection.execute("SELECT relid::regclass::text FROM pg_stat_user_tables")
-            ]
-            self.rows = {table: self._copy_out(connection, table) for table in self.tables}
+        # Kept, since a new one would have to read the catalog again.
+        self.connection = psycopg.connect(self.url, autocommit=True)
+        self.shape = self._shape()
+        tables = self.connection.execute("SELECT relid::regclass::text FROM pg_stat_user_tables").fetchall()
+        self.tables = [table for (table,) in tables]
+        self.rows = {table: self._copy_out(table) for table in self.tables}
 
     def restore(self) -> bool:
         """End all connections and restore the rows; return False if more than rows was changed."""
-        with psycopg.connect(self.url) as connection:
-            connection.execute(
+        with self.connection.transaction():
+            self.connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            if self._shape(connection) != self.shape:
+            if self._shape() != self.shape:
                 return False
-            connection.execute("SET session_replication_role = replica")
+            self.connection.execute("SET LOCAL session_replication_role = replica")
             for table in self.tables:
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names that Postgres quoted
+                self.connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names that Postgres quoted
                 if rows := self.rows[table]:
-                    with connection.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+                    with self.connection.cursor().copy(f"COPY {table} FROM STDIN") as copy:
                         copy.write(rows)
-            connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+            self.connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
         return True
 
-    def _shape(self, connection: psycopg.Connection) -> object:
+    def drop(self) -> None:
+        self.connection.close()
+        self.postgres.drop(self.url)
+
+    def _shape(self) -> object:
         """The schema, and the size in steps of 30 MB, since dead rows slow down the next tests."""
-        return connection.execute(
+        return self.connection.execute(
             "SELECT sum(hashtext(concat(relname, attname, attnotnull, atthasdef))), count(DISTINCT c.oid),"
             " pg_database_size(current_database()) / 30_000_000,"
             " (SELECT count(*) FROM pg_constraint), (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_proc)"
             " FROM pg_class c JOIN pg_attribute ON attrelid = c.oid WHERE relnamespace = 'public'::regnamespace"
         ).fetchone()
 
-    def _copy_out(self, connection: psycopg.Connection, table: str) -> bytes:
-        with connection.cursor().copy(f"COPY {table} TO STDOUT") as copy:
+    def _copy_out(self, table: str) -> bytes:
+        with self.connection.cursor().copy(f"COPY {table} TO STDOUT") as copy:
             return b"".join(bytes(block) for block in copy)
 
 

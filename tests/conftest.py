@@ -210,7 +210,7 @@ class Servers:
         self.lose_hints({})
         yield {"DATABASE_URL": self.database.url, "REDIS_URL": self.valkey.url}
         if not self.database.restore():
-            self.postgres.drop(self.database.url)
+            self.database.drop()
             self.database = Database(self.postgres, name_of(self.template))
 
     def lose_hints(self, _environ: Mapping[str, str]) -> None:
@@ -227,11 +227,14 @@ BACKENDS = [Embedded.name, Servers.name]
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Run every test that uses the app on both."""
     if request.param == Embedded.name:
-        return Embedded(tmp_path_factory.mktemp("template"))
-    return Servers(request.getfixturevalue("postgres"), request.getfixturevalue("valkey"))
+        yield Embedded(tmp_path_factory.mktemp("template"))
+        return
+    servers = Servers(request.getfixturevalue("postgres"), request.getfixturevalue("valkey"))
+    yield servers
+    servers.database.drop()
 
 
 @pytest.fixture(autouse=True)
