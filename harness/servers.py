@@ -61,9 +61,9 @@ class Postgres:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
-    def stop(self) -> None:
-        """Stop at once, as if the machine lost power."""
-        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self.server.pgdata, user=self.server.system_user)
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop, unless told otherwise at once, as if the machine lost power."""
+        pg_ctl(["-w", "-m", mode, "stop"], pgdata=self.server.pgdata, user=self.server.system_user)
 
     def start(self) -> None:
         self.server.ensure_postgres_running()

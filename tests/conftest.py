@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import flask_migrate
@@ -384,20 +386,33 @@ def installed(program: str) -> str:
     return path
 
 
+@dataclass
 class OwnPostgres:
     """A PostgreSQL server that this test may stop."""
 
-    def __init__(self, folder: Path) -> None:
-        self.postgres = Postgres(folder)
-        self.url = self.postgres.create()
-        migrate({"DATABASE_URL": self.url})
+    postgres: Postgres
+    url: str
+
+
+@pytest.fixture(scope="session")
+def stopped_postgres() -> Iterator[OwnPostgres]:
+    """One with a migrated database: starting a copy of its folder takes a third of the time of making another."""
+    postgres = Postgres(Path(tempfile.mkdtemp(prefix="signup-postgres-")))
+    url = postgres.create()
+    migrate({"DATABASE_URL": url})
+    postgres.stop("fast")
+    yield OwnPostgres(postgres, url)
+    postgres.server.cleanup()
 
 
 @pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    own = OwnPostgres(Path(tempfile.mkdtemp(prefix="signup-postgres-")))
-    yield own
-    own.postgres.server.cleanup()
+def own_postgres(stopped_postgres: OwnPostgres) -> Iterator[OwnPostgres]:
+    folder = tempfile.mkdtemp(prefix="signup-postgres-")
+    # Unlike shutil, it keeps the owner.
+    subprocess.run(["cp", "-a", f"{stopped_postgres.postgres.server.pgdata}/.", folder], check=True)
+    postgres = Postgres(Path(folder))
+    yield OwnPostgres(postgres, postgres.url(name_of(stopped_postgres.url)))
+    postgres.server.cleanup()
 
 
 @pytest.fixture
