@@ -14,11 +14,11 @@ from harness.visitor import PASSWORD
 from tests.browser.test_scripts import look_away
 from tests.browser.tour import OPERATOR, touring
 from tests.conftest import Embedded
-from tests.factories import make_signup
+from tests.factories import change, claim, make_signup
 from webapp.accounts import passwords, roles
 from webapp.accounts.identifiers import email_addresses
 from webapp.db.base import db
-from webapp.delivery import circuit_breaker
+from webapp.delivery import circuit_breaker, heartbeats
 
 pytestmark = [needs_chromium, pytest.mark.parametrize("backend", [Embedded.name], indirect=True)]
 
@@ -117,6 +117,37 @@ def test_lists_keep_their_heads_in_sight_and_are_for_fingers_on_a_phone(page: Pa
         assert page.locator("thead th").evaluate_all("(all) => all.every((one) => one.getBoundingClientRect().y < 1)")
         page.set_viewport_size({"width": 375, "height": 667})
         assert page.locator("main :is(a, button, summary, input:not([type=hidden]), select)").evaluate_all(SMALL) == []
+
+
+# Lists whose cells don't say what their column heads say, or that are wider than a phone.
+STRAYED = """(lists) => lists.map((one) => {
+    const heads = [...one.querySelectorAll("thead th")].map((head) => head.querySelector("input")
+        ? null : head.firstElementChild?.firstChild.textContent.trim() ?? head.textContent.trim());
+    const cells = [...one.querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.dataset.name));
+    return [one.scrollWidth - one.clientWidth, heads, cells];
+})"""
+
+
+def test_rows_are_stacked_on_a_phone_and_each_value_has_its_name(page: Page, app: Flask) -> None:
+    dead = make_signup(app, username="ann", address="a-name-as-long-as-some-people-have@example.com")
+    refused = {"last_error_class": "RecipientRefused", "last_smtp_code": 550, "last_error": "5.1.1 no such user " * 5}
+    change(app, dead, status="dead", **refused)
+    sign_up(app, "bob")
+    assert claim(app, "worker-7.internal.example.com:4242:a1b2c3")
+    with app.app_context():
+        heartbeats.beat("worker-7.internal.example.com:4242:a1b2c3")
+        db.session.commit()
+    page.set_viewport_size({"width": 375, "height": 667})
+    for path in ("/ops/mails", "/ops/dead", "/ops/users", "/ops/users/1", "/ops/users/2", "/ops/workers", "/ops/audit"):
+        page.goto(path)
+        for wider_by, heads, rows in page.locator(".rows:has(thead)").evaluate_all(STRAYED):
+            assert wider_by == 0, path
+            assert rows, path
+            assert all(row == heads for row in rows), (path, heads, rows)
+    page.goto("/ops/users")
+    expect(page.get_by_title("Oldest first")).to_be_visible()
+    page.goto("/ops/mails")
+    expect(page.get_by_label("Select all on this page")).to_be_visible()
 
 
 def test_the_overview_tells_an_outage_and_a_plots_values_by_keyboard(page: Page, app: Flask) -> None:
