@@ -150,12 +150,12 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
     for words in ("Email to mick19@example.com", "failed at recipient 550", "no such user", "Retry"):
         assert words in admin.text
     admin.open(f"/ops/retry?id={email_id}")
-    assert "Send 1 email again?" in admin.text
+    assert "Retry 1 email?" in admin.text
     # Looking is not acting.
     assert get(app, email_id).status == "dead"
     press(admin)
     assert admin.path == f"/ops/mails/{email_id}"
-    assert "Resending 1 email." in admin.text
+    assert "Retrying 1 email." in admin.text
     work(app)
     assert get(app, email_id).status == "sent"
     assert audited(app)[-1] == ("mail_retried", f"mail {email_id}")
@@ -410,14 +410,14 @@ def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkey
     monkeypatch.setattr(actions, "WORK_SECONDS", 0)
     ids = [make_signup(app, username=f"ann{n}", address=f"ann{n}@example.com", due=False) for n in range(5)]
     admin.open("/ops/retry?status=queued")
-    assert "Send 5 emails again?" in admin.text
+    assert "Retry 5 emails?" in admin.text
     press(admin)
     steps = []
     while "Continue" in admin.text:
         steps.append(admin.text.split(" Audit ")[1][:6])
         press(admin)
     assert steps == ["2 of 5", "4 of 5"]
-    assert "Resending 5 emails." in admin.text
+    assert "Retrying 5 emails." in admin.text
     with app.app_context():
         due = db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.next_attempt_at <= db_now())).all()
     assert set(due) == set(ids)

@@ -46,7 +46,7 @@ class AddressType(click.ParamType[Address]):
 @click.option("--dead", is_flag=True, help="All dead emails.")
 @click.option("--code", type=int, help="All queued or dead emails with this answer, such as 550.")
 def retry(*, emails: Sequence[OutgoingEmail], dead: bool, code: int | None) -> None:
-    """Send emails again: revive dead ones, and send queued ones now.
+    """Retry emails: revive dead ones, and send queued ones now.
 
     A revived email gets all its attempts back, and keeps its Message-ID.
     """
