@@ -141,7 +141,7 @@ def test_the_owner_is_told_when_and_from_where_and_what_to_do(
     send_due()
     told = last(smtp, "Your Acme password was changed")
     assert told.recipients == [ADDRESS]
-    assert re.search(r"On \d+ \w+ \d{4}, \d\d:\d\d UTC, from Firefox on Android at 127\.0\.0\.1\.", told.text)
+    assert re.search(r"On \d+ \w+ \d{4}, \d\d:\d\d UTC, from Firefox on Android, IP 127\.0\.0\.1\.", told.text)
     assert "If it wasn't you, set a new password right away" in told.text
     assert told.link == "http://signup.example/forgot"
 

@@ -788,7 +788,7 @@ def test_its_owner_is_told_of_each_change_when_and_from_where(
     }
     for mail in told.values():
         for part in (mail.text, unescape(mail.html)):
-            assert re.search(r"On \d+ \w+ \d{4}, \d\d:\d\d UTC, from Firefox on Android at 127\.0\.0\.1\.", part)
+            assert re.search(r"On \d+ \w+ \d{4}, \d\d:\d\d UTC, from Firefox on Android, IP 127\.0\.0\.1\.", part)
             assert "If it wasn't you, set a new password right away" in part
             for secret in (phone.secret, *phone.sheet, *new):
                 assert secret not in part
@@ -806,7 +806,7 @@ def test_its_owner_is_told_of_each_recovery_code_that_is_used(
         mail = notice()
         assert mail.message["Subject"] == "A recovery code for Acme was used"
         assert f"Recovery codes left: {left}." in mail.text
-        assert "from Firefox on Android at 127.0.0.1." in mail.text
+        assert "from Firefox on Android, IP 127.0.0.1." in mail.text
         assert phone.sheet[left] not in mail.text
         visitor.open("/account")
         visitor.submit("/logout")
@@ -841,7 +841,7 @@ def test_a_recovery_code_that_is_used_under_ops_is_told_with_where(
     admin.submit("/ops/pause", reason="x", recovery_code=phone.sheet[0])
     assert acts(app, "paused") == ["paused"]
     assert flask_mail(app, "resume").exit_code == 0
-    assert "from Firefox on Android at 127.0.0.1." in notice().text
+    assert "from Firefox on Android, IP 127.0.0.1." in notice().text
 
 
 def test_its_owner_is_told_when_an_operator_resets_it_and_not_from_where(

@@ -159,7 +159,7 @@ def where(facts: dict[str, str]) -> str:
         device = gettext("%(browser)s on %(system)s", browser=browser, system=system)
     else:
         device = browser or system or gettext("an unknown browser")
-    return str(gettext("%(device)s at %(address)s", device=device, address=network) if network else device)
+    return str(gettext("%(device)s, IP %(address)s", device=device, address=network) if network else device)
 
 
 def spaced(code: str) -> str:
