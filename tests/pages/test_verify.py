@@ -87,7 +87,7 @@ def test_another_browser_gives_the_password(another_visitor: Visitor, app: Flask
     assert another_visitor.page.status_code == 422
     another_visitor.submit("/verify", password="not the password")
     assert another_visitor.page.status_code == 422
-    assert "isn't the password of this signup" in another_visitor.text
+    assert "isn't the password for this signup" in another_visitor.text
     assert not user(app).is_email_verified
     another_visitor.submit("/verify", password=PASSWORD)
     assert another_visitor.path == "/account"

@@ -159,7 +159,7 @@ def _shown(wish: VerifyEmail) -> dict[str, object]:
         "to_do": gettext("Click the button in the email, or enter the code below.")
         if _types_code(wish)
         else gettext("Click the button in the email, or enter its code in the browser where you asked for it."),
-        "done": gettext("Your new address is in use."),
+        "done": gettext("We switch to your new address."),
         "here": url_for("address.show"),
         "moves_at": url_for("address.progress"),
         "resends_at": url_for("address.resend"),

@@ -77,7 +77,7 @@ def _delete(user: User) -> str:
 ACTIONS = {
     "resend": Action(
         _("Resend the verification email"),
-        _("They get the same link and code again, now, at the address above."),
+        _("We send the same link and code again, right away, to the address above."),
         ("pending", "legacy"),
         _resend,
     ),

@@ -30,7 +30,7 @@ def _refuse_other_names() -> ResponseReturnValue | None:
     if _is_local(name) or name == public:
         return None
     advice = gettext(
-        "In development we answer to localhost alone, and to the host of PUBLIC_URL. Please open %(url)s instead.",
+        "In development we answer only to localhost and to the host of PUBLIC_URL. Please open %(url)s instead.",
         url=current_app.config["PUBLIC_URL"],
     )
     title = gettext("This isn't our address")

@@ -172,7 +172,7 @@ def _prove(form: ConfirmForm, proof: VerifyEmail, holder: User | None) -> str | 
     with rate_limits.guessing(user.email_key, known_by=f"link:{proof.id}") as guess:
         guess.is_right = authentication.is_password(user, form.password.data)
     if not guess.is_right:
-        form.password.errors = [_("That isn't the password of this signup. Try again, or set a new one below.")]
+        form.password.errors = [_("That isn't the password for this signup. Try again, or set a new one below.")]
     return None
 
 
