@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,15 @@ def keyboard(page: Page) -> Iterator[str]:
 
 
 def markup(source: str) -> Iterator[str]:
-    """Yield a validator's findings, and ids that are duplicated or missing."""
-    document: Any = JustHTML(source, collect_errors=True)
+    """Yield a validator's findings, values that browsers can't read, and ids that are duplicated or missing."""
+    # Sanitizing would remove most of what is checked here.
+    document: Any = JustHTML(source, collect_errors=True, sanitize=False)
     yield from (f"invalid: {error}" for error in document.errors)
+    times = [element.attrs["datetime"] for element in document.query("time[datetime]")]
+    # HTML knows no microseconds.
+    yield from (f"no time: {time}" for time in times if re.search(r"\.\d{4}", time))
+    numbers = [element.attrs["value"] for element in document.query("input[type=number][value]")]
+    yield from (f"no number: {number}" for number in numbers if not re.fullmatch(r"\d*", number))
     ids = [element.attrs["id"] for element in document.query("[id]")]
     yield from (f"twice: {name}" for name in sorted({name for name in ids if ids.count(name) > 1}))
     for attribute in ("for", "aria-describedby", "aria-controls", "aria-labelledby"):

@@ -13,6 +13,7 @@ from werkzeug.datastructures import MultiDict
 from wtforms import IntegerField, SelectField, StringField
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import NumberRange, Optional
+from wtforms.widgets import TextInput
 
 from webapp.accounts.identifiers import email_addresses
 from webapp.db.base import NUMBER_MAX, db
@@ -37,6 +38,9 @@ DETAILS = (
     *("next_attempt_at", "expires_at", "sent_at", "finished_at", "request_id"),
 )
 
+# A field of type `number` would not show what was typed by mistake.
+AS_TYPED: dict[str, Any] = {"widget": TextInput(), "render_kw": {"inputmode": "numeric"}}
+
 # The sample has its own styles, but cannot run or fetch anything, and its links lead nowhere.
 SAMPLE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
 
@@ -49,8 +53,8 @@ class FilterForm(DaysForm):
     status = SelectField(_("State"), choices=_choices(queries.STATUSES))
     template = SelectField(_("Email"), choices=_choices(TEMPLATES))
     address = StringField(_("Address"), filters=[strip], validators=[short(email_addresses.EMAIL_MAX), OneLine()])
-    code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)])
-    user = IntegerField(_("User ID"), validators=[Optional(), NumberRange(1, NUMBER_MAX)])
+    code = IntegerField(_("SMTP code"), validators=[Optional(), NumberRange(200, 599)], **AS_TYPED)
+    user = IntegerField(_("User ID"), validators=[Optional(), NumberRange(1, NUMBER_MAX)], **AS_TYPED)
     # Set only by links.
     error = StringField(filters=[strip], validators=[short(50), OneLine()])
 
