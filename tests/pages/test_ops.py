@@ -472,6 +472,17 @@ def undoing(visitor: Visitor) -> tuple[str, dict[str, str]]:
     return address.replace("&amp;", "&"), {"csrf_token": token}
 
 
+def test_a_wrong_filter_says_what_is_right(admin: Visitor) -> None:
+    for query, told in {
+        "code=x": "Please enter a whole number.",
+        "code=1": "Please enter a number from 200 to 599.",
+        "since=x": "Please enter a valid date.",
+        "status=x": "Please choose from the list.",
+    }.items():
+        assert admin.open(f"/ops/mails?{query}").status_code == 422
+        assert told in admin.text
+
+
 def test_what_cannot_be_undone_says_so_before(admin: Visitor, app: Flask) -> None:
     email_id = make_signup(app, due=False)
     for action in ("retry", "cancel"):

@@ -38,17 +38,17 @@ URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Words:
-    """WTForms' own messages, translated by us: WTForms has fewer languages."""
+    """WTForms' messages, in our words and languages."""
 
-    SAID = (
-        _("Not a valid choice."),
-        _("Not a valid date value."),
-        _("Not a valid integer value."),
-        _("Number must be between %(min)s and %(max)s."),
-    )
+    SAID: ClassVar = {
+        "Not a valid choice.": _("Please choose from the list."),
+        "Not a valid date value.": _("Please enter a valid date."),
+        "Not a valid integer value.": _("Please enter a whole number."),
+        "Number must be between %(min)s and %(max)s.": _("Please enter a number from %(min)s to %(max)s."),
+    }
 
     def gettext(self, text: str) -> str:
-        return str(gettext(text))
+        return str(self.SAID.get(text) or gettext(text))
 
     def ngettext(self, one: str, many: str, number: int) -> str:
         return str(ngettext(one, many, number))
