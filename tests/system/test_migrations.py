@@ -26,7 +26,7 @@ from harness.processes import Load, consumer, flask, wait_until
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.accounts.test_email_change import another_member, ask
-from tests.conftest import Backend, send_due_mails, settings
+from tests.conftest import Backend, Embedded, send_due_mails, settings
 from tests.factories import work
 from tests.pages.test_verify import everything
 from tests.system.test_journey import website_and_log
@@ -519,3 +519,8 @@ def test_web_and_worker_wait_in_front_of_a_database_that_is_not_migrated(
                 process.wait_for_event("database_up")
                 assert len(process.events("database_down")) == 1
                 assert "Traceback" not in process.log
+
+
+def test_a_test_that_fails_shows_no_migrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Embedded(tmp_path)
+    assert capsys.readouterr().err == ""
