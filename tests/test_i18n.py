@@ -219,6 +219,7 @@ def test_all_of_an_account_is_in_thai(thai: Visitor, send_due: Send, smtp: Serve
     send_due()
     thai.open(smtp.mails[0].link)
     thai.submit("/verify")
+    assert_all_thai_at(thai, "/logout")
     assert_all_thai_at(thai, *(f"/account{path}" for path in ("", "/profile", "/sessions", "/export", "/delete")))
     thai.submit("/account/delete", password="not the password")
     assert_all_thai(thai)

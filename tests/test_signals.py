@@ -300,7 +300,7 @@ def test_who_is_to_be_deleted_may_be_deleted_by_a_receiver_too(app: Flask, membe
     with connected(app, signals.user_deleted, deletes_the_row):
         member.open("/account/delete")
         member.submit("/account/delete", password=PASSWORD)
-    assert member.path == "/"
+    assert member.path == "/login"
     with app.app_context():
         assert db.session.scalar(select(func.count(User.id))) == 0
 

@@ -119,7 +119,8 @@ def test_each_device_is_told_in_words_and_one_or_all_others_can_be_signed_out(
     assert "end-others" not in member.page.text
     (own,) = [one.token_hash for one in rows(app, UserSession) if one.revoked_at is None]
     member.submit(f"/account/sessions/{own}/end")
-    assert member.path == "/"
+    assert member.path == "/login"
+    assert "You're signed out." in member.text
     assert not is_signed_in(member)
 
 
@@ -233,7 +234,7 @@ def test_a_deleted_account_is_gone_with_all_that_is_its_own(
         member.submit("/account/delete", password=wrong)
         assert member.page.status_code == 422
     member.submit("/account/delete", password=PASSWORD)
-    assert member.path == "/"
+    assert member.path == "/login"
     assert "Your account was deleted." in member.text
     member.open("/")
     assert "Your account was deleted." not in member.text

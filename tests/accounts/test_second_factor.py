@@ -566,7 +566,7 @@ def test_what_changes_the_account_takes_both(admin: Visitor, phone: Phone, app: 
     assert [count(app, model) for model in (User, OutgoingEmail)] == [1, 1]
     admin.submit(path, **CHANGES[path], password=PASSWORD, recovery_code=phone.sheet[0])
     assert admin.page.status_code == 200
-    assert admin.path == {"/account/delete": "/", "/account/password": "/account"}.get(path, path)
+    assert admin.path == {"/account/delete": "/login", "/account/password": "/account"}.get(path, path)
     done = {"/account/delete": "account_deleted", "/account/password": "password_changed"}.get(path, "address_asked")
     assert acts(app, done) == [done]
 

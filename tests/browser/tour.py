@@ -141,7 +141,7 @@ class Tour:
         self.forgotten()
 
     def account(self) -> None:
-        for path in ("/account/sessions", "/account/export"):
+        for path in ("/account/sessions", "/account/export", "/logout"):
             self.open(path)
         self.page.goto("/account/profile")
         self.fill(username="not@name")

@@ -82,7 +82,7 @@ def test_who_is_signed_in_changes_password_and_address_and_deletes_the_account(
     assert member.path == "/account"
     member.open("/account/delete")
     member.submit("/account/delete", password=NEW)
-    assert member.path == "/"
+    assert member.path == "/login"
 
 
 @pytest.mark.parametrize("identifier", ["mick@example.com", "Mick <MICK@example.com>"])

@@ -84,16 +84,31 @@ def test_a_pending_user_is_led_to_the_waiting_page_and_not_in(visitor: Visitor, 
 
 
 def test_signing_out_needs_the_button(verified: Visitor) -> None:
+    # The page that other apps may link to.
     verified.open("/logout")
-    assert verified.page.status_code == 405
+    assert "You're signed in as mick19" in verified.text
     verified.open("/account")
     verified.submit("/logout", csrf_token="")
     assert verified.page.status_code == 400
+    assert "Nothing was changed. Please try again." in verified.text
     verified.open("/account")
     assert verified.path == "/account"
     verified.submit("/logout")
     verified.open("/account")
     assert verified.path == "/login"
+
+
+def test_who_signed_out_is_told_so_and_not_to_sign_in_first(verified: Visitor) -> None:
+    verified.open("/logout")
+    verified.submit("/logout")
+    # Not "/", which may be a page of an app that is for people who are signed in.
+    assert verified.path == "/login"
+    assert "You're signed out." in verified.text
+    assert "first" not in verified.text
+    # Once.
+    verified.open("/logout")
+    assert verified.path == "/login"
+    assert "You're signed out." not in verified.text
 
 
 def test_every_page_says_who_is_signed_in_and_signs_out(member: Visitor) -> None:

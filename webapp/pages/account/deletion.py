@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, flash, redirect, render_template, session, url_for
+from flask import Blueprint, render_template, session
 from flask.typing import ResponseReturnValue
 from flask_babel import gettext
 from flask_login import login_required
 
 from webapp.accounts import account
 from webapp.delivery import tasks
-from webapp.pages.shared.auth import ProofForm, current
+from webapp.pages.shared.auth import ProofForm, current, say_goodbye
 
 blueprint = Blueprint("deletion", __name__)
 
@@ -29,8 +29,7 @@ def submit() -> ResponseReturnValue:
         session.clear()
         if email_id is not None:
             tasks.deliver_later(email_id)
-        flash(gettext("Your account was deleted. We've sent you one last email to confirm it."))
-        return redirect(url_for("home.show"), 303)
+        return say_goodbye(gettext("Your account was deleted. We've sent you one last email to confirm it."))
     return _page(form), form.status
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, render_template
 from flask_login import login_required
 
-from webapp.pages.shared.forms import Form
-
 blueprint = Blueprint("account", __name__)
 
 
 @blueprint.get("/account")
 @login_required
 def show() -> str:
-    return render_template("account/hub.html", form=Form())
+    return render_template("account/hub.html")

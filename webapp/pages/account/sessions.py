@@ -13,7 +13,7 @@ from webapp.accounts import sessions
 from webapp.accounts.sessions import UserSession
 from webapp.db import clock
 from webapp.i18n import ago
-from webapp.pages.shared.auth import current, forget
+from webapp.pages.shared.auth import current, forget, say_goodbye
 from webapp.pages.shared.forms import Form
 
 blueprint = Blueprint("sessions", __name__)
@@ -44,7 +44,7 @@ def end(key: str) -> ResponseReturnValue:
         return _page(form), form.status
     if key == sessions.hashed(user.session_token):
         forget()
-        return redirect(url_for("home.show"), 303)
+        return say_goodbye(gettext("You're signed out."))
     sessions.end_one(user, key)
     flash(gettext("That device was signed out."))
     return redirect(url_for("sessions.show"), 303)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from flask import Flask, g, redirect, request, session, url_for
+from flask import Flask, flash, g, redirect, request, session, url_for
 from flask_babel import lazy_gettext as _
 from flask_login import current_user, login_user
 from werkzeug import Response
@@ -117,6 +117,15 @@ def forget() -> None:
     if current_user.is_authenticated:
         sessions.end(current_user.session_token)
     session.clear()
+
+
+def say_goodbye(text: str) -> Response:
+    """Redirect to the sign-in page, which shows the text.
+
+    Behind a proxy the start page may be another app's, where people would be asked to sign in first.
+    """
+    flash(text)
+    return redirect(url_for("login.show"), 303)
 
 
 def current() -> User:

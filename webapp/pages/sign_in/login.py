@@ -6,6 +6,7 @@ import uuid
 
 from flask import Blueprint, abort, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
+from flask_babel import gettext
 from flask_babel import lazy_gettext as _
 from flask_login import current_user
 from wtforms import StringField
@@ -14,7 +15,7 @@ from wtforms.validators import DataRequired, Length
 from webapp.accounts import authentication, sessions, signup, verification
 from webapp.accounts.identifiers import email_addresses
 from webapp.pages.shared import known_browser, rate_limits, way_on
-from webapp.pages.shared.auth import current_password_field, forget, sign_in
+from webapp.pages.shared.auth import current_password_field, forget, say_goodbye, sign_in
 from webapp.pages.shared.forms import Form, strip
 from webapp.pages.signup import waiting
 
@@ -74,12 +75,20 @@ def submit() -> ResponseReturnValue:
     return render_template("login.html", form=form), form.status
 
 
+@blueprint.get("/logout")
+def ask_to_sign_out() -> ResponseReturnValue:
+    """The page for other apps to link to: only our own forms have the token that signing out takes."""
+    if not current_user.is_authenticated:
+        return redirect(url_for("login.show"), 303)
+    return render_template("logout.html", form=Form())
+
+
 @blueprint.post("/logout")
 def sign_out() -> ResponseReturnValue:
     form = Form()
     if session and not form.validate():
         if current_user.is_authenticated:
-            return render_template("account/hub.html", form=form), form.status
+            return render_template("logout.html", form=form), form.status
         abort(400)
     forget()
-    return redirect(url_for("home.show"), 303)
+    return say_goodbye(gettext("You're signed out."))
