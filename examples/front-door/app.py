@@ -4,12 +4,13 @@
 from urllib.parse import unquote
 
 from flask import Flask, request
+from markupsafe import escape
 
 app = Flask(__name__)
 
 
 @app.get("/")
 @app.get("/<path:_page>")
-def greet(_page: str = "") -> tuple[str, dict[str, str]]:
-    name = unquote(request.headers["Remote-Name"])
-    return f"Hello {name}, you are number {request.headers['Remote-User']}.\n", {"Content-Type": "text/plain"}
+def greet(_page: str = "") -> str:
+    name, number = (escape(unquote(request.headers[header])) for header in ("Remote-Name", "Remote-User"))
+    return f'<!doctype html><p>Hello {name}, you are number {number}. <a href="/logout">Sign out</a>\n'

@@ -266,8 +266,9 @@ CHECKS: dict[str, Callable[[list[str], Flask], None]] = {
         program: has_options(program)
         for program in ("psql", "pg_dump", "pg_restore", "pg_isready", "createdb", "dropdb", "redis-cli")
     },
-    **dict.fromkeys(("apt", "cp", "df", "dmesg", "git", "grep", "head", "install", "kill", "ls", "pip"), known),
     **dict.fromkeys(
-        ("caddy", "set", "sleep", "test", ".", "sqlite3", "tail", "useradd", "cd", "cat", "export", "promtool"), known
+        ("apt", "cp", "df", "dmesg", "git", "grep", "head", "install", "kill", "ls", "mktemp", "pip"), known
     ),
+    **dict.fromkeys(("set", "sleep", "test", ".", "sqlite3", "tail", "useradd", "cd", "cat", "export"), known),
+    **dict.fromkeys(("caddy", "nginx", "promtool"), known),
 }

@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
 from tests.conftest import Embedded, installed, send_due_mails
 from tests.factories import only_user, travel
-from webapp import config
+from webapp import config, create_app
 from webapp.db import engines
 from webapp.db.base import db
 from webapp.paths import ROOT
@@ -189,7 +190,7 @@ class TestBehindAProxy:
         visitor.open(smtp.mails[0].link)
         visitor.submit("/verify")
         assert str(visitor.page.url) == f"{door}/reports/2026?a=1&b=2"
-        assert visitor.page.text.startswith("Hello Mick Müller, you are number ")
+        assert visitor.text.startswith("Hello Mick Müller, you are number ")
         # Forged headers make nobody someone else.
         forged = {"Remote-User": "999", "Remote-Name": "root", "Remote_User": "999"}
         assert visitor.http.get("/", headers=forged).text == visitor.page.text
@@ -200,16 +201,22 @@ class TestBehindAProxy:
             "Remote-Name",
             "Remote-Email",
         }
-        visitor.open("/account")
-        visitor.submit("/logout", follow=False)
+        (sign_out,) = re.findall(r'href="([^"]*)"', visitor.open("/reports").text)
+        visitor.open(sign_out)
+        visitor.submit("/logout")
+        assert visitor.path == "/login"
+        assert "You're signed out." in visitor.text
+        assert "Please sign in first." not in visitor.text
         visitor.open("/reports")
         assert visitor.path == "/login"
 
 
 @pytest.mark.parametrize("example", ["nginx.conf", "Caddyfile"])
 @pytest.mark.parametrize("backend", [Embedded.name], indirect=True)
-def test_each_page_of_ours_is_reached_and_nothing_that_is_for_machines(app: Flask, example: str) -> None:
+def test_each_page_of_ours_is_reached_and_nothing_that_is_for_machines(environ: dict[str, str], example: str) -> None:
     ours = re.compile(max(re.findall(r"\^/\S+", (EXAMPLE / example).read_text("utf-8")), key=len))
+    # Which also has the mailbox that the waiting page links to.
+    app = create_app({**environ, "APP_ENV": "development"})
     rules = {rule.rule for rule in app.url_map.iter_rules() if is_ours(app.view_functions[rule.endpoint])}
     assert {rule for rule in rules if not ours.search(rule)} == {
         *("/", "/auth", "/livez", "/readyz", "/metrics"),
@@ -266,11 +273,9 @@ def served(app: Flask, handler: type[WSGIRequestHandler] | None = None) -> Itera
 
 
 def nginx(folder: Path, ports: dict[str, int]) -> list[str]:
-    temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    config = folder / "nginx.conf"
-    site = on_ports("nginx.conf", ports)
-    config.write_text(f"daemon off; pid nginx.pid; events {{}} http {{ access_log off; {temporary} {site} }}", "utf-8")
-    return ["nginx", "-p", str(folder), "-e", "error.log", "-c", str(config)]
+    (folder / "nginx.conf").write_text(on_ports("nginx.conf", ports), "utf-8")
+    config = shutil.copy(EXAMPLE / "trial.conf", folder)
+    return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(config)]
 
 
 def caddy(folder: Path, ports: dict[str, int]) -> list[str]:
