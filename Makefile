@@ -48,7 +48,7 @@ model: $(VENV)/installed-dev ## check every state of two emails with spin, and b
 bench: $(VENV)/installed-dev $(RIVALS)/installed ## measure this app against its rivals (parts of it: ARGS="delivery signup")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(VENV)/installed-dev ## check style, types, imports and templates
+lint: $(VENV)/installed-dev ## check style, types, imports, templates and your own words
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -61,6 +61,7 @@ lint: $(VENV)/installed-dev ## check style, types, imports and templates
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose*.yml examples/*/docker-compose.yml
 	@$(BIN)/djlint webapp/templates --lint
 	@$(BIN)/djlint webapp/templates --check $(NOT_MAILS)
+	@$(BIN)/python -m tools.own_words
 
 check: lint test ## run lint and all tests
 
@@ -76,7 +77,7 @@ alerts: ## check and test the alert rules with promtool (Debian: prometheus)
 	@promtool test rules docs/operations/alerts_test.yml
 
 format: $(VENV)/installed-dev ## format code and templates
-	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 	@# djlint fails when it changes something.
 	@$(BIN)/djlint webapp/templates --reformat --quiet $(NOT_MAILS) >/dev/null || true

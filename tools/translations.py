@@ -28,13 +28,20 @@ KEYWORDS = {
 
 def extract() -> Catalog:
     """Return every string that a person may read, including the password meter's."""
-    messages = Catalog(project="signup", fuzzy=False)
-    for filename, _line, message, comments, context in extract_from_dir(
-        ROOT / "webapp", METHODS, OPTIONS, KEYWORDS, comment_tags=["Translators:"]
-    ):
-        messages.add(message, auto_comments=comments, context=context, locations=[(filename, 0)])
+    messages = extract_from(ROOT / "webapp")
     for _line, message, _comments, _context in _of_the_meter():
         messages.add(message, locations=[("zxcvbn", 0)])
+    return messages
+
+
+def extract_from(*folders: Path) -> Catalog:
+    """Return the strings of the code and templates in these folders."""
+    messages = Catalog(project="signup", fuzzy=False)
+    for folder in folders:
+        for filename, _line, message, comments, context in extract_from_dir(
+            folder, METHODS, OPTIONS, KEYWORDS, comment_tags=["Translators:"]
+        ):
+            messages.add(message, auto_comments=comments, context=context, locations=[(filename, 0)])
     return messages
 
 
