@@ -93,8 +93,9 @@ def test_a_person_is_shown_with_sessions_and_history(
 def test_a_person_is_shown_with_fields_of_ones_own(
     admin: Visitor, member: Visitor, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(User, "boat", "<Nautilus>", raising=False)
-    monkeypatch.setattr(users, "OWN_FIELDS", (Column("boat", info={"label": "Your boat"}),))
+    # A name that no field of yours has.
+    monkeypatch.setattr(User, "boat_in_tests", "<Nautilus>", raising=False)
+    monkeypatch.setattr(users, "OWN_FIELDS", (Column("boat_in_tests", info={"label": "Your boat"}),))
     admin.open(f"/ops/users/{of(app).id}")
     assert "Your boat <Nautilus>" in admin.text
 
