@@ -208,7 +208,7 @@ def leave(visit: Visit) -> None:
     browser.open("/account/delete")
     visit.think()
     browser.submit("/account/delete", password=visit.account.password)
-    browser.must_be_at("/login")
+    browser.must_read("Your account was deleted.")
     visit.is_member = False
 
 
@@ -223,7 +223,7 @@ def operate(visit: Visit) -> None:
 
 def sign_out(browser: Browser) -> None:
     browser.submit("/logout")
-    browser.must_be_at("/login")
+    browser.must_read("You're signed out.")
 
 
 def path_of(mail: Mail) -> str:

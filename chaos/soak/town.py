@@ -153,6 +153,10 @@ class Browser(Visitor):
         if self.path != path or self.page.status_code >= 400:
             raise Unexpected(f"{self.page.status_code} at {self.path} instead of {path}: {self.text[:200]}")
 
+    def must_read(self, words: str) -> None:
+        if words not in self.text:
+            raise Unexpected(f"{self.page.status_code} at {self.path} without {words!r}: {self.text[:200]}")
+
     def must_be_refused(self) -> None:
         if self.page.status_code != 422:
             raise Unexpected(f"{self.page.status_code} at {self.path} instead of 422: {self.text[:200]}")
