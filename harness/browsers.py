@@ -10,8 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from werkzeug.serving import make_server
+
+from harness.visitor import ASKED_FOR
 
 # The first one is Chromium without what only a window needs, and takes a third less time.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -40,6 +42,12 @@ def chromium() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+def fill_in_own(page: Page) -> None:
+    """Fill in what own/fields.py requires of those who sign up."""
+    for name, text in ASKED_FOR.items():
+        page.locator(f"#{name}").fill(text)
 
 
 @contextmanager

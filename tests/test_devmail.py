@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.processes import Process, free_port, wait_for_port
-from harness.visitor import PASSWORD
+from harness.visitor import ASKED_FOR, PASSWORD
 from webapp import create_app, devmail
 from webapp.devmail import Mailbox
 
@@ -197,7 +197,7 @@ def test_an_empty_mailbox_says_what_to_do(browser: FlaskClient) -> None:
 def test_the_waiting_page_leads_to_the_mailbox(browser: FlaskClient) -> None:
     token = re.search(r'name="csrf_token" value="([^"]+)"', browser.get("/signup").text)
     assert token
-    typed = {"username": "mick19", "email": "mick@example.com", "password": PASSWORD}
+    typed = {"username": "mick19", "email": "mick@example.com", "password": PASSWORD, **ASKED_FOR}
     browser.post("/signup", data={"csrf_token": token[1], **typed})
     assert 'href="/dev/mailbox"' in browser.get("/signup/sent").text
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
-from harness.browsers import needs_chromium
+from harness.browsers import fill_in_own, needs_chromium
 from harness.processes import consumer, free_port
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD
@@ -43,6 +43,7 @@ def sign_up(page: Page, url: str) -> None:
     page.get_by_label("Username").fill("mick19")
     page.get_by_label("Full name").fill("Mick Example")
     page.get_by_label("Email address").fill("mick@example.com")
+    fill_in_own(page)
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Sign up").click()
     expect(page.get_by_role("heading", name="Check your email")).to_be_visible()

@@ -15,7 +15,7 @@ from limits import parse_many
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect
 from sqlalchemy import func, select
 
-from harness.browsers import needs_chromium, served
+from harness.browsers import fill_in_own, needs_chromium, served
 from harness.processes import free_port
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
@@ -23,7 +23,7 @@ from tests.accounts.test_codes import code_in
 from tests.conftest import Embedded
 from tests.factories import travel
 from webapp import create_app
-from webapp.accounts.users import User
+from webapp.accounts.users import OWN_FIELDS, User
 from webapp.config import LIMITS
 from webapp.db.base import db
 from webapp.extensions import mail
@@ -86,6 +86,7 @@ def fill_in(page: Page, *, email: str = "mick@example.com", password: str = PASS
     page.get_by_label("Username").fill("mick19")
     page.get_by_label("Full name").fill("Mick Example")
     page.get_by_label("Email address").fill(email)
+    fill_in_own(page)
     page.get_by_label("Password", exact=True).fill(password)
 
 
@@ -348,7 +349,7 @@ def test_an_expired_link_is_one_button_from_a_new_one(page: Page, app: Flask, se
 def test_the_form_works_by_keyboard_alone(page: Page) -> None:
     page.goto("/signup")
     page.get_by_label("Username").focus()
-    for text in ("mick19", "", "mick@example.com", PASSWORD):
+    for text in ("mick19", "", *("x" for _own in OWN_FIELDS), "mick@example.com", PASSWORD):
         page.keyboard.type(text)
         page.keyboard.press("Tab")
     # The button that shows the password comes first.
@@ -422,6 +423,7 @@ def sign_up_in_thai(page: Page, email: str) -> None:
     page.get_by_role("main").get_by_role("link", name="สมัครใช้งาน").click()
     page.get_by_label("ชื่อผู้ใช้").fill("สมชาย")
     page.get_by_label("ชื่อ-นามสกุล").fill("สมชาย ใจดี")
+    fill_in_own(page)
     page.get_by_label("อีเมล").fill(email)
     page.get_by_label("รหัสผ่าน", exact=True).fill("ม้าถูกแบตเตอรี่ลวดเย็บ")
     page.get_by_role("button", name="สมัครใช้งาน").click()
@@ -446,6 +448,7 @@ def test_in_thai_one_signs_up_follows_the_link_and_confirms(thai: Page, send_due
     expect_welcome_in_thai(thai)
 
 
+@pytest.mark.thai
 @pytest.mark.parametrize("thai", [False], indirect=True, ids=["without scripts"])
 def test_in_thai_without_scripts_one_mends_the_address_and_types_the_code(
     thai: Page, send_due: Send, smtp: Server
@@ -569,6 +572,7 @@ def test_what_moves_ends_and_costs_no_painting(page: Page) -> None:
 # The life of an account.
 
 
+@pytest.mark.thai
 def test_an_account_is_led_by_keyboard_alone_in_thai_on_a_phone_without_scripts(
     browser: Browser, page: Page, app: Flask, send_due: Send, smtp: Server
 ) -> None:

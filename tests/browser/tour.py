@@ -10,7 +10,7 @@ import pyotp
 from flask import Flask, abort
 from playwright.sync_api import Page, expect
 
-from harness.browsers import served
+from harness.browsers import fill_in_own, served
 from harness.processes import free_port
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD
@@ -93,6 +93,7 @@ class Tour:
     def waiting(self) -> None:
         self.page.goto("/signup")
         self.fill(username="mick19", full_name="Mick Example", email="mick@gmial.com", password=PASSWORD)
+        fill_in_own(self.page)
         self.press("/signup", "waiting: leaving, with a suggestion")
         self.page.locator("#wrong-address summary").click()
         self.page.locator("#wrong-address #email").fill("mick@gmail.com")

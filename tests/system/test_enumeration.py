@@ -19,7 +19,7 @@ from limits import parse_many
 from sqlalchemy import delete, event, select, update
 
 from harness.smtp_server import Server
-from harness.visitor import PASSWORD, Visitor
+from harness.visitor import ASKED_FOR, PASSWORD, Visitor
 from tests.factories import travel
 from webapp.accounts import hash_cost, passwords, signup
 from webapp.accounts.links import VerifyEmail
@@ -170,7 +170,7 @@ class Probe:
             return self._seen(page)
 
     def sign_up(self, **fields: str) -> Seen:
-        typed = {"username": self.username, "full_name": "", "email": self.address, "password": PASSWORD}
+        typed = {"username": self.username, "full_name": "", "email": self.address, "password": PASSWORD, **ASKED_FOR}
         return self.submit("/signup", on="/signup", **{**typed, **fields})
 
     def resend(self) -> Seen:
