@@ -374,6 +374,14 @@ DEFENCES = [
     ),
     Defence(
         4,
+        "an address that mail servers read as another one is refused",
+        "webapp/accounts/identifiers/email_addresses.py",
+        "if READ_AS_ANOTHER.search(valid.local_part):",
+        "if False:",
+        "test_an_address_that_mail_servers_read_as_another_one_does_not_do",
+    ),
+    Defence(
+        4,
         "spellings of an address are one",
         "webapp/accounts/identifiers/email_addresses.py",
         'key=f"{valid.local_part.lower()}@',

@@ -195,6 +195,14 @@ def test_spellings_of_one_address_have_one_key(text: str, key: str) -> None:
     assert email_addresses.parse_address(text).key == key
 
 
+@pytest.mark.parametrize("local", ["ann%example.net", "example.net!ann", "=?utf-8?q?ann=40example.net?="])
+def test_an_address_that_mail_servers_read_as_another_one_does_not_do(visitor: Visitor, app: Flask, local: str) -> None:
+    visitor.sign_up(email=f"{local}@example.com")
+    assert visitor.page.status_code == 422
+    assert "name@example.com" in visitor.text
+    assert rows(app) == (0, 0, 0)
+
+
 def test_a_resend_while_a_mail_waits_adds_none(visitor: Visitor, app: Flask) -> None:
     visitor.sign_up()
     with app.app_context():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from email_validator import EmailNotValidError, validate_email
@@ -9,6 +10,10 @@ from email_validator import EmailNotValidError, validate_email
 from webapp.accounts.identifiers import pasted, usernames
 
 EMAIL_MAX = 254
+
+# Some mail servers pass ann%example.net@example.com and example.net!ann@example.com on to ann@example.net, and decode
+# =?…?= as in headers. So Ann would prove an address that isn't hers.
+READ_AS_ANOTHER = re.compile(r"[%!]|=\?")
 
 
 class AddressInvalid(ValueError):
@@ -36,6 +41,8 @@ def parse_address(text: str) -> Address:
         )
     except EmailNotValidError as error:
         raise AddressInvalid(str(error)) from error
+    if READ_AS_ANOTHER.search(valid.local_part):
+        raise AddressInvalid("some mail servers read it as another address")
     # Lower-cased, not case-folded: folding would merge mailboxes that differ.
     return Address(mailed=valid.ascii_email or valid.normalized, key=f"{valid.local_part.lower()}@{valid.ascii_domain}")
 
