@@ -144,6 +144,8 @@ worker_class = Worker
 # As long as the rest of a head may be, so that our own pages answer when something is appended to a link. Gunicorn's
 # maximum is half of that.
 limit_request_line = message.MAX_REQUEST_LINE = heads.LONGEST
+# None: by default, a proxy on this machine passes on SCRIPT_NAME, with which anybody changes what path is asked for.
+forwarder_headers = ""
 # A few more than forms ever take, for pages and health checks.
 threads = turns.PLACES + 4
 graceful_timeout = 10

@@ -622,6 +622,14 @@ DEFENCES = [
     ),
     Defence(
         15,
+        "no header changes the path that was asked for",
+        "gunicorn.conf.py",
+        'forwarder_headers = ""\n',
+        "",
+        "test_no_header_changes_the_path_that_was_asked_for",
+    ),
+    Defence(
+        15,
         "only a trusted proxy says who asks",
         "webapp/pages/shared/proxies.py",
         '    if proxies := app.config["TRUSTED_PROXIES"]:\n',

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from urllib.robotparser import RobotFileParser
 
+import httpx
 import pytest
 from flask import Flask
 
+from harness.processes import free_port, gunicorn, wait_for_port
 from harness.visitor import Visitor
 from webapp import create_app
 
@@ -124,6 +126,16 @@ def test_the_host_header_changes_no_link(visitor: Visitor, app: Flask) -> None:
     page = visitor.http.get("/account", headers={"Host": "evil.example"}, follow_redirects=False)
     assert page.headers["location"].startswith("/login")
     assert "evil.example" not in visitor.http.get("/signup", headers={"Host": "evil.example"}).text
+
+
+def test_no_header_changes_the_path_that_was_asked_for(process_environ: dict[str, str]) -> None:
+    port = free_port()
+    with gunicorn(process_environ, port, "--workers", "1"):
+        wait_for_port(port, 60)
+        # As a proxy on the same machine passes it on, which gunicorn trusts.
+        answer = httpx.get(f"http://127.0.0.1:{port}/login", headers={"SCRIPT_NAME": "/log"}, timeout=20)
+    assert answer.status_code == 200
+    assert 'action="/login"' in answer.text
 
 
 def test_an_answer_names_its_request(visitor: Visitor) -> None:
