@@ -7,7 +7,10 @@ import re
 import runpy
 import secrets
 import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -25,11 +28,13 @@ from sqlalchemy import event
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from harness.processes import Process, free_port, wait_until
+from harness.proxies import Handler, listening
 from harness.smtp_server import Server
 from harness.visitor import PASSWORD, Visitor
-from tests.conftest import Embedded, installed, send_due_mails
+from tests.conftest import Embedded, for_installed_caddy, installed, send_due_mails
 from tests.factories import only_user, travel
 from webapp import config, create_app
+from webapp.accounts import links
 from webapp.db import engines
 from webapp.db.base import db
 from webapp.paths import ROOT
@@ -38,6 +43,7 @@ LOADED = {"text/css", "text/javascript", "image/svg+xml", "image/png"}
 
 SENDER = {"MAIL_DEFAULT_SENDER": "no-reply@signup.example"}
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 EXAMPLE = ROOT / "examples" / "front-door"
 
 
@@ -168,12 +174,11 @@ class TestBehindAProxy:
     @pytest.fixture(params=["nginx", "caddy"])
     def door(self, request: pytest.FixtureRequest, app: Flask, port: int, tmp_path: Path) -> Iterator[str]:
         installed(request.param)
-        command = {"nginx": nginx, "caddy": caddy}[request.param]
         behind = runpy.run_path(str(EXAMPLE / "app.py"))["app"]
         Noting.names.clear()
         with served(app) as own, served(behind, Noting) as behind_port:
             ports = {"8080": port, "8000": own, "9000": behind_port}
-            with running(command(tmp_path, ports), tmp_path, f"http://127.0.0.1:{port}/login"):
+            with running(PROXIES[request.param](tmp_path, ports), tmp_path, f"http://127.0.0.1:{port}/login"):
                 yield f"http://127.0.0.1:{port}"
 
     def test_one_comes_back_to_the_page_first_asked_for(self, app: Flask, door: str, smtp: Server) -> None:
@@ -195,6 +200,9 @@ class TestBehindAProxy:
         forged = {"Remote-User": "999", "Remote-Name": "root", "Remote_User": "999"}
         assert visitor.http.get("/", headers=forged).text == visitor.page.text
         assert httpx.get(f"{door}/", headers=forged).status_code == 303
+        # Nor does anybody get there without a name.
+        nameless = {"Connection": "close, Remote-User, Remote-Name, Remote-Email"}
+        assert visitor.http.get("/", headers=nameless).text == visitor.page.text
         assert visitor.http.post("/", headers=forged).status_code == 405
         assert {name for name in Noting.names if "remote" in name.lower()} == {
             "Remote-User",
@@ -209,6 +217,56 @@ class TestBehindAProxy:
         assert "Please sign in first." not in visitor.text
         visitor.open("/reports")
         assert visitor.path == "/login"
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_the_front_door_gets_a_request_as_a_whole(tmp_path: Path, proxy: str) -> None:
+    posts: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        said = connection.recv(65536)
+        if said.startswith(b"POST"):
+            posts.append(said)
+            while said.count(b"a" * 1000) < 7:
+                said += connection.recv(65536)
+        connection.sendall(OK)
+
+    with behind_proxy(proxy, tmp_path, answer) as (port, _), socket.create_connection(("127.0.0.1", port), 20) as slow:
+        host = f"127.0.0.1:{port}"
+        slow.sendall(f"POST /login HTTP/1.1\r\nHost: {host}\r\nContent-Length: 7000\r\n\r\n{'a' * 5000}".encode())
+        time.sleep(1)
+        assert posts == []
+        slow.sendall(b"a" * 2000)
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+    assert posts
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_a_link_that_gets_no_answer_is_in_no_log(tmp_path: Path, proxy: str) -> None:
+    def answer(connection: socket.socket) -> None:
+        if connection.recv(65536).startswith(b"GET /login "):
+            connection.sendall(OK)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with behind_proxy(proxy, tmp_path, answer) as (port, process):
+
+        def logged() -> str:
+            return process.log + "".join(file.read_text("utf-8") for file in tmp_path.glob("*.log"))
+
+        for path in (*(f"{path}/secret" for path in links.PATHS.values()), "/forgot?last"):
+            assert httpx.get(f"http://127.0.0.1:{port}{path}", timeout=20).status_code == 502
+        wait_until(lambda: "/forgot?last" in logged(), "it logs nothing")
+        assert "secret" not in logged()
+
+
+def test_the_documented_caddyfile_can_be_read_and_logs_as_the_example_does(tmp_path: Path) -> None:
+    documented = re.findall(r"```caddyfile\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.DOTALL)[0]
+    (tmp_path / "Caddyfile").write_text(for_installed_caddy(documented), "utf-8")
+    command = [installed("caddy"), "adapt", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
+    subprocess.run(command, env={"HOME": str(tmp_path)}, check=True)
+    options = re.match(r"\{\n.*?\n\}\n", documented, re.DOTALL)
+    assert options
+    assert options[0] in (EXAMPLE / "Caddyfile").read_text("utf-8")
 
 
 @pytest.mark.parametrize("example", ["nginx.conf", "Caddyfile"])
@@ -281,8 +339,12 @@ def nginx(folder: Path, ports: dict[str, int]) -> list[str]:
 def caddy(folder: Path, ports: dict[str, int]) -> list[str]:
     config = folder / "Caddyfile"
     # Its admin port is shared by the whole machine.
-    config.write_text(f"{{\n\tadmin off\n}}\n{on_ports('Caddyfile', ports)}", "utf-8")
+    site = for_installed_caddy(on_ports("Caddyfile", ports)).replace("\n{\n", "\n{\n\tadmin off\n", 1)
+    config.write_text(site, "utf-8")
     return ["caddy", "run", "--config", str(config), "--adapter", "caddyfile"]
+
+
+PROXIES = {"nginx": nginx, "caddy": caddy}
 
 
 def on_ports(example: str, ports: dict[str, int]) -> str:
@@ -293,7 +355,7 @@ def on_ports(example: str, ports: dict[str, int]) -> str:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, url: str) -> Iterator[None]:
+def running(command: list[str], folder: Path, url: str) -> Iterator[Process]:
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     with Process(*command, environ=environ) as process:
 
@@ -305,4 +367,15 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[None]:
 
         wait_until(lambda: answers() or process.popen.poll() is not None, f"{command[0]} does not answer")
         assert process.popen.poll() is None, process.log
-        yield
+        yield process
+
+
+@contextmanager
+def behind_proxy(proxy: str, folder: Path, answer: Handler) -> Iterator[tuple[int, Process]]:
+    """Run the proxy in front of a front door that answers so; yield its port, and the proxy."""
+    installed(proxy)
+    port = free_port()
+    with listening(answer) as own:
+        command = PROXIES[proxy](folder, {"8080": port, "8000": own, "9000": own})
+        with running(command, folder, f"http://127.0.0.1:{port}/login") as process:
+            yield port, process
