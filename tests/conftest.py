@@ -390,7 +390,7 @@ def installed(program: str) -> str:
 def for_installed_caddy(text: str) -> str:
     """Return the Caddyfile as the installed Caddy reads it: Debian's is older than what we document."""
     version = subprocess.run([installed("caddy"), "version"], capture_output=True, text=True, check=True).stdout
-    return text.replace("request_buffers 1MB", "buffer_requests") if re.match(r"v?2\.[0-6]\.", version) else text
+    return text.replace("request_buffers 64KB", "buffer_requests") if re.match(r"v?2\.[0-6]\.", version) else text
 
 
 @dataclass

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from harness.processes import Process, wait_until
 from harness.servers import Postgres
 from tests.deployment.known_programs import POSTGRES_PROGRAMS
+from webapp.config import FORM_BYTES
 from webapp.paths import ROOT
 
 FILES = ["docker-compose.yml", "docker-compose.ha.yml"]
@@ -48,6 +49,21 @@ def test_no_container_can_do_more_than_it_must(name: str, service: dict[str, Any
     assert 16 <= service["pids_limit"] <= 256
     # Containers that exit are restarted, except for the one that runs once.
     assert service.get("restart") == ("no" if name == "migrate" else "unless-stopped")
+
+
+def test_bodies_that_wait_at_the_proxy_do_not_fill_its_memory() -> None:
+    proxy = services()["proxy"]
+    (room,) = proxy["tmpfs"]
+    found = re.search(r":size=(\d+)m$", room)
+    assert found
+    assert int(found[1]) <= int(proxy["deploy"]["resources"]["limits"]["memory"].removesuffix("M")) / 2
+
+
+@pytest.mark.parametrize("file", ["docker/nginx.conf", "examples/front-door/nginx.conf", "docs/deploy.md"])
+def test_a_proxy_keeps_no_body_that_is_much_larger_than_a_form(file: str) -> None:
+    sizes = re.findall(r"client_max_body_size (\d+)k;", (ROOT / file).read_text("utf-8"))
+    assert sizes
+    assert {int(size) for size in sizes} == {4 * FORM_BYTES // 1024}
 
 
 def test_images_of_others_have_an_exact_version() -> None:
