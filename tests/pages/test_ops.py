@@ -155,7 +155,7 @@ def test_a_dead_mail_is_found_understood_and_revived(admin: Visitor, app: Flask,
     assert get(app, email_id).status == "dead"
     press(admin)
     assert admin.path == f"/ops/mails/{email_id}"
-    assert "Retrying 1 email." in admin.text
+    assert "Resending 1 email." in admin.text
     work(app)
     assert get(app, email_id).status == "sent"
     assert audited(app)[-1] == ("mail_retried", f"mail {email_id}")
@@ -417,7 +417,7 @@ def test_many_mails_are_done_a_part_at_a_time(admin: Visitor, app: Flask, monkey
         steps.append(admin.text.split(" Audit ")[1][:6])
         press(admin)
     assert steps == ["2 of 5", "4 of 5"]
-    assert "Retrying 5 emails." in admin.text
+    assert "Resending 5 emails." in admin.text
     with app.app_context():
         due = db.session.scalars(select(OutgoingEmail.id).where(OutgoingEmail.next_attempt_at <= db_now())).all()
     assert set(due) == set(ids)

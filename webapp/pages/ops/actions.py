@@ -124,7 +124,7 @@ class Work:
 
     def told(self) -> str:
         if self.action == "retry":
-            return str(ngettext("Retrying %(num)s email.", "Retrying %(num)s emails.", self.changed))
+            return str(ngettext("Resending %(num)s email.", "Resending %(num)s emails.", self.changed))
         return str(ngettext("%(num)s email was canceled.", "%(num)s emails were canceled.", self.changed))
 
 
