@@ -180,7 +180,7 @@ def settle_down(watch: Watch) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         watch.try_to(watch.read_emails)
-        if not any(email.status in {"queued", "sending"} for email in watch.emails.values()):
+        if not any(email.is_on_its_way for email in watch.emails.values()):
             return
         time.sleep(1)
 

@@ -38,7 +38,10 @@ DATABASE = f"""
         (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())
             AS connections
 """  # noqa: S608 - our own names
-EMAILS = "SELECT message_id, to_address, status, next_attempt_at, coalesce(last_error, '') AS why FROM outgoing_emails"
+EMAILS = """
+    SELECT message_id, to_address, status, next_attempt_at, coalesce(last_error, '') AS why,
+    created_at + make_interval(secs => coalesce(delay, 0)) > now() AS is_for_later FROM outgoing_emails
+"""
 
 
 class Watch:
@@ -104,6 +107,7 @@ class Watch:
         for row in self.database.execute(EMAILS):
             known = self.emails.setdefault(row["message_id"], Email(row["to_address"]))
             known.status, known.why, known.due_at = row["status"], row["why"], row["next_attempt_at"].timestamp()
+            known.is_for_later = row["is_for_later"]
 
     def scrape(self) -> None:
         """Read all counters as Prometheus does, and record those that went down."""

@@ -18,12 +18,20 @@ REFUSAL = "no such mailbox"
 
 @dataclass
 class Email:
-    """An email as the database showed it last; `why`: the reason if it was refused or canceled."""
+    """An email as the database showed it last; `why`: the reason if it was refused or canceled.
+
+    `is_for_later`: whether it was promised for a time that has not come, as your own may be.
+    """
 
     address: str
     status: str = ""
     due_at: float = 0
     why: str = ""
+    is_for_later: bool = False
+
+    @property
+    def is_on_its_way(self) -> bool:
+        return self.status in {"queued", "sending"} and not self.is_for_later
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,12 @@ def of_emails(
     copies = Counter(one.message_id for one in taken)
     known = {email.address for email in emails.values()}
 
-    def those(*statuses: str) -> list[str]:
-        return [message_id for message_id, email in emails.items() if email.status in statuses]
+    def those(status: str) -> list[str]:
+        return [message_id for message_id, email in emails.items() if email.status == status]
 
     return {
         "sent, but not accepted": [one for one in those("sent") if one not in copies],
-        "still on their way": those("queued", "sending"),
+        "still on their way": [one for one, email in emails.items() if email.is_on_its_way],
         "wrongly dead": [f"{one} {emails[one]}" for one in those("dead") if not is_refused(emails[one].address)],
         "doubled": [one for one, count in copies.items() if count > 1],
         "accepted without being committed": [one for one in copies if one not in emails],

@@ -50,6 +50,7 @@ def test_each_email_that_is_not_accepted_once_or_rightly_ended_is_told() -> None
         "well": Email("well@example.com", "sent"),
         "lost": Email("lost@example.com", "sent"),
         "late": Email("late@example.com", "queued"),
+        "later": Email("later@example.com", "queued", is_for_later=True),
         "dead": Email("dead@example.com", "dead"),
         "twice": Email("twice@example.com", "sent"),
         "refused": Email("refused@example.com", "dead"),
