@@ -375,8 +375,8 @@ DEFENCES = [
     Defence(
         4,
         "an address that mail servers read as another one is refused",
-        "webapp/accounts/identifiers/email_addresses.py",
-        "if READ_AS_ANOTHER.search(valid.local_part):",
+        "webapp/pages/shared/forms.py",
+        "if self.address.is_read_as_another:",
         "if False:",
         "test_an_address_that_mail_servers_read_as_another_one_does_not_do",
     ),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 from limits import parse_many
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from harness.smtp_server import Mail, Server
 from harness.visitor import PASSWORD, Visitor
@@ -230,6 +230,23 @@ def test_one_reset_consumes_all_other_links_and_those_that_wait(
     with app.app_context():
         waited = select(OutgoingEmail).where(OutgoingEmail.status == "canceled")
         assert [email.last_error for email in db.session.scalars(waited)] == ["the password was changed"]
+
+
+def test_an_owner_whose_address_would_be_refused_today_still_resets_the_password(
+    owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    address = "mick%example.net@example.com"
+    with app.app_context():
+        db.session.execute(update(User).values(email=address, email_key=address))
+        db.session.commit()
+    forget(another_visitor, address)
+    assert another_visitor.path == "/forgot/sent"
+    send_due()
+    assert last(smtp, "Set a new password").recipients == [address]
+    # But nobody proves one like it.
+    owner.open("/account/email")
+    owner.submit("/account/email", email="ann%example.net@example.com", password=PASSWORD)
+    assert owner.page.status_code == 422
 
 
 @on_embedded

@@ -19,12 +19,12 @@ from webapp.delivery import tasks
 from webapp.outbox import outgoing_email
 from webapp.pages.shared import email_domains, mail_status, rate_limits, way_on
 from webapp.pages.shared.auth import ProofForm, current, current_password_field
-from webapp.pages.shared.forms import Form, WithAddress, code_field, email_field
+from webapp.pages.shared.forms import Form, WithNewAddress, code_field, email_field
 
 blueprint = Blueprint("address", __name__)
 
 
-class AddressForm(WithAddress, ProofForm):
+class AddressForm(WithNewAddress, ProofForm):
     limit = "RATELIMIT_SIGNUP"
 
     email = email_field(_("New address"), _("We'll send an email there to check that it's yours."))

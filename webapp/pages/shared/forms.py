@@ -194,6 +194,9 @@ def email_field(label: str = _("Email address"), hint: str = "") -> EmailField:
     )
 
 
+ADDRESS_ADVICE = _("Please check this address: it should look like name@example.com, in plain letters before the @.")
+
+
 class WithAddress:
     """A form with a field `email`, parsed into `address` the same way everywhere."""
 
@@ -203,9 +206,16 @@ class WithAddress:
         try:
             self.address = email_addresses.parse_address(field.data)
         except email_addresses.AddressInvalid as error:
-            raise ValidationError(
-                _("Please check this address: it should look like name@example.com, in plain letters before the @.")
-            ) from error
+            raise ValidationError(ADDRESS_ADVICE) from error
+
+
+class WithNewAddress(WithAddress):
+    """The same, for an address that is yet to be proved."""
+
+    def validate_email(self, field: EmailField) -> None:
+        super().validate_email(field)
+        if self.address.is_read_as_another:
+            raise ValidationError(ADDRESS_ADVICE)
 
 
 def read_username(text: str) -> str:

@@ -16,14 +16,14 @@ from wtforms import HiddenField
 from webapp.accounts import passwords, signup, users
 from webapp.delivery import tasks
 from webapp.pages.shared import email_domains, rate_limits, way_on
-from webapp.pages.shared.forms import Form, NameFields, WithAddress, email_field
+from webapp.pages.shared.forms import Form, NameFields, WithNewAddress, email_field
 from webapp.pages.shared.new_password import is_strong, measure, new_password_field
 from webapp.pages.signup import page_cache, waiting
 
 blueprint = Blueprint("signup", __name__)
 
 
-class SignupForm(NameFields, WithAddress, Form):
+class SignupForm(NameFields, WithNewAddress, Form):
     limit = "RATELIMIT_SIGNUP"
 
     email = email_field(hint=_("We'll send an email there to check that it's yours."))

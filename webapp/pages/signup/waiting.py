@@ -20,7 +20,15 @@ from webapp.delivery import tasks
 from webapp.pages.shared import email_domains, rate_limits
 from webapp.pages.shared import mail_status as progress_page
 from webapp.pages.shared.auth import sign_in
-from webapp.pages.shared.forms import Form, WithAddress, code_field, email_field, read_username, strip, username_advice
+from webapp.pages.shared.forms import (
+    Form,
+    WithNewAddress,
+    code_field,
+    email_field,
+    read_username,
+    strip,
+    username_advice,
+)
 
 blueprint = Blueprint("waiting", __name__)
 
@@ -33,7 +41,7 @@ class CodeForm(Form):
     username = StringField(_("New username"), filters=[strip])
 
 
-class AddressForm(WithAddress, Form):
+class AddressForm(WithNewAddress, Form):
     limit = "RATELIMIT_SIGNUP"
 
     email = email_field(_("Correct address"))
