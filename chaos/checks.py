@@ -218,6 +218,7 @@ def settle_down(world: World, patience: float, longest: float) -> float:
     """Wait until no email is on its way; return how long that took, or how long we waited.
 
     An email that its recipient's server deferred (4xx) may wait out its backoff, past our patience but not forever.
+    One whose next attempt is later than that (in doubt twice, it waits 15 minutes) is hurried, as an operator would.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < longest:
@@ -225,6 +226,9 @@ def settle_down(world: World, patience: float, longest: float) -> float:
         put_off = [p for p in waiting if p.error_class == "Refused" and p.next_attempt_at > time.time()]
         if not waiting or (waited > patience and len(put_off) < len(waiting)):
             return waited
+        if later := [p.email_id for p in waiting if p.next_attempt_at > time.time() + longest]:
+            world.flask("mail", "retry", *later)
+            world.hurried += later
         time.sleep(1)
     return longest
 

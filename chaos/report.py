@@ -35,6 +35,7 @@ def figures(world: World, load: Load, result: Result, healed_in: float) -> None:
     if world.app is OURS:
         rows += [
             ("still on their way", len(result.unfinished)),
+            ("made due by `flask mail retry`", len(world.hurried)),
             ("expired leases", len(result.expired_leases)),
             ("sent, but not in the ledger", len(result.falsely_sent)),
             ("wrongly dead, canceled or without a mail", len(result.falsely_ended)),

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from redis import Redis
@@ -189,7 +189,10 @@ class Embedded:
 
 @dataclass
 class World:
-    """`stopped_slowly`: consumers that took too long to stop. `frozen_at`: the statements after which one froze."""
+    """`stopped_slowly`: consumers that took too long to stop. `frozen_at`: the statements after which one froze.
+
+    `hurried`: the ids of emails that were made due by `flask mail retry`.
+    """
 
     app: App
     backend: Servers | Embedded
@@ -200,6 +203,7 @@ class World:
     url: str
     stopped_slowly: list[str]
     frozen_at: list[str]
+    hurried: list[str] = field(default_factory=list)
 
     @property
     def servers(self) -> Servers:
@@ -210,6 +214,12 @@ class World:
     def embedded(self) -> Embedded:
         assert isinstance(self.backend, Embedded)
         return self.backend
+
+    def flask(self, *command: str) -> None:
+        """Run one of our app's commands."""
+        subprocess.run(
+            [str(BIN / "flask"), *command], cwd=ROOT, env=self.web.environ, check=True, capture_output=True, timeout=60
+        )
 
     def mend(self) -> None:
         """Make everything work again."""
