@@ -17,6 +17,9 @@ client_ip: ContextVar[str | None] = ContextVar("client_ip", default=None)
 # The client's User-Agent header.
 client_agent: ContextVar[str] = ContextVar("client_agent", default="")
 
+# The client's country, two capital letters of ISO 3166, if a proxy says so.
+client_country: ContextVar[str | None] = ContextVar("client_country", default=None)
+
 # The operator who is acting: a user's id and name, or whoever runs the command.
 actor: ContextVar[str | None] = ContextVar("actor", default=None)
 

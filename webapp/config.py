@@ -122,6 +122,12 @@ def _ehlo_name(raw: str) -> str:
     return name
 
 
+def _header_name(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", raw):
+        raise ValueError(f"must be a header's name, such as CF-IPCountry, not {raw!r}")
+    return raw
+
+
 def _usernames(raw: str) -> list[str]:
     names = [] if raw.lower() == "none" else [part.strip() for part in parse_text(raw).split(",")]
     for name in names:
@@ -192,6 +198,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RETENTION_DAYS": (parse_number(14, 3650), 90),
     "METRICS_TOKEN": (parse_secret, None),
     "TRUSTED_PROXIES": (parse_number(0, 10), 0),
+    "COUNTRY_HEADER": (_header_name, None),
     "WEB_CONCURRENCY": (parse_number(1, 64), 2),
     "LOG_FORMAT": (parse_choice("console", "json"), "console"),
     "LOG_LEVEL": (parse_choice("debug", "info", "warning", "error"), "info"),

@@ -130,6 +130,44 @@ def test_the_mail_says_when_and_on_what_its_link_was_asked_for_and_nothing_that_
 
 
 @on_embedded
+def test_emails_name_the_country_that_the_proxy_says(
+    owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server
+) -> None:
+    app.config["COUNTRY_HEADER"] = "CF-IPCountry"
+    another_visitor.http.headers.update({"User-Agent": "(Android) Firefox/140.0", "CF-IPCountry": "TH"})
+    forget(another_visitor)
+    send_due()
+    assert "from Firefox on Android (Thailand)." in last(smtp, "Set a new password").text
+    another_visitor.open(reset_link(smtp))
+    another_visitor.submit("/reset", password=NEW)
+    with app.app_context():
+        db.session.execute(update(OutgoingEmail).where(OutgoingEmail.status == "queued").values(locale="th"))
+        db.session.commit()
+    send_due()
+    assert "Firefox บน Android (ไทย)" in smtp.mails[-1].text
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        # Nobody says it; nobody knows it; Tor; unknown to us; not capital; more than one; not a country.
+        *[("CF-IPCountry", said) for said in ("", "XX", "T1", "ZZ", "th", "TH, DE", "<b>")],
+        # Anyone could send the header if no proxy is known to set it.
+        (None, "TH"),
+    ],
+)
+@on_embedded
+def test_emails_name_no_country_that_no_proxy_knows(
+    owner: Visitor, another_visitor: Visitor, app: Flask, send_due: Send, smtp: Server, header: str | None, said: str
+) -> None:
+    app.config["COUNTRY_HEADER"] = header
+    another_visitor.http.headers.update({"User-Agent": "(Android) Firefox/140.0", "CF-IPCountry": said})
+    forget(another_visitor)
+    send_due()
+    assert "from Firefox on Android." in last(smtp, "Set a new password").text
+
+
+@on_embedded
 def test_the_owner_is_told_when_and_from_where_and_what_to_do(
     owner: Visitor, another_visitor: Visitor, send_due: Send, smtp: Server
 ) -> None:

@@ -28,7 +28,7 @@ def post(
     """
     # An operator's location stays private, but not from that operator.
     shows_where = by_owner or audit.actor.get() is None
-    where = {**user_agents.device(), "network_address": audit.client_ip.get()} if shows_where else {}
+    where = where_from() | {"network_address": audit.client_ip.get()} if shows_where else {}
     address = to_address or user.email
     # Rows that it refers to may be new.
     db.session.flush()
@@ -42,3 +42,8 @@ def post(
         locale=user.locale,
         facts={name: fact for name, fact in (where | facts).items() if fact},
     )
+
+
+def where_from() -> dict[str, str | None]:
+    """Return what an email may say of where somebody acted, without the IP address."""
+    return {**user_agents.device(), "country": audit.client_country.get()}

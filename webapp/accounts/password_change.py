@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import func, update
 
 from webapp import audit
-from webapp.accounts import links, notices, sessions, user_agents, users, verification
+from webapp.accounts import links, notices, sessions, users, verification
 from webapp.accounts.identifiers import email_addresses
 from webapp.accounts.identifiers.email_addresses import Address
 from webapp.accounts.links import LinkInvalid, VerifyEmail
@@ -40,7 +40,7 @@ def ask(address: Address, locale: str, leads_to: str | None = None) -> uuid.UUID
         locale=locale,
         priority=posting.VERIFICATION_PRIORITY,
         expires_in=WAITS,
-        facts={name: fact for name, fact in {**user_agents.device(), "leads_to": leads_to}.items() if fact},
+        facts={name: fact for name, fact in {**notices.where_from(), "leads_to": leads_to}.items() if fact},
     )
     if email_id is None:
         raise AssertionError("a new key cannot have a mail already")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Flask, current_app, render_template
-from flask_babel import force_locale, format_datetime, format_timedelta, gettext
+from flask_babel import force_locale, format_datetime, format_timedelta, get_locale, gettext
 from markupsafe import escape
 
 from webapp import i18n, theme
@@ -26,8 +26,8 @@ from webapp.outbox.outgoing_email import OutgoingEmail
 from webapp.smtp.message import Message
 
 # For samples: where something was asked for; and what notices say besides, such as the IP address.
-SAMPLE_DEVICE = {"browser": "Firefox", "system": "Android"}
-SAMPLE_FACTS = {**SAMPLE_DEVICE, "network_address": "203.0.113.7", "left": "9"}
+SAMPLE_CLIENT = {"browser": "Firefox", "system": "Android", "country": "TH"}
+SAMPLE_FACTS = {**SAMPLE_CLIENT, "network_address": "203.0.113.7", "left": "9"}
 
 # The values that differ between emails, and their placeholders: characters for private use, which no text of ours has.
 OWN = ("address", "code", "left", "link", "sign_in", "when", "where")
@@ -69,7 +69,7 @@ def sample(template: str, locale: str = "en") -> Message:
     link = f"{current_app.config['PUBLIC_URL']}{links.PATHS[purpose]}/{'sample' * 7}"
     sign_in = f"{current_app.config['PUBLIC_URL']}/login"
     secrets: dict[str, Any] = {"code": spaced("123456"), "link": link, "sign_in": sign_in}
-    facts = SAMPLE_FACTS if template in kinds.NOTICES else SAMPLE_DEVICE
+    facts = SAMPLE_FACTS if template in kinds.NOTICES else SAMPLE_CLIENT
     return render(template, locale, "somebody@example.com", facts=facts, **secrets)
 
 
@@ -159,6 +159,8 @@ def where(facts: dict[str, str]) -> str:
         device = gettext("%(browser)s on %(system)s", browser=browser, system=system)
     else:
         device = browser or system or gettext("an unknown browser")
+    if country := get_locale().territories.get(facts.get("country")):
+        device = f"{device} ({country})"
     return str(gettext("%(device)s, IP %(address)s", device=device, address=network) if network else device)
 
 

@@ -106,6 +106,7 @@ def _register(app: Flask, blueprint: Blueprint) -> None:
 def _note_where_from() -> None:
     audit.client_ip.set(request.remote_addr or None)
     audit.client_agent.set(request.user_agent.string)
+    audit.client_country.set(proxies.country())
     audit.actor.set(None)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from flask import Flask
+from flask import Flask, current_app, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp.pages.shared import networks
@@ -21,6 +22,13 @@ def init_app(app: Flask) -> None:
     app.wsgi_app = Understood(app.wsgi_app)  # type: ignore[method-assign]
     if proxies := app.config["TRUSTED_PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
+
+
+def country() -> str | None:
+    """Return the client's country, two capital letters of ISO 3166, if the proxy says it: ZZ is none."""
+    header = current_app.config["COUNTRY_HEADER"]
+    said = request.headers.get(header, "") if header else ""
+    return said if re.fullmatch("(?!ZZ)[A-Z]{2}", said) else None
 
 
 class Understood:
