@@ -150,6 +150,10 @@ def prune() -> float:
 
 def sweep() -> float:
     """Make sure that each due email is sent; return in how many seconds to look again."""
+    next_due = due.seconds_to_next()
+    if next_due is None or next_due > 0:
+        db.session.commit()
+        return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
     if pause.is_paused():
         db.session.commit()
         return LONGEST_SLEEP
@@ -173,11 +177,7 @@ def sweep() -> float:
         # Workers get no messages now.
         if send_batch():
             return 0.0
-    next_due = due.seconds_to_next()
-    db.session.commit()
-    if throttle.spent():
-        return LONGEST_SLEEP / 2
-    return LONGEST_SLEEP if next_due is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, next_due))
+    return LONGEST_SLEEP / 2 if throttle.spent() else SHORTEST_SLEEP
 
 
 def is_unheard() -> bool:

@@ -106,7 +106,7 @@ def allowance() -> Allowance:
         return Allowance(total.left)
     if total.for_owners <= 0 or not _lock_total():
         return Allowance(0)
-    for_signups, for_owners = _left()
+    for_signups, for_owners = _left(_counts())
     return Allowance(for_signups) if for_signups > 0 else Allowance(max(0, for_owners), signups=False)
 
 
@@ -134,13 +134,14 @@ def _total() -> Total:
     with total.lock:
         if time.monotonic() >= total.count_at:
             total.count_at = time.monotonic() + COUNT_AGAIN_SECONDS
-            spent = next((str(limit) for limit in _limits() if _sent(limit) >= limit.amount - kept(limit)), None)
+            counts = _counts()
+            spent = next((str(limit) for limit, sent in counts if sent >= limit.amount - kept(limit)), None)
             if spent and not total.spent:
                 log.error("mail_limit_reached", limit=spent)
             elif total.spent and not spent:
                 log.info("mail_limit_over", limit=total.spent)
             total.spent = spent
-            total.left, total.for_owners = _left()
+            total.left, total.for_owners = _left(counts)
     return total
 
 
@@ -149,16 +150,16 @@ def kept(limit: RateLimitItem) -> int:
     return max(1, limit.amount // KEPT) if limit.amount > 1 else 0
 
 
-def _limits() -> list[RateLimitItem]:
-    """Return the total limits that are enforced by counting; turns enforce the per-second ones."""
-    return [limit for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
+def _counts() -> list[tuple[RateLimitItem, int]]:
+    """Return each total limit and how many were sent, except for per-second limits: turns enforce those."""
+    return [(limit, _sent(limit)) for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
 
 
-def _left() -> tuple[int, int]:
+def _left(counts: list[tuple[RateLimitItem, int]]) -> tuple[int, int]:
     """Return how many more emails may be sent now: for signups, and for owners. Those being sent count as sent."""
     sending = select(func.count()).where(OutgoingEmail.status == "sending")
     in_hand = db.session.scalar(sending) or 0
-    left = [(limit.amount - _sent(limit) - in_hand, kept(limit)) for limit in _limits()]
+    left = [(limit.amount - sent - in_hand, kept(limit)) for limit, sent in counts]
     return min((owners - kept for owners, kept in left), default=NO_LIMIT), min(
         (owners for owners, _kept in left), default=NO_LIMIT
     )

@@ -22,13 +22,14 @@ connections = Gauge(
 def watch(engine: Engine, limit: int) -> None:
     """Report this engine's pool from now on."""
     connections.labels("limit").set(limit)
+    in_use = connections.labels("in_use")
 
     # Looked up each time rather than counted: a connection that turns out to be dead is handed out twice.
     @event.listens_for(engine, "checkout")
     def on_checkout(*_: Any) -> None:
-        connections.labels("in_use").set(engine.pool.checkedout())  # type: ignore[attr-defined]
+        in_use.set(engine.pool.checkedout())  # type: ignore[attr-defined]
 
     @event.listens_for(engine, "checkin")
     def on_checkin(*_: Any) -> None:
         # This connection still counts as checked out.
-        connections.labels("in_use").set(max(engine.pool.checkedout() - 1, 0))  # type: ignore[attr-defined]
+        in_use.set(max(engine.pool.checkedout() - 1, 0))  # type: ignore[attr-defined]
