@@ -378,7 +378,7 @@ DEFENCES = [
         "webapp/pages/shared/forms.py",
         "if self.address.is_read_as_another:",
         "if False:",
-        "test_an_address_that_mail_servers_read_as_another_one_does_not_do",
+        "test_an_address_that_some_read_as_another_one_does_not_do",
     ),
     Defence(
         4,

@@ -196,7 +196,7 @@ def test_spellings_of_one_address_have_one_key(text: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("local", ["ann%example.net", "example.net!ann", "=?utf-8?q?ann=40example.net?="])
-def test_an_address_that_mail_servers_read_as_another_one_does_not_do(visitor: Visitor, app: Flask, local: str) -> None:
+def test_an_address_that_some_read_as_another_one_does_not_do(visitor: Visitor, app: Flask, local: str) -> None:
     visitor.sign_up(email=f"{local}@example.com")
     assert visitor.page.status_code == 422
     assert "name@example.com" in visitor.text
