@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -96,6 +97,19 @@ def test_the_lease_of_a_mail_past_its_dot_is_renewed_and_it_is_not_put_aside(app
     assert leases == sorted(leases)
     assert leases[-1] != leases[0]
     assert (get(app, email_id).status, get(app, other).status) == ("sent", "queued")
+
+
+def test_an_attempt_lasts_as_long_as_its_answer_takes(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    email_id = make_signup(app)
+    # Meanwhile the lease is renewed each second.
+    smtp.actions["dot"] = lambda connection: "421 stopping" if connection.server.stopping.wait(2.5) else None
+    deliver(app, email_id)
+    (attempt,) = attempts(app, email_id)
+    assert (attempt.finished_at - attempt.started_at).total_seconds() >= 2.4
+    (told,) = re.findall(r"'duration': ([\d.]+)", caplog.text)
+    assert float(told) >= 2.4
 
 
 def test_the_rest_of_a_batch_is_given_back_and_somebody_is_told(app: Flask, smtp: Server) -> None:

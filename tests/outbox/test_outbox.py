@@ -217,12 +217,12 @@ def test_an_outcome_that_cannot_be_written_is_none_and_nobody_else_has_trouble_w
     with app.app_context():
         (email,) = claims.claim("ann")
         db.session.commit()
-        claimed_ticks, email.claimed_ticks = email.claimed_ticks, -math.inf
+        begun_ticks, email.begun_ticks = email.begun_ticks, -math.inf
         with pytest.raises(SQLAlchemyError):
             outcomes.settle(email, "250 taken")
         db.session.rollback()
         assert get(app, email_id).status == "sending"
-        email.claimed_ticks = claimed_ticks
+        email.begun_ticks = begun_ticks
         outcomes.settle(email, "250 taken")
     assert get(app, email_id).status == "sent"
 

@@ -82,7 +82,7 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
     text = attempts.redact(failure.text)
     details = {"meaning": meant, "phase": failure.phase, "smtp_code": failure.code, "error": text}
     if not tell_if_dead(email, **details):
-        log.warning("email_deferred", duration=leases.held_for(email), **details)
+        log.warning("email_deferred", duration=leases.tried_for(email), **details)
     return DeliveryFailed(attempts.redact(str(error)) or text, meant)
 
 
@@ -162,5 +162,5 @@ def _doubt(email: OutgoingEmail, failure: Failure) -> None:
 
 def tell_if_dead(email: OutgoingEmail, **details: object) -> bool:
     if email.is_buried:
-        log.error("email_dead", duration=leases.held_for(email), **details)
+        log.error("email_dead", duration=leases.tried_for(email), **details)
     return email.is_buried

@@ -16,6 +16,7 @@ from webapp.accounts import links, password_change
 from webapp.accounts.links import VerifyEmail
 from webapp.accounts.users import User
 from webapp.db.base import db
+from webapp.db.clock import ticks
 from webapp.delivery import failures, reach
 from webapp.delivery.failures import DeliveryFailed, PutAside
 from webapp.emails import render
@@ -126,6 +127,8 @@ def send(
     if db.session().in_transaction():
         db.session.commit()
     is_past_dot = False
+    # Others of its batch may have come first.
+    email.begun_ticks = ticks()
 
     def may_finish() -> bool:
         nonlocal is_past_dot
@@ -150,7 +153,7 @@ def send(
     _settle(email, reply)
     log.info(
         "email_sent",
-        duration=leases.held_for(email),
+        duration=leases.tried_for(email),
         smtp_code=250,
         bytes=len(message.content),
         smtp_reply=attempts.redact(reply),

@@ -46,7 +46,8 @@ def claim(
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
     for email in claimed:
-        email.claimed_ticks, email.claim_token = begun, token
+        email.claimed_ticks = email.begun_ticks = begun
+        email.claim_token = token
     if order == "newest":
         return sorted(claimed, key=lambda email: email.next_attempt_at, reverse=True)
     return sorted(claimed, key=lambda email: (email.priority, email.next_attempt_at))

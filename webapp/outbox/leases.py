@@ -19,12 +19,12 @@ LONGEST = 300.0 + MARGIN
 
 def left(email: OutgoingEmail) -> float:
     """Return for how many more seconds this worker may assume that the email is its own."""
-    return seconds() - held_for(email)
+    return seconds() - (ticks() - email.claimed_ticks)
 
 
-def held_for(email: OutgoingEmail) -> float:
-    """Return for how many seconds this worker has held the email."""
-    return round(ticks() - email.claimed_ticks, 3)
+def tried_for(email: OutgoingEmail) -> float:
+    """Return for how many seconds this worker has been sending the email, however often it renewed its lease."""
+    return round(ticks() - email.begun_ticks, 3)
 
 
 def claimed_at(email: OutgoingEmail) -> datetime | None:

@@ -76,7 +76,7 @@ def settle(email: OutgoingEmail, reply: str, *, link_lives: float | None = None,
     values = {
         "id": email.id,
         "lease_token": email.claim_token,
-        "elapsed": leases.held_for(email),
+        "elapsed": leases.tried_for(email),
         "reply": attempts.redact(reply),
         "worker": email.locked_by,
         "verify_email_id": None if link_lives is None else email.verify_email_id,
@@ -203,5 +203,5 @@ def _end(
     """End this worker's hold on the email, and record the attempt. Raises LeaseLost if it had lost the email."""
     if not claims.release([email], **values):
         raise LeaseLost(str(email.id))
-    elapsed = leases.held_for(email)
+    elapsed = leases.tried_for(email)
     attempts.record(email.id, outcome, worker=email.locked_by, elapsed=elapsed, phase=phase, code=code, reply=reply)

@@ -123,9 +123,11 @@ class OutgoingEmail(Model):
     # The request that promised it, to follow it through the logs.
     request_id: Mapped[str | None] = mapped_column(String(64))
 
-    # Not columns: when this process claimed it, by clock.ticks(), and with which token (a row read again after a
-    # rollback may have another worker's); whether it gave up on the email; whether its link may serve others that wait.
+    # Not columns. By clock.ticks(): when this process claimed it or last renewed its lease; when it began to send it.
+    # Then with which token (a row read again after a rollback may have another worker's); whether it gave up on the
+    # email; whether its link may serve others that wait.
     claimed_ticks = 0.0
+    begun_ticks = 0.0
     claim_token = uuid.UUID(int=0)
     is_buried = False
     is_awaited = False
