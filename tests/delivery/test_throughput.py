@@ -361,6 +361,20 @@ def test_who_finds_all_places_taken_is_free_for_other_tasks(app: Flask, smtp: Se
     assert len(smtp.mails) == 1
 
 
+def test_with_all_places_taken_the_relay_hints_once_a_second(app: Flask) -> None:
+    make_signups(app, 5)
+    travel(app, 2)
+    throughput.batch_size.note(1, 10)
+    taken = [mail.places.acquire(blocking=False) for _ in range(app.config["MAIL_CONNECTIONS"])]
+    with app.app_context():
+        assert relay.sweep() == relay.LONGEST_SLEEP / 2
+        assert huey.waiting() == 1
+        for _ in taken:
+            mail.places.release()
+        assert relay.sweep() == relay.SHORTEST_SLEEP
+    assert huey.waiting() == 5
+
+
 def test_a_pass_through_what_is_due_ends_where_nobody_needs_it(app: Flask) -> None:
     ids = make_signups(app, 6)
     with app.app_context():

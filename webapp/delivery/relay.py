@@ -171,8 +171,10 @@ def sweep() -> float:
         if waiting >= QUEUE_MAX:
             db.session.commit()
             return LONGEST_SLEEP / 2
-        if hint(waiting):
-            return SHORTEST_SLEEP
+        has_place = mail.has_place()
+        # With all places taken here, workers drop a hint at once: one is for other consumers.
+        if hint(waiting, QUEUE_MAX if has_place else 1):
+            return SHORTEST_SLEEP if has_place else LONGEST_SLEEP / 2
     except BrokerDown:
         # Workers get no messages now.
         if send_batch():
@@ -197,8 +199,8 @@ def send_batch() -> int:
         mail.places.release()
 
 
-def hint(waiting: int) -> int:
-    """Queue hints for due emails, beyond the `waiting` ones; return how many emails were due. Raises BrokerDown."""
+def hint(waiting: int, most: int = QUEUE_MAX) -> int:
+    """Queue up to `most` hints for due emails, less the `waiting` ones; return how many were due. Raises BrokerDown."""
     # Close to a total limit signups' emails wait, and at the limit all do.
     may_go = throttle.allowance()
     if not may_go.mails:
@@ -207,6 +209,6 @@ def hint(waiting: int) -> int:
     email_ids = due.to_hint(BATCH, overdue=OVERDUE, signups=may_go.signups)
     db.session.commit()
     # One hint a batch is enough: any hint wakes a worker up, and it sends a whole batch.
-    for email_id in email_ids[:: batch_size.now()][waiting:QUEUE_MAX]:
+    for email_id in email_ids[:: batch_size.now()][waiting:most]:
         huey.enqueue(deliver_email.s(email_id=str(email_id)))
     return len(email_ids)
