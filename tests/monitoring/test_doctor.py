@@ -31,7 +31,7 @@ from webapp.db.clock import db_now
 from webapp.db.outages import DatabaseAway
 from webapp.delivery import circuit_breaker, heartbeats, worker
 from webapp.delivery.heartbeats import WorkerHeartbeat
-from webapp.monitoring import remedies
+from webapp.monitoring import looks, remedies
 from webapp.outbox.pause import MailPause
 from webapp.paths import ROOT
 
@@ -60,6 +60,11 @@ def examined(app: Flask, *, beats: bool = True) -> dict[str, Any]:
         assert shlex.split(told["command"])
         assert "\n" not in told["text"]
     return report
+
+
+def told_by(app: Flask) -> list[dict[str, Any]]:
+    report = examined(app)
+    return [*report["findings"], *(note for note in report["notes"] if note["check"] != "due")]
 
 
 def only_finding(app: Flask, *, beats: bool = True) -> tuple[str, str]:
@@ -105,8 +110,28 @@ def test_a_sender_that_is_refused_is_found(living: Flask, smtp: Server) -> None:
     smtp.actions["MAIL"] = "553 5.1.8 not your address"
     assert only_finding(living) == (
         "mail_server_sender",
-        "the mail server refuses MAIL_DEFAULT_SENDER: sender: 553 5.1.8 not your address",
+        f"the mail server refuses MAIL_DEFAULT_SENDER: sender: 553 5.1.8 not your address. {looks.SET_IT}",
     )
+
+
+def test_settings_that_are_right_here_and_wrong_in_the_workers_are_found(environ: dict[str, str]) -> None:
+    with Server(password="right horse") as smtp:
+        login = {"MAIL_PORT": str(smtp.port), "MAIL_USERNAME": "signup", "COMPOSE_COMMAND": "docker compose"}
+        with changed(environ, MAIL_PASSWORD="wrong horse", **login) as app:
+            make_signup(app)
+            with app.app_context():
+                worker.deliver_due(1)
+            # Said once, whether the rows find or only note it.
+            assert [one["check"] for one in told_by(app)] == ["mail_server_login"]
+            with app.app_context():
+                db.session.execute(update(circuit_breaker.MailBreaker).values(opened_at=db_now(-61)))
+                db.session.commit()
+            assert [one["check"] for one in told_by(app)] == ["mail_server_login"]
+        with changed(environ, MAIL_PASSWORD="right horse", **login) as app:
+            (finding,) = told_by(app)
+    assert finding["check"] == "breaker_open"
+    assert "wrong password. It works from here, so restart the workers with these settings" in finding["text"]
+    assert finding["command"] == "docker compose up -d --force-recreate --no-deps web worker"
 
 
 def test_that_all_are_refused_is_noted_at_once_and_found_after_a_minute(living: Flask, smtp: Server) -> None:
@@ -325,7 +350,8 @@ def test_commands_are_those_of_the_place(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with changed(environ, COMPOSE_COMMAND="docker compose -f a.yml") as app, app.app_context():
-        assert remedies.apply_settings("mail doctor") == "docker compose -f a.yml up -d web worker"
+        apply = "docker compose -f a.yml up -d --force-recreate --no-deps web worker"
+        assert remedies.apply_settings("mail doctor") == apply
         assert remedies.start_worker() == "docker compose -f a.yml up -d worker"
         assert remedies.replace_worker("elsewhere", 1) == "docker compose -f a.yml restart worker"
         assert remedies.migrate() == "docker compose -f a.yml run --rm migrate"

@@ -84,7 +84,10 @@ def examine() -> Report:
     # Once is enough, also if a look reports the same problem in more detail.
     checks = {finding.check for finding in found}
     checks |= {"breaker_open"} if any(check.startswith("mail_server") for check in checks) else set()
-    return Report([*found, *(finding for finding in answer.result() if finding.check not in checks)], noted)
+    return Report(
+        [*found, *(finding for finding in answer.result() if finding.check not in checks)],
+        [note for note in noted if note.check not in checks],
+    )
 
 
 def _told(noted: list[Finding]) -> list[Finding]:
@@ -179,6 +182,10 @@ def _breaker_open(since: float = 0) -> Finding | None:
     text = (
         f"the mail server has been failing for {duration(row.seconds)}; emails are queued until it works: {row.reason}"
     )
+    if row.reason.startswith(("login: ", "sender: ")):
+        # Said only if our own look could sign in and name the sender.
+        text += ". It works from here, so restart the workers with these settings"
+        return Finding("breaker_open", text, remedies.apply_settings(looks.TRY_IT))
     return Finding("breaker_open", text, remedies.flask(looks.TRY_IT))
 
 

@@ -39,6 +39,7 @@ MARGIN = 0.5
 CLOCK_SECONDS = 5.0
 
 TRY_IT = "mail test you@example.com"
+SET_IT = "Set what is right, then restart web and workers"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def of_queue(error: Exception) -> Finding:
     if isinstance(error, OutOfMemoryError) or (isinstance(error, sqlite3.Error) and outages.is_full(error)):
         return Finding("queue_full", f"the queue is full: {said}", remedies.queue_memory())
     if isinstance(error, AuthenticationError | ResponseError):
-        return Finding("queue_wrong", f"REDIS_URL is wrong: {said}", remedies.apply_settings("mail doctor"))
+        return Finding("queue_wrong", f"REDIS_URL is wrong: {said}. {SET_IT}", remedies.apply_settings("mail doctor"))
     return Finding("queue_down", f"the queue isn't responding: {said}", remedies.start_queue())
 
 
@@ -192,9 +193,9 @@ def mail_server() -> list[Finding]:
 def of_mail_server(error: SmtpError) -> Finding:
     said = " ".join(str(error).split())
     if error.phase == "login":
-        text = f"the mail server refuses MAIL_USERNAME and MAIL_PASSWORD: {said}"
+        text = f"the mail server refuses MAIL_USERNAME and MAIL_PASSWORD: {said}. {SET_IT}"
         return Finding("mail_server_login", text, remedies.apply_settings(TRY_IT))
     if error.phase == "sender":
-        text = f"the mail server refuses MAIL_DEFAULT_SENDER: {said}"
+        text = f"the mail server refuses MAIL_DEFAULT_SENDER: {said}. {SET_IT}"
         return Finding("mail_server_sender", text, remedies.apply_settings(TRY_IT))
     return Finding("mail_server_down", f"the mail server isn't accepting email: {said}", remedies.flask(TRY_IT))

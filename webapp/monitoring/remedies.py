@@ -51,8 +51,8 @@ def is_worker(pid: int) -> bool:
 def apply_settings(check: str) -> str:
     """Return the command that applies changed settings; from a shell, the one that shows whether they are right."""
     if compose():
-        # "restart" doesn't read .env.
-        return f"{compose()} up -d web worker"
+        # "restart" doesn't read .env, and "up" alone misses what changed in secrets/.
+        return f"{compose()} up -d --force-recreate --no-deps web worker"
     return f"systemctl restart {WEB} {WORKER}" if has_units() else flask(check)
 
 
