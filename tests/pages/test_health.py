@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 from flask import Flask, request
+from redis import Redis
 from sqlalchemy import text
 
 from harness.visitor import Visitor
@@ -26,6 +27,26 @@ def test_without_its_queue_it_is_degraded_and_serves(visitor: Visitor, app: Flas
     backend.break_queue(app)
     assert visitor.open("/readyz").status_code == 200
     assert visitor.page.json()["status"] == "degraded"
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_a_queue_that_is_full_is_down_until_it_takes_a_hint_again(
+    app: Flask, environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    visitor = Visitor("http://signup.example", app)
+    breaker = app.extensions["huey"].breaker
+    with Redis.from_url(environ["REDIS_URL"]) as redis:
+        redis.config_set("maxmemory", "1")
+        try:
+            # It answers reads all the while.
+            for _ in range(3):
+                assert visitor.open("/readyz").json()["broker"] == "down"
+                with breaker:
+                    app.extensions["huey"].storage.queue_size()
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert visitor.open("/readyz").json()["broker"] == "up"
+    assert [caplog.text.count(event) for event in ("broker_down", "broker_up")] == [1, 1]
 
 
 def test_behind_its_migration_it_is_not_ready_and_past_it_it_is(visitor: Visitor, app: Flask) -> None:

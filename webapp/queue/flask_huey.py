@@ -75,7 +75,10 @@ class FlaskHuey(Huey):
         """Return how many messages wait for a worker. Raises BrokerDown."""
         with self.breaker:
             count: int = self.pending_count()
-            return count
+            if isinstance(self.storage, storage.RedisQueue):
+                self.storage.write()
+        self.breaker.wrote()
+        return count
 
     def hints_waiting(self, limit: int) -> int:
         """Return how many of the next `limit` messages are hints. Raises BrokerDown."""
@@ -90,6 +93,7 @@ class FlaskHuey(Huey):
             else:
                 # Huey itself would first wake a worker up, only for it to schedule the task.
                 self.add_schedule(task)
+        self.breaker.wrote()
 
     def dequeue(self) -> Task | None:
         if not outages.of(self.app).may_try():

@@ -58,6 +58,10 @@ class RedisQueue(PriorityRedisStorage):
     def convert_ts(self, ts: datetime) -> float:
         return seconds_of(ts)
 
+    def write(self) -> None:
+        """Write something that vanishes at once: a full server still answers reads."""
+        self.conn.set(f"{self.name}:write", b"", px=1)
+
 
 class SqliteQueue(SqliteStorage):
     """Huey's queue in an SQLite file: its schedule is read in parts."""

@@ -137,9 +137,12 @@ def _ask(limit: str, item: RateLimitItem, key: str, *, spends: bool) -> None:
         with _breaker():
             is_within = (limiter.hit if spends else limiter.test)(item, *identifiers)
             resets_at = 0.0 if is_within else limiter.get_window_stats(item, *identifiers).reset_time
+        if spends and is_within:
+            huey.breaker.wrote()
     except BrokerDown as error:
         # Better too many signups for a while than none.
-        log.error("limit_not_checked", limit=limit, error=str(error))  # noqa: TRY400 - logged already by the breaker
+        if huey.breaker.is_news(limit):
+            log.error("limit_not_checked", limit=limit, error=str(error))  # noqa: TRY400 - logged already by the breaker
         return
     if not is_within:
         log.warning("limit_reached", limit=limit)
