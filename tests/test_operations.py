@@ -5,9 +5,12 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -259,3 +262,20 @@ def test_roles_are_given_and_taken(app: Flask) -> None:
 def role(app: Flask) -> str:
     with app.app_context():
         return db.session.scalars(select(User.role)).one()
+
+
+@pytest.mark.parametrize("backend", ["servers"], indirect=True)
+def test_a_test_mail_closes_the_breaker_although_a_worker_is_probing(
+    app: Flask, environ: dict[str, str], smtp: Server
+) -> None:
+    with app.app_context():
+        circuit_breaker.trip("connect: refused")
+        db.session.commit()
+    with closing(psycopg.connect(environ["DATABASE_URL"])) as probing:
+        probing.execute("SELECT 1 FROM mail_breaker FOR UPDATE")
+        ended = threading.Timer(0.3, probing.commit)
+        smtp.actions["dot"] = lambda _connection: ended.start()
+        result = flask_mail(app, "test", "ops@example.com")
+        ended.join()
+    assert "works again" in result.stderr
+    assert "is down" not in result.stderr
