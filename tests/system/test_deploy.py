@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getopt
+import os
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -73,6 +75,23 @@ def test_the_units_of_systemd_run_it_all_on_one_small_server(
         wait_for_port(port)
         delivers(port, smtp)
         assert [process.stop(int(service["TimeoutStopSec"])) for process in processes] == [0, 0]
+
+
+def test_commands_are_typed_as_they_are_written(tmp_path: Path) -> None:
+    told = tmp_path / "systemd-run"
+    told.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    told.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUDO_USER": "ann"}
+    typed = [str(ROOT / "examples" / "systemd" / "flask"), "mail", "pause", "moving house"]
+    done = subprocess.run(typed, env=environ, capture_output=True, text=True, check=True)
+    options, command = getopt.getopt(done.stdout.splitlines(), "p:", ["pty", "pipe", "quiet", "uid=", "setenv="])
+    assert command == ["/opt/signup/.venv/bin/flask", "mail", "pause", "moving house"]
+    assert ("--setenv", "OPERATOR=ann") in options
+    for path in UNITS:
+        service = unit(path)["Service"]
+        assert ("--uid", service["User"]) in options
+        for name in ("WorkingDirectory", "EnvironmentFile"):
+            assert ("-p", f"{name}={service[name]}") in options
 
 
 @pytest.fixture
