@@ -1,5 +1,5 @@
 #!/bin/sh
-# Creates what docker-compose.yml needs, unless it exists: the files in secrets/, and an empty .env.
+# Creates what docker-compose.yml needs, unless it exists: the files in secrets/, and .env.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,3 +25,9 @@ keep metrics_token "$(random)"
 # Empty until you write the password into it.
 keep mail_password ""
 touch .env
+
+# `flask mail doctor` prints commands that work here: those of docker-compose, unless Docker has compose itself.
+if ! docker compose version >/dev/null 2>&1 && command -v docker-compose >/dev/null &&
+  ! grep -q '^COMPOSE_COMMAND=' .env; then
+  echo COMPOSE_COMMAND=docker-compose >>.env
+fi

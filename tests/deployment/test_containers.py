@@ -104,6 +104,22 @@ def test_each_secret_that_is_named_is_declared_and_made(tmp_path: Path, system_e
     assert (tmp_path / "secrets" / "mail_password").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("plugin_exits", "kept"), [(1, "COMPOSE_COMMAND=docker-compose\n"), (0, "")])
+def test_doctor_calls_compose_as_it_is_called_here(
+    tmp_path: Path, system_environ: dict[str, str], plugin_exits: int, kept: str
+) -> None:
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, code in (("docker", plugin_exits), ("docker-compose", 0)):
+        (programs / program).write_text(f"#!/bin/sh\nexit {code}\n")
+        (programs / program).chmod(0o755)
+    environ = {**system_environ, "PATH": f"{programs}:{system_environ['PATH']}"}
+    for _ in range(2):
+        subprocess.run([tmp_path / "docker" / "secrets.sh"], env=environ, check=True)
+        assert (tmp_path / ".env").read_text() == kept
+
+
 def test_one_setting_leads_emails_away_from_the_trial_mailbox() -> None:
     declared = compose("docker-compose.yml")["services"]
     for name in ("web", "worker"):
