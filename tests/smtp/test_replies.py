@@ -23,6 +23,7 @@ from webapp.delivery import circuit_breaker, failures, heartbeats, relay, worker
 from webapp.delivery.failures import DeliveryFailed
 from webapp.delivery.reach import Reach
 from webapp.extensions import huey, mail
+from webapp.monitoring import queries
 from webapp.outbox import outcomes
 
 SERVER_WIDE: dict[str, tuple[str, Action]] = {
@@ -259,6 +260,27 @@ def test_while_a_server_only_refuses_one_that_it_takes_is_found_at_once(app: Fla
     work(app)
     assert get(app, good).status == "sent"
     assert not is_open(app)
+
+
+def test_an_outage_is_two_lines_until_its_reason_changes(
+    app: Flask, smtp: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    email_id = make_signup(app)
+    smtp.actions["greeting"] = "554 5.3.2 go away"
+    fail(app, email_id)
+    smtp.actions["greeting"] = "554 5.3.2 still here?"
+    for _ in range(4):
+        travel(app, 20)
+        work(app)
+    said = [line["error"] for line in logged(caplog, "email_deferred") if line["level"] == "warning"]
+    assert said == ["5.3.2 go away", "5.3.2 still here?"]
+    with app.app_context():
+        assert "still here?" in str(queries.stats().breaker_reason)
+    smtp.actions.clear()
+    travel(app, 20)
+    work(app)
+    (up,) = logged(caplog, "mail_server_up")
+    assert float(str(up["seconds"])) >= 80
 
 
 def test_any_answer_about_a_recipient_says_that_the_server_is_alive(app: Flask, smtp: Server) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, String, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db
-from webapp.db.clock import db_now, is_ahead
+from webapp.db.clock import db_now, is_ahead, seconds_between
 from webapp.outbox import transitions
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import OutgoingEmail
@@ -43,8 +43,13 @@ def is_open() -> bool:
     return db.session.scalar(select(MailBreaker.opened_at)) is not None
 
 
+def reason() -> str | None:
+    """Return why the breaker is open, or None if it is closed."""
+    return db.session.scalar(select(MailBreaker.reason))
+
+
 def trip(reason: str, *, probe_in: float = PROBE_SECONDS) -> None:
-    """Open the breaker, and log it if it was closed. The caller commits.
+    """Open the breaker, and log it if it was closed; of an open one, the reason is the latest. The caller commits.
 
     `probe_in`: seconds until the next probe, whether or not it was open already.
     """
@@ -54,7 +59,7 @@ def trip(reason: str, *, probe_in: float = PROBE_SECONDS) -> None:
     if opened:
         log.error("mail_server_down", reason=reason, probe_seconds=probe_in)
     else:
-        _write(MailBreaker.opened_at.is_not(None), probe_at=db_now(probe_in))
+        _write(MailBreaker.opened_at.is_not(None), reason=reason[:REASON_MAX], probe_at=db_now(probe_in))
 
 
 def take_probe() -> bool:
@@ -72,10 +77,11 @@ def reset(claimed_at: datetime | None = None) -> None:
     `claimed_at`: of the email that got the answer. One claimed before the breaker opened proves nothing: with a
     server that fails some conversations and completes others, the breaker would flap many times a second.
     """
+    seconds = db.session.scalar(select(seconds_between(MailBreaker.opened_at, db_now())))
     is_proof = [MailBreaker.opened_at <= claimed_at] if claimed_at else []
     if _write(MailBreaker.opened_at.is_not(None), *is_proof, opened_at=None, reason=None, probe_at=None):
         released = transitions.release_waiting_for_server()
-        log.info("mail_server_up", released=released)
+        log.info("mail_server_up", released=released, seconds=round(seconds or 0, 1))
 
 
 def refuses_everybody() -> bool:

@@ -9,6 +9,7 @@ import structlog
 
 from webapp.db.base import db
 from webapp.delivery import circuit_breaker, reach
+from webapp.delivery.circuit_breaker import REASON_MAX
 from webapp.extensions import mail
 from webapp.outbox import attempts, backoff, leases, outcomes, outgoing_email
 from webapp.outbox.attempts import Failure
@@ -60,6 +61,7 @@ class DeliveryFailed(Exception):
 def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> DeliveryFailed:
     """Record what went wrong, and what it means for this email and all others; return the failure to raise."""
     meant: Meaning
+    known = circuit_breaker.reason()
     if isinstance(error, SmtpError):
         failure = Failure("Refused" if error.code else "NoAnswer", error.reply, error.phase, error.code)
         meant = _judge(email, error, failure)
@@ -82,7 +84,9 @@ def record(email: OutgoingEmail, error: Exception, *, is_past_dot: bool) -> Deli
     text = attempts.redact(failure.text)
     details = {"meaning": meant, "phase": failure.phase, "smtp_code": failure.code, "error": text}
     if not tell_if_dead(email, **details):
-        log.warning("email_deferred", duration=leases.tried_for(email), **details)
+        # A probe that fails like the one before is no news.
+        tell = log.debug if meant == "server" and attempts.redact(str(error))[:REASON_MAX] == known else log.warning
+        tell("email_deferred", duration=leases.tried_for(email), **details)
     return DeliveryFailed(attempts.redact(str(error)) or text, meant)
 
 
