@@ -17,7 +17,7 @@ from flask import Flask
 from redis import Redis
 from sqlalchemy import update
 
-from harness.processes import consumer, free_port, run_flask, within
+from harness.processes import consumer, free_port, run_flask, wait_until, within
 from harness.proxies import black_hole, listening
 from harness.servers import Postgres, Valkey
 from harness.smtp_server import Server, hang
@@ -248,6 +248,17 @@ def test_a_redis_that_is_wrong_down_or_full_is_found(environ: dict[str, str], tm
             assert check == "queue_full"
             assert "maxmemory" in text
             redis.config_set("maxmemory", "0")
+            redis.config_set("save", "1 1")
+            # Redis cannot replace a folder by its file.
+            file = Path(redis.config_get("dir")["dir"]) / redis.config_get("dbfilename")["dbfilename"]
+            file.unlink(missing_ok=True)
+            file.mkdir()
+            redis.bgsave()
+            wait_until(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err", "it could save")
+            check, text = only_finding(app)
+            assert check == "queue_full"
+            assert "can't save to its disk" in text
+            redis.config_set("stop-writes-on-bgsave-error", "no")
             redis.config_set("requirepass", "open sesame")
         assert only_finding(app)[0] == "queue_wrong"
         wrong = valkey.url.replace("//", "//:open%20sesamee@")
@@ -360,7 +371,7 @@ def test_commands_are_those_of_the_place(
     with changed(environ, COMPOSE_COMMAND="docker compose", **in_compose) as app, app.app_context():
         assert remedies.start_database() == "docker compose up -d postgres"
         assert remedies.start_queue() == "docker compose up -d redis"
-        assert remedies.queue_memory() == "docker compose exec redis redis-cli info memory"
+        assert remedies.queue_info("memory") == "docker compose exec redis redis-cli info memory"
         assert remedies.make_room().startswith("docker compose exec postgres df ")
         assert remedies.who_may_write().startswith("docker compose exec postgres psql -U signup -c ")
     with changed(environ) as app, app.app_context():

@@ -171,7 +171,9 @@ def queue() -> list[Finding]:
 def of_queue(error: Exception) -> Finding:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OutOfMemoryError) or (isinstance(error, sqlite3.Error) and outages.is_full(error)):
-        return Finding("queue_full", f"the queue is full: {said}", remedies.queue_memory())
+        return Finding("queue_full", f"the queue is full: {said}", remedies.queue_info("memory"))
+    if said.startswith("MISCONF"):
+        return Finding("queue_full", f"the queue can't save to its disk: {said}", remedies.queue_info("persistence"))
     if isinstance(error, AuthenticationError | ResponseError):
         return Finding("queue_wrong", f"REDIS_URL is wrong: {said}. {SET_IT}", remedies.apply_settings("mail doctor"))
     return Finding("queue_down", f"the queue isn't responding: {said}", remedies.start_queue())

@@ -104,13 +104,13 @@ def start_queue() -> str:
     return f"systemctl start {REDIS}" if SYSTEMD.is_dir() and is_here(host) else f"redis-cli -h {host} -p {port} ping"
 
 
-def queue_memory() -> str:
+def queue_info(section: str) -> str:
     host, port = queue_server()
     if not host:
         return make_room()
     if compose() and host == REDIS:
-        return f"{compose()} exec {REDIS} redis-cli info memory"
-    return f"redis-cli -h {host} -p {port} info memory"
+        return f"{compose()} exec {REDIS} redis-cli info {section}"
+    return f"redis-cli -h {host} -p {port} info {section}"
 
 
 def set_clock() -> str:
