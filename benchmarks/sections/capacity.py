@@ -1,4 +1,4 @@
-"""The cost of one signup, email included, to each part of the system, and what 1, 10 and 1,000 a second need."""
+"""The cost of one signup, email included, to each part of the system, and what many signups and open pages need."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from redis import Redis
 from benchmarks import rows
 from benchmarks.client import Browser
 from benchmarks.contest import CONSUMER
-from benchmarks.measure import cpu_seconds, wait_until
+from benchmarks.measure import cpu_seconds, spending, wait_until
 from benchmarks.report import Report
 from benchmarks.stage import Stage
 from harness.processes import Process
+from webapp.pages.shared.mail_status import SENT_INTERVALS
 
 SIGNUPS = 300
+LOOKS = 300
+PROGRESS = "/signup/sent/progress"
+PAGES = 1000
+HOUR = 3600
 RATES = (1, 10, 1000)
 RETENTION_SECONDS = 90 * 86400
 
@@ -45,12 +50,35 @@ def run(stage: Stage, report: Report) -> None:
         before = look()
         sign_up(SIGNUPS)
         after = look()
+        browser.sign_up(keep=True)
+        wait_until(lambda: "Sent" in browser.open(PROGRESS), "the mail was not sent")
+        with spending(web.popen.pid) as one:
+            for _ in range(LOOKS):
+                browser.open(PROGRESS)
     costs = {name: (value - before[name]) / SIGNUPS for name, value in after.items()}
     report.say(f"Of {SIGNUPS} signups one after the other, and their mails by one consumer: what each costs.", "")
     report.table(
         ["part", "a signup", *[f"{rate:,} a second" for rate in RATES]],
         [[UNITS[name].label, cost * UNITS[name].small, *needs(name, cost)] for name, cost in costs.items()],
     )
+    look_costs, looks = one.cpu / LOOKS, looks_of_an_hour()
+    report.say(
+        "",
+        f"An open page that waits for its email to be clicked looks {looks:.0f} times in its first hour, at",
+        f"{1000 * look_costs:.1f} ms of web CPU a look. Nothing is asked while the page is hidden.",
+        "",
+    )
+    cores = PAGES * looks / HOUR * look_costs
+    report.target(f"{PAGES:,} open pages, opened within the last hour, cores", cores, "at most", 0.25)
+
+
+def looks_of_an_hour() -> float:
+    """Return how often a visible page asks for its email's status in the hour after that was sent."""
+    looks = begun = 0.0
+    for until, every in SENT_INTERVALS:
+        looks += (min(until, HOUR) - begun) / every
+        begun = min(until, HOUR)
+    return looks
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ RESEND_SECONDS = 60
 MANY_SECONDS = 100
 
 # Up to so many seconds after sending, how often to look, in seconds: pages stay open for days.
-SENT_INTERVALS = ((60, 3), (600, 20), (float("inf"), 60))
+SENT_INTERVALS = ((60, 3), (600, 30), (float("inf"), 120))
 
 
 @dataclass(frozen=True)
