@@ -28,6 +28,7 @@ from webapp.setting_types import (
     parse_contact,
     parse_cookie_name,
     parse_database_url,
+    parse_header_name,
     parse_host,
     parse_key_prefix,
     parse_limits,
@@ -100,9 +101,6 @@ def _read(name: str, parse: Parser, default: object, environ: Mapping[str, str],
         return default
 
 
-# Parsers return the value, or raise ValueError saying what would be right.
-
-
 def _redis_url(raw: str) -> str:
     redis_url.parse(raw)
     return raw
@@ -120,12 +118,6 @@ def _ehlo_name(raw: str) -> str:
     if not re.fullmatch(r"\[.+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
         raise ValueError(f"must be the name or address that this machine tells the mail server, not {raw!r}")
     return name
-
-
-def _header_name(raw: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", raw):
-        raise ValueError(f"must be a header's name, such as CF-IPCountry, not {raw!r}")
-    return raw
 
 
 def _usernames(raw: str) -> list[str]:
@@ -198,7 +190,7 @@ SETTINGS: dict[str, tuple[Parser, Any]] = {
     "RETENTION_DAYS": (parse_number(14, 3650), 90),
     "METRICS_TOKEN": (parse_secret, None),
     "TRUSTED_PROXIES": (parse_number(0, 10), 0),
-    "COUNTRY_HEADER": (_header_name, None),
+    "COUNTRY_HEADER": (parse_header_name, None),
     "WEB_CONCURRENCY": (parse_number(1, 64), 2),
     "LOG_FORMAT": (parse_choice("console", "json"), "console"),
     "LOG_LEVEL": (parse_choice("debug", "info", "warning", "error"), "info"),

@@ -1,4 +1,4 @@
-"""Parsers for the values that settings may have."""
+"""Parsers for the values of settings: each returns the value, or raises ValueError saying what would be right."""
 
 from __future__ import annotations
 
@@ -115,6 +115,12 @@ def parse_database_url(raw: str) -> str:
             " %2F for a /, %25 for a %"
         )
     return url
+
+
+def parse_header_name(raw: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", raw):
+        raise ValueError(f"must be a header's name, such as CF-IPCountry, not {raw!r}")
+    return raw
 
 
 def parse_public_url(raw: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from flask import current_app
@@ -21,7 +21,7 @@ from webapp.delivery import circuit_breaker, heartbeats, throttle
 from webapp.delivery.circuit_breaker import MailBreaker
 from webapp.monitoring import looks, queries, remedies
 from webapp.monitoring.formatting import duration, emails_are, plain
-from webapp.monitoring.looks import Finding
+from webapp.monitoring.looks import Finding, Report
 from webapp.outbox import pause
 from webapp.outbox.attempts import DeliveryAttempt
 from webapp.outbox.outgoing_email import UNCONFIRMED, OutgoingEmail
@@ -52,21 +52,6 @@ STATS = "mail stats"
 
 # With one of these findings, the rows can't be checked.
 NO_DATABASE = {"database_silent", "database_slow", "database_down", "database_unmigrated", "database_encoding"}
-# The notes which mean that emails are waiting.
-HOLDING = {"breaker_open", "paused", "limit_reached", "pace", "due"}
-
-
-@dataclass(frozen=True)
-class Report:
-    """`notes`: nothing is wrong with it, but an operator should know."""
-
-    findings: list[Finding]
-    notes: list[Finding]
-
-    @property
-    def is_well(self) -> bool:
-        """Whether nothing is wrong, and no email waits for anything except its due time."""
-        return not self.findings and HOLDING.isdisjoint(note.check for note in self.notes)
 
 
 def examine() -> Report:

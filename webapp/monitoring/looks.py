@@ -41,6 +41,9 @@ CLOCK_SECONDS = 5.0
 TRY_IT = "mail test you@example.com"
 SET_IT = "Set what is right, then restart web and workers"
 
+# The notes which mean that emails are waiting.
+HOLDING = {"breaker_open", "paused", "limit_reached", "pace", "due"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -49,6 +52,19 @@ class Finding:
     check: str
     text: str
     command: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """`notes`: nothing is wrong with it, but an operator should know."""
+
+    findings: list[Finding]
+    notes: list[Finding]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong, and no email waits for anything except its due time."""
+        return not self.findings and HOLDING.isdisjoint(note.check for note in self.notes)
 
 
 Look = Callable[[], list[Finding]]

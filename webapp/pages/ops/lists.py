@@ -17,7 +17,7 @@ from wtforms.validators import Length, Optional
 from webapp import i18n
 from webapp.db import clock
 from webapp.pages.ops.access import blueprint
-from webapp.pages.shared.forms import Words
+from webapp.pages.shared.language import Words
 
 # Beyond this a list says "more than": counting a million rows takes a while.
 COUNTED = 10_000

@@ -8,7 +8,6 @@ from inspect import get_annotations
 from typing import Any, ClassVar
 
 from flask import current_app, request
-from flask_babel import gettext, ngettext
 from flask_babel import lazy_gettext as _
 from flask_wtf import CSRFProtect, FlaskForm
 from sqlalchemy import Column
@@ -21,6 +20,7 @@ from webapp.accounts import users
 from webapp.accounts.identifiers import email_addresses, usernames
 from webapp.config import FORM_FIELDS
 from webapp.pages.shared import rate_limits
+from webapp.pages.shared.language import Words
 
 # The default limit of a field, in characters: enough for any name or address before it is normalized.
 LONGEST = 512
@@ -35,23 +35,6 @@ OF_EVERY_FORM = ("csrf_token", "form_errors", "meta")
 csrf = CSRFProtect()
 
 URLENCODED = "application/x-www-form-urlencoded"
-
-
-class Words:
-    """WTForms' messages, in our words and languages."""
-
-    SAID: ClassVar = {
-        "Not a valid choice.": _("Please choose from the list."),
-        "Not a valid date value.": _("Please enter a valid date."),
-        "Not a valid integer value.": _("Please enter a whole number."),
-        "Number must be between %(min)s and %(max)s.": _("Please enter a number from %(min)s to %(max)s."),
-    }
-
-    def gettext(self, text: str) -> str:
-        return str(self.SAID.get(text) or gettext(text))
-
-    def ngettext(self, one: str, many: str, number: int) -> str:
-        return str(ngettext(one, many, number))
 
 
 class Form(FlaskForm):

@@ -1,9 +1,12 @@
-"""The language of the pages: the one that the person chose, or else the one that the browser asks for."""
+"""The language of pages and forms: the one that the person chose, or else the one that the browser asks for."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from flask import Flask, Response, current_app, request
-from flask_babel import get_locale
+from flask_babel import get_locale, gettext, ngettext
+from flask_babel import lazy_gettext as _
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
@@ -67,3 +70,20 @@ def _remember_link(response: Response) -> Response:
     if chosen is not None and is_spoken(chosen):
         remember(response, chosen)
     return response
+
+
+class Words:
+    """WTForms' messages, in our words and languages."""
+
+    SAID: ClassVar = {
+        "Not a valid choice.": _("Please choose from the list."),
+        "Not a valid date value.": _("Please enter a valid date."),
+        "Not a valid integer value.": _("Please enter a whole number."),
+        "Number must be between %(min)s and %(max)s.": _("Please enter a number from %(min)s to %(max)s."),
+    }
+
+    def gettext(self, text: str) -> str:
+        return str(self.SAID.get(text) or gettext(text))
+
+    def ngettext(self, one: str, many: str, number: int) -> str:
+        return str(ngettext(one, many, number))
