@@ -11,7 +11,7 @@ from typing import NamedTuple
 import structlog
 from flask import current_app
 from limits import RateLimitItem
-from sqlalchemy import case, func, select, update
+from sqlalchemy import ScalarSelect, case, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import Model, db
@@ -106,7 +106,7 @@ def allowance() -> Allowance:
         return Allowance(total.left)
     if total.for_owners <= 0 or not _lock_total():
         return Allowance(0)
-    for_signups, for_owners = _left(_counts())
+    for_signups, for_owners = _left(*_counts())
     return Allowance(for_signups) if for_signups > 0 else Allowance(max(0, for_owners), signups=False)
 
 
@@ -134,14 +134,14 @@ def _total() -> Total:
     with total.lock:
         if time.monotonic() >= total.count_at:
             total.count_at = time.monotonic() + COUNT_AGAIN_SECONDS
-            counts = _counts()
-            spent = next((str(limit) for limit, sent in counts if sent >= limit.amount - kept(limit)), None)
+            sent, in_hand = _counts()
+            spent = next((str(limit) for limit, mails in sent if mails >= limit.amount - kept(limit)), None)
             if spent and not total.spent:
                 log.error("mail_limit_reached", limit=spent)
             elif total.spent and not spent:
                 log.info("mail_limit_over", limit=total.spent)
             total.spent = spent
-            total.left, total.for_owners = _left(counts)
+            total.left, total.for_owners = _left(sent, in_hand)
     return total
 
 
@@ -150,24 +150,29 @@ def kept(limit: RateLimitItem) -> int:
     return max(1, limit.amount // KEPT) if limit.amount > 1 else 0
 
 
-def _counts() -> list[tuple[RateLimitItem, int]]:
-    """Return each total limit and how many were sent, except for per-second limits: turns enforce those."""
-    return [(limit, _sent(limit)) for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
+def _counts() -> tuple[list[tuple[RateLimitItem, int]], int]:
+    """Return each total limit and how many emails were sent within it, and how many are being sent.
+
+    Except for per-second limits: turns enforce those.
+    """
+    limits = [limit for limit in current_app.config["MAIL_LIMIT_TOTAL"] if not is_pace(limit)]
+    in_hand = select(func.count()).where(OutgoingEmail.status == "sending").scalar_subquery()
+    # In one statement: between two, an email would go from being sent to sent, and be counted in neither.
+    *sent, sending = db.session.execute(select(*(_sent(limit) for limit in limits), in_hand)).one()
+    return list(zip(limits, sent, strict=True)), sending
 
 
-def _left(counts: list[tuple[RateLimitItem, int]]) -> tuple[int, int]:
-    """Return how many more emails may be sent now: for signups, and for owners. Those being sent count as sent."""
-    sending = select(func.count()).where(OutgoingEmail.status == "sending")
-    in_hand = db.session.scalar(sending) or 0
-    left = [(limit.amount - sent - in_hand, kept(limit)) for limit, sent in counts]
-    return min((owners - kept for owners, kept in left), default=NO_LIMIT), min(
-        (owners for owners, _kept in left), default=NO_LIMIT
-    )
-
-
-def _sent(limit: RateLimitItem) -> int:
-    """Return how many were sent within the limit's period, counting no further than the limit."""
+def _sent(limit: RateLimitItem) -> ScalarSelect[int]:
+    """Return the number of emails sent within the limit's period, counting no further than the limit."""
     within = (
         select(OutgoingEmail.sent_at).where(was_lately(OutgoingEmail.sent_at, limit.get_expiry())).limit(limit.amount)
     )
-    return db.session.scalar(select(func.count()).select_from(within.subquery())) or 0
+    return select(func.count()).select_from(within.subquery()).scalar_subquery()
+
+
+def _left(sent: list[tuple[RateLimitItem, int]], in_hand: int) -> tuple[int, int]:
+    """Return how many more emails may be sent now: for signups, and for owners. Those being sent count as sent."""
+    left = [(limit.amount - mails - in_hand, kept(limit)) for limit, mails in sent]
+    return min((owners - kept for owners, kept in left), default=NO_LIMIT), min(
+        (owners for owners, _kept in left), default=NO_LIMIT
+    )
