@@ -7,6 +7,7 @@ from flask_login import LoginManager
 
 from webapp.db import engines
 from webapp.db.base import db
+from webapp.db.outages import Outage
 from webapp.i18n import Babel
 from webapp.queue.flask_huey import FlaskHuey
 from webapp.smtp.connection import Mail
@@ -25,5 +26,6 @@ def init_app(app: Flask) -> None:
     babel.init_app(app)
     mail.init_app(app)
     huey.init_app(app)
+    app.extensions["outage"] = Outage(app.config["COMPOSE_COMMAND"])
     with app.app_context():
-        app.extensions["outage"] = engines.tune(db.engine, app.config["DATABASE_TIMEOUT"])
+        engines.tune(db.engine, app.extensions["outage"], app.config["DATABASE_TIMEOUT"])

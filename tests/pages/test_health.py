@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_behind_its_migration_it_is_not_ready_and_past_it_it_is(visitor: Visitor
         db.session.commit()
     assert visitor.open("/readyz").status_code == 503
     assert visitor.page.json()["database"].endswith(": flask db upgrade")
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [("new.db", "docker compose run --rm migrate"), ("", "docker compose exec web flask mail doctor")],
+    ids=["unmigrated", "no file"],
+)
+def test_in_compose_an_outage_is_logged_with_a_command_that_works_there(
+    environ: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, command: str
+) -> None:
+    in_compose = {"DATABASE_URL": f"sqlite:///{tmp_path / file}", "COMPOSE_COMMAND": "docker compose"}
+    page = Visitor("http://signup.example", create_app({**environ, **in_compose})).open("/readyz")
+    assert page.status_code == 503
+    if file:
+        assert page.json()["database"].endswith(f": {command}")
+    assert re.search(rf"database_down .*command='{command}'", capsys.readouterr().err)
 
 
 def test_whoever_asks_again_and_again_lets_the_migrations_be_read_once(

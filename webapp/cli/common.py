@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
@@ -38,7 +39,8 @@ class Commands(AppGroup):
                 return super().invoke(ctx)
         except (OperationalError, PoolExhausted) as error:
             original = getattr(error, "orig", None) or error
-            advice = f"; to create the tables: {outages.MIGRATE}" if outages.is_unmigrated(original) else ""
+            migrate = outages.of(current_app).migrate
+            advice = f"; to create the tables: {migrate}" if outages.is_unmigrated(original) else ""
             click.echo(f"the database isn't responding: {outages.reason(original)}{advice}", err=True)
             ctx.exit(NO_DATABASE)
         except signals.ReceiverFailed as error:

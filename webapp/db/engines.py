@@ -45,9 +45,8 @@ BIND = """
 """
 
 
-def tune(engine: Engine, seconds: float) -> Outage:
-    """Set up the engine; return its Outage. `seconds`: how long a request may wait for an answer from PostgreSQL."""
-    outage = Outage()
+def tune(engine: Engine, outage: Outage, seconds: float) -> None:
+    """Set up the engine to tell `outage`. `seconds`: how long a request may wait for an answer from PostgreSQL."""
 
     @event.listens_for(engine, "handle_error", retval=True)
     def tell_when_away(context: ExceptionContext) -> DatabaseAway | None:
@@ -69,8 +68,6 @@ def tune(engine: Engine, seconds: float) -> Outage:
     @event.listens_for(engine, "checkout")
     def on_checkout(_connection: Any, _record: Any, _proxy: Any) -> None:
         outage.note_answer()
-
-    return outage
 
 
 class Unsuitable(psycopg.OperationalError):

@@ -28,9 +28,6 @@ READ_ONLY = ("25006", "SQLITE_READONLY")
 UNMIGRATED = ("42P01", "42703")
 UNMIGRATED_SQLITE = re.compile(r"no such (table|column)|has no column")
 
-# The commands to type if migrations are missing, and for everything else.
-MIGRATE, DOCTOR = "flask db upgrade", "flask mail doctor"
-
 # It is back once it answers and nothing has failed for this long. A full one still answers reads.
 QUIET_SECONDS = 5.0
 # While it is away, how often one task tries it.
@@ -89,19 +86,19 @@ def reason(error: BaseException) -> str:
     return " ".join((said or str(error)).split())[:REASON_MAX]
 
 
-def command(error: BaseException | None) -> str:
-    """Return the command to type when the database is away because of this error."""
-    return MIGRATE if is_unmigrated(error) else DOCTOR
-
-
 def _code(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""
 
 
 class Outage:
-    """Whether the database is away, as far as this process has seen; logs when an outage begins and ends."""
+    """Whether the database is away, as far as this process has seen; logs when an outage begins and ends.
 
-    def __init__(self) -> None:
+    `compose`: how Docker Compose is called, if we run in it.
+    """
+
+    def __init__(self, compose: str | None = None) -> None:
+        self.migrate = f"{compose} run --rm migrate" if compose else "flask db upgrade"
+        self.doctor = f"{compose} exec web flask mail doctor" if compose else "flask mail doctor"
         self.lock = threading.Lock()
         self.began_at: float | None = None
         self.failed_at = 0.0
@@ -124,7 +121,8 @@ class Outage:
             self.failures += 1
             self.answers, self.is_unmigrated = False, is_unmigrated(error)
         if begins:
-            log.error("database_down", error=reason(error), command=command(error))
+            command = self.migrate if is_unmigrated(error) else self.doctor
+            log.error("database_down", error=reason(error), command=command)
         return away
 
     def note_answer(self, *, is_migrated: bool = False) -> None:

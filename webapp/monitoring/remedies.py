@@ -9,6 +9,7 @@ from flask import current_app
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
+from webapp.db import outages
 from webapp.delivery import heartbeats
 from webapp.queue import redis_url
 
@@ -57,7 +58,7 @@ def apply_settings(check: str) -> str:
 
 
 def migrate() -> str:
-    return f"{compose()} run --rm migrate" if compose() else "flask db upgrade"
+    return outages.of(current_app).migrate
 
 
 def start_database() -> str:

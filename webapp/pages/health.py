@@ -33,12 +33,13 @@ def ready() -> ResponseReturnValue:
 
 
 def _database() -> str:
-    if outages.of(current_app).is_full():
+    outage = outages.of(current_app)
+    if outage.is_full():
         return "full"
     try:
         schema.check()
     except DatabaseAway as away:
-        return f"{outages.reason(away)}: {outages.MIGRATE}" if outages.is_unmigrated(away.orig) else "down"
+        return f"{outages.reason(away)}: {outage.migrate}" if outages.is_unmigrated(away.orig) else "down"
     except SQLAlchemyError:
         return "down"
     return "up"
