@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from babel.messages import Catalog, Message
-from babel.messages.extract import extract_from_dir, extract_from_file
+from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
-from zxcvbn import feedback
+from zxcvbn_rs_py import Suggestion
+from zxcvbn_rs_py import Warning as Reason
 
 from webapp.i18n import FOLDER
 from webapp.paths import ROOT
@@ -29,7 +30,7 @@ KEYWORDS = {
 def extract() -> Catalog:
     """Return every string that a person may read, including the password meter's."""
     messages = extract_from(ROOT / "webapp")
-    for _line, message, _comments, _context in _of_the_meter():
+    for message in _of_the_meter():
         messages.add(message, locations=[("zxcvbn", 0)])
     return messages
 
@@ -45,8 +46,10 @@ def extract_from(*folders: Path) -> Catalog:
     return messages
 
 
-def _of_the_meter() -> Iterator[tuple[int, str | tuple[str, ...], list[str], str | None]]:
-    yield from extract_from_file("python", Path(str(feedback.__file__)), KEYWORDS)
+def _of_the_meter() -> Iterator[str]:
+    for kind in (Reason, Suggestion):
+        # Not enums, so they cannot be iterated.
+        yield from (str(value) for value in vars(kind).values() if isinstance(value, kind))
 
 
 def read(path: Path) -> Catalog:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from argon2 import PasswordHasher
 from flask import Flask, current_app
+from zxcvbn_rs_py import zxcvbn
 
 from webapp.accounts import hash_cost
 
@@ -21,18 +22,18 @@ WEAK_SCORE = 1
 
 # How much of a password is judged: 24 characters that are hard to guess are enough. zxcvbn analyzes the text again for
 # each combination of letters that its digits and symbols may stand for. With many combinations it gets fewer
-# characters, for example 16 if there are 16 combinations; never fewer than seven.
+# characters, for example 16 if there are 16 combinations; never fewer than eight.
 GUESSED_LENGTH = 24
 GUESSED_WORK = 4096
+
+# The symbols that zxcvbn takes for each letter that has more than one.
+SYMBOLS = {"a": "4@", "c": "({[<", "g": "69", "i": "1!|", "l": "1|7", "s": "$5", "t": "+7"}
+SYMBOLS |= {"x": "%", "z": "2"}
 
 # argon2 takes memory in KiB.
 MEBIBYTE = 1024
 
 CORES = os.cpu_count() or 1
-
-# zxcvbn keeps the user's words in a global that all threads share. Nobody waits long for this lock: a call takes
-# milliseconds, and only one thread at a time runs Python anyway.
-guessing = threading.Lock()
 
 
 def init_app(app: Flask) -> None:
@@ -60,14 +61,11 @@ def weakness(password: str, words: list[str]) -> list[str]:
 
 def strength(password: str, words: list[str]) -> Strength:
     """Judge a password; `words` are the person's names and address. Raises TooLong."""
-    from zxcvbn import zxcvbn  # noqa: PLC0415 - its dictionaries take 15 MB, which workers do not need
-
-    judged = _beginning(normalize(password))
-    with guessing:
-        result = zxcvbn(judged, user_inputs=[word for word in words if word])
-    said = (result["feedback"]["warning"], *result["feedback"]["suggestions"])
-    is_weak = result["score"] <= WEAK_SCORE
-    return Strength(result["score"], [sentence for sentence in said if sentence] if is_weak else [])
+    guessed = zxcvbn(_beginning(normalize(password)), [word for word in words if word])
+    score, said = int(guessed.score), guessed.feedback
+    if score > WEAK_SCORE or said is None:
+        return Strength(score, [])
+    return Strength(score, [str(sentence) for sentence in (said.warning, *said.suggestions) if sentence is not None])
 
 
 def _beginning(password: str) -> str:
@@ -80,16 +78,7 @@ def _beginning(password: str) -> str:
 
 def _readings(text: str) -> int:
     """Return how many combinations of letters a text's symbols may stand for, at most: zxcvbn analyzes each."""
-    from zxcvbn.matching import L33T_TABLE  # noqa: PLC0415 - as above
-
-    seen: set[str] = set()
-    readings = 1
-    for signs in L33T_TABLE.values():
-        found = [sign for sign in signs if sign in text]
-        # A symbol that may also stand for an earlier letter doubles: it stands for that one or for this one.
-        readings *= sum(2 if sign in seen else 1 for sign in found) or 1
-        seen.update(found)
-    return readings
+    return math.prod(max(1, sum(sign in text for sign in signs)) for signs in SYMBOLS.values())
 
 
 def hash(password: str) -> str:  # noqa: A001 - read as passwords.hash
