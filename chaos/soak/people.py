@@ -199,7 +199,7 @@ def sign_up_again(visit: Visit) -> None:
     """Sign up although there is an account, and be told by email."""
     begun = time.monotonic()
     visit.sign_up(username=f"again{visit.rng.randrange(10**9)}")
-    visit.mail("/login/", since=begun)
+    visit.mail("/login", since=begun)
     visit.sign_in()
 
 

@@ -28,7 +28,6 @@ GUESSED_WORK = 4096
 
 # The symbols that zxcvbn takes for each letter that has more than one.
 SYMBOLS = {"a": "4@", "c": "({[<", "g": "69", "i": "1!|", "l": "1|7", "s": "$5", "t": "+7"}
-SYMBOLS |= {"x": "%", "z": "2"}
 
 # argon2 takes memory in KiB.
 MEBIBYTE = 1024
