@@ -325,8 +325,8 @@ def test_in_any_order_of_workers_crashes_and_time_no_promise_is_lost_and_none_is
         run_state_machine_as_test(
             type("OutboxOfThisApp", (Outbox,), {"app": app, "clock": clock}),
             settings=settings(
-                # Each is a long story, and half of them are told on each backend.
-                max_examples=settings().max_examples // 10,
+                # Each is a long story.
+                max_examples=settings().max_examples // 5,
                 stateful_step_count=60,
             ),
         )

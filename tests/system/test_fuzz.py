@@ -323,8 +323,6 @@ def whole_users(app: Flask) -> int:
 def in_the_same_app(test: Callable[..., None]) -> Callable[..., None]:
     """Run the test's examples one after the other on one database: each creates its own people."""
     return settings(
-        # Half of them on each backend.
-        max_examples=settings().max_examples // 2,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )(test)
 
