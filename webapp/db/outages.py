@@ -90,6 +90,11 @@ def _code(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""
 
 
+def flask(command: str, compose: str | None) -> str:
+    """Return a command of ours as it is typed here; `compose`: how Docker Compose is called, if we run in it."""
+    return f"{compose} exec web flask {command}" if compose else f"flask {command}"
+
+
 class Outage:
     """Whether the database is away, as far as this process has seen; logs when an outage begins and ends.
 
@@ -98,7 +103,7 @@ class Outage:
 
     def __init__(self, compose: str | None = None) -> None:
         self.migrate = f"{compose} run --rm migrate" if compose else "flask db upgrade"
-        self.doctor = f"{compose} exec web flask mail doctor" if compose else "flask mail doctor"
+        self.doctor = flask("mail doctor", compose)
         self.lock = threading.Lock()
         self.began_at: float | None = None
         self.failed_at = 0.0

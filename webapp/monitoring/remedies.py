@@ -22,7 +22,7 @@ POSTGRES, REDIS = "postgres", "redis"
 
 
 def flask(command: str) -> str:
-    return f"{compose()} exec web flask {command}" if compose() else f"flask {command}"
+    return outages.flask(command, compose())
 
 
 def start_worker() -> str:
