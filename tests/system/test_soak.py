@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
+from pathlib import Path
 
 import pytest
 
-from chaos.soak import verdict
-from chaos.soak.__main__ import COLUMNS
-from chaos.soak.stage import Taken
+from chaos.soak import people, verdict
+from chaos.soak.__main__ import COLUMNS, DAY_SECONDS
+from chaos.soak.stage import Taken, stage
+from chaos.soak.town import Account, Town
 from chaos.soak.verdict import Email
 from webapp.paths import ROOT
 
@@ -33,6 +36,23 @@ def test_a_day_passes_and_keeps_every_promise_about_emails() -> None:
     assert done.returncode == ("BROKEN" in done.stdout)
     for promise in verdict.of_emails({}, [], []):
         assert f"BROKEN {promise}" not in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_every_journey_reaches_its_end(tmp_path: Path) -> None:
+    with (
+        stage(tmp_path, DAY_SECONDS) as parts,
+        Town(parts.url, parts.mailbox, newcomers=people.NEWCOMERS, members=people.MEMBERS, seed=1) as town,
+    ):
+        wait([town.send(journey, account(journey.__name__)) for journey in people.NEWCOMERS])
+        wait([town.send(people.click, account(journey.__name__)) for journey in people.MEMBERS])
+        members = {one.username: one for one in town.accounts}
+        wait([town.send(journey, members[journey.__name__], is_member=True) for journey in people.MEMBERS])
+    assert town.failures == []
+
+
+def account(name: str) -> Account:
+    return Account(name, f"{name}@town.example")
 
 
 def test_what_is_as_high_in_the_evening_as_in_the_morning_does_not_grow() -> None:
