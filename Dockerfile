@@ -1,6 +1,6 @@
 # One image for web, worker and the flask command. Build tools stay in the first stage.
 
-FROM python:3.13-slim AS build
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 COPY requirements.txt /
@@ -16,7 +16,7 @@ RUN if [ -n "$MARCH" ]; then \
     /venv/bin/pip install --require-hashes ${MARCH:+--no-binary argon2-cffi-bindings} --requirement /requirements.txt
 
 # The proxy in front, on the same base image, so that there is only one to keep up to date.
-FROM python:3.13-slim AS proxy
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS proxy
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends nginx-light && rm -rf /var/lib/apt/lists/*
 COPY docker/nginx.conf /etc/nginx/nginx.conf
@@ -26,7 +26,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=4)"]
 CMD ["nginx", "-e", "stderr", "-g", "daemon off;"]
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TZ=UTC
 WORKDIR /app
 COPY --from=build /venv /venv

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Pins every production image that we don't build to what its tag points to now: postgres:17.6 becomes postgres:17.6@sha256:…
-# Run it again to move to what the tags point to then. It asks the registry; if that fails, nothing is changed.
+# Moves every image that we don't build, pinned as tag@sha256:…, to what its tag points to now. It asks the registry; if that
+# fails, nothing is changed.
 set -eu
 cd "$(dirname "$0")/.."
 files='Dockerfile docker-compose.yml docker-compose.ha.yml'

@@ -374,6 +374,10 @@ def test_commands_are_those_of_the_place(
         assert remedies.queue_info("memory") == "docker compose exec redis redis-cli info memory"
         assert remedies.make_room().startswith("docker compose exec postgres df ")
         assert remedies.who_may_write().startswith("docker compose exec postgres psql -U signup -c ")
+    elsewhere = {"DATABASE_URL": "postgresql://signup@db.example/signup", "REDIS_URL": "redis://redsi:6379/0"}
+    with changed(environ, COMPOSE_COMMAND="docker compose", **elsewhere) as app, app.app_context():
+        again = "docker compose up -d --force-recreate --no-deps web worker"
+        assert remedies.start_database() == remedies.start_queue() == again
     with changed(environ) as app, app.app_context():
         assert remedies.start_worker() == heartbeats.START_WORKER
         assert remedies.apply_settings("mail doctor") == "flask mail doctor"

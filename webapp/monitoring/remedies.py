@@ -65,9 +65,15 @@ def start_database() -> str:
     host, port = database_server()
     if file := database_file():
         return f"ls -ld {file.parent} {file}"
-    if compose() and host == POSTGRES:
-        return f"{compose()} up -d {POSTGRES}"
+    if compose():
+        return start_service(POSTGRES, host)
     return "systemctl start postgresql" if SYSTEMD.is_dir() and is_here(host) else f"pg_isready -h {host} -p {port}"
+
+
+def start_service(service: str, host: str) -> str:
+    """Return the command that starts this service of Docker Compose; for another host, apply_settings()."""
+    # The name may be mistyped, and whoever types this may have no client of the database or of Redis.
+    return f"{compose()} up -d {service}" if host == service else apply_settings("mail doctor")
 
 
 def make_room() -> str:
@@ -100,8 +106,8 @@ def start_queue() -> str:
     host, port = queue_server()
     if not host:
         return f"ls -ld {database_file() or '.'}"
-    if compose() and host == REDIS:
-        return f"{compose()} up -d {REDIS}"
+    if compose():
+        return start_service(REDIS, host)
     return f"systemctl start {REDIS}" if SYSTEMD.is_dir() and is_here(host) else f"redis-cli -h {host} -p {port} ping"
 
 
