@@ -185,7 +185,7 @@ def queue() -> list[Finding]:
 
 
 def of_queue(error: Exception) -> Finding:
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, OutOfMemoryError) or (isinstance(error, sqlite3.Error) and outages.is_full(error)):
         return Finding("queue_full", f"the queue is full: {said}", remedies.queue_info("memory"))
     if said.startswith("MISCONF"):
