@@ -721,8 +721,8 @@ DEFENCES = [
         20,
         "who forgot the password is looked up by the worker",
         "webapp/accounts/password_change.py",
-        "    email_id = posting.post(\n        to_address=address.mailed,\n",
-        "    users.find_by_address(address.key)\n    email_id = posting.post(\n        to_address=address.mailed,\n",
+        "    email_id = posting.add(\n        to_address=address.mailed,\n",
+        "    users.find_by_address(address.key)\n    email_id = posting.add(\n        to_address=address.mailed,\n",
         "test_a_forgotten_password_tells_no_address_from_another",
     ),
     Defence(

@@ -7,7 +7,6 @@ import uuid
 from webapp import audit
 from webapp.accounts import user_agents
 from webapp.accounts.users import User
-from webapp.db.base import db
 from webapp.outbox import outgoing_email, posting
 
 
@@ -30,8 +29,6 @@ def post(
     shows_where = by_owner or audit.actor.get() is None
     where = where_from() | {"network_address": audit.client_ip.get()} if shows_where else {}
     address = to_address or user.email
-    # Rows that it refers to may be new.
-    db.session.flush()
     return posting.add(
         to_address=address,
         user_id=user.id,

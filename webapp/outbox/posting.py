@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from flask import current_app
-from sqlalchemy import Table, insert
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.db.base import db, table
@@ -25,25 +25,7 @@ NOTICE_PRIORITY = 10
 INSERT: Mapping[str, Callable[[Table], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
-def post(**promise: Any) -> uuid.UUID | None:
-    """Promise an email like add(); return None if one with its key is waiting already, which then serves both."""
-    # Rows that it refers to may be new.
-    db.session.flush()
-    email_id, times, row = _promise(**promise)
-    # No savepoint: a full SQLite database would lose it, and the real error with it.
-    insert_into = INSERT[db.engine.dialect.name]
-    statement = insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing()
-    return email_id if db.session.scalar(statement.returning(table(OutgoingEmail).c.id), row) else None
-
-
-def add(**promise: Any) -> uuid.UUID:
-    """Add an email, as part of the caller's transaction, and return its id; `promise` is what _promise() takes."""
-    email_id, times, row = _promise(**promise)
-    db.session.execute(insert(table(OutgoingEmail)).values(times), row)
-    return email_id
-
-
-def _promise(
+def post(
     *,
     to_address: str,
     user_id: int | None,
@@ -57,12 +39,15 @@ def _promise(
     max_attempts: int | None = None,
     delay: float = 0,
     expires_in: float | None = None,
-) -> tuple[uuid.UUID, dict[str, Any], dict[str, Any]]:
-    """Return the id of an email due in `delay` seconds, the database's times for its row, and the rest of the row.
+) -> uuid.UUID | None:
+    """Promise an email that is due in `delay` seconds, as part of the caller's transaction, and return its id.
 
-    Without `template` the first claim chooses one. A template of your own is a folder in instance/templates/mail/; it
-    gets `facts` (anything that fits in JSON) by their names, and its email is canceled if its user is gone.
+    Return None if one with its key is waiting already, which then serves both. Without `template` the first claim
+    chooses one. A template of your own is a folder in instance/templates/mail/; it gets `facts` (anything that fits in
+    JSON) by their names, and its email is canceled if its user is gone.
     """
+    # Rows that it refers to may be new.
+    db.session.flush()
     email_id = uuid.uuid4()
     promise = {
         "id": email_id,
@@ -81,7 +66,18 @@ def _promise(
     times = {"next_attempt_at": db_now(delay), "created_at": db_now()}
     if expires_in is not None:
         times["expires_at"] = db_now(expires_in)
-    return email_id, times, promise
+    # No savepoint: a full SQLite database would lose it, and the real error with it.
+    insert_into = INSERT[db.engine.dialect.name]
+    statement = insert_into(table(OutgoingEmail)).values(times).on_conflict_do_nothing()
+    return email_id if db.session.scalar(statement.returning(table(OutgoingEmail).c.id), promise) else None
+
+
+def add(**promise: Any) -> uuid.UUID:
+    """Promise an email like post(), with a key that no other has."""
+    email_id = post(**promise)
+    if email_id is None:
+        raise AssertionError(f"{promise['dedupe_key']} has an email already")
+    return email_id
 
 
 def stamp(email_id: uuid.UUID, max_attempts: int | None = None) -> dict[str, Any]:
