@@ -41,7 +41,7 @@ def claim(
     # Taken before the database sets the lease's end, so that ours never ends later.
     begun, token = ticks(), uuid.uuid4()
     claimed = db.session.scalars(
-        _claim(extra_values, order, takes_others=limit > 1, signups=signups),
+        _claim(extra_values, order, signups=signups),
         {"others": limit - 1, "token": token, "lease": leases.seconds(), "worker": worker},
         execution_options={"populate_existing": True, "synchronize_session": False},
     ).all()
@@ -55,25 +55,23 @@ def claim(
 
 @cache
 def _claim(
-    extra_values: Callable[[], ExtraValues], order: due.Order, *, takes_others: bool, signups: bool
+    extra_values: Callable[[], ExtraValues], order: due.Order, *, signups: bool
 ) -> ReturningUpdate[OutgoingEmail]:
     """Return the claim's statement, built once: building it takes longer than executing it."""
     kinds = due.kinds(signups=signups)
     first = due.choice(1, order, *kinds).cte("first")
-    chosen = [select(first.c.id)]
-    if takes_others:
-        others = due.choice(
-            bindparam("others", type_=Integer),
-            order,
-            OutgoingEmail.lease_expiries == 0,
-            OutgoingEmail.id.not_in(select(first.c.id)),
-            exists().where(first.c.lease_expiries == 0),
-            *kinds,
-        ).cte("others")
-        chosen.append(select(others.c.id))
+    others = due.choice(
+        bindparam("others", type_=Integer),
+        order,
+        OutgoingEmail.lease_expiries == 0,
+        OutgoingEmail.id.not_in(select(first.c.id)),
+        exists().where(first.c.lease_expiries == 0),
+        *kinds,
+    ).cte("others")
+    chosen = union_all(select(first.c.id), select(others.c.id))
     return (
         update(OutgoingEmail)
-        .where(OutgoingEmail.id.in_(union_all(*chosen)), OutgoingEmail.status == "queued")
+        .where(OutgoingEmail.id.in_(chosen), OutgoingEmail.status == "queued")
         .values(
             status="sending",
             lease_token=bindparam("token"),
