@@ -111,7 +111,7 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     )
-    attempts.record_held(set(newly).intersection(lined_up), reason)
+    attempts.record(set(newly).intersection(lined_up), "held", reply=reason)
 
 
 def _reached(

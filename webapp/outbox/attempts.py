@@ -50,33 +50,20 @@ class DeliveryAttempt(Model):
 
 
 def record(
-    email_id: uuid.UUID,
+    email_ids: Iterable[uuid.UUID],
     outcome: str,
     *,
-    worker: str | None,
-    elapsed: float,
+    reply: str,
+    worker: str | None = None,
+    elapsed: float = 0,
     phase: str | None = None,
     code: int | None = None,
-    reply: str = "",
 ) -> None:
-    """Record an attempt that took `elapsed` seconds, as part of the caller's transaction."""
-    tried = {
-        "email_id": email_id,
-        "outcome": outcome,
-        "phase": phase,
-        "code": code,
-        "reply": redact(reply),
-        "worker": worker,
-    }
-    entry = insert(table(DeliveryAttempt)).values(started_at=db_now(-elapsed), finished_at=db_now())
-    db.session.execute(entry, tried)
-
-
-def record_held(email_ids: Iterable[uuid.UUID], reason: str) -> None:
-    """Record that these emails wait for their mailbox, as part of the caller's transaction."""
-    held = [{"email_id": email_id, "outcome": "held", "reply": redact(reason)} for email_id in email_ids]
-    if held:
-        db.session.execute(insert(table(DeliveryAttempt)).values(started_at=db_now(), finished_at=db_now()), held)
+    """Record an attempt at each email that took `elapsed` seconds, as part of the caller's transaction."""
+    entry = {"outcome": outcome, "phase": phase, "code": code, "reply": redact(reply), "worker": worker}
+    if entries := [{"email_id": email_id, **entry} for email_id in email_ids]:
+        times = {"started_at": db_now(-elapsed), "finished_at": db_now()}
+        db.session.execute(insert(table(DeliveryAttempt)).values(times), entries)
 
 
 def held_since(email_id: uuid.UUID) -> datetime | None:

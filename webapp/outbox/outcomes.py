@@ -166,7 +166,7 @@ def defer(held: Sequence[OutgoingEmail], until: datetime, reason: str) -> None:
     Their dedupe keys become free for new emails: whoever asks again must not find out that these are waiting.
     """
     claims.release(held, next_attempt_at=until, dedupe_key=outgoing_email.HELD_KEY)
-    attempts.record_held((email.id for email in held), reason)
+    attempts.record([email.id for email in held], "held", reply=reason)
 
 
 def cancel(email: OutgoingEmail, reason: str) -> None:
@@ -204,4 +204,4 @@ def _end(
     if not claims.release([email], **values):
         raise LeaseLost(str(email.id))
     elapsed = leases.tried_for(email)
-    attempts.record(email.id, outcome, worker=email.locked_by, elapsed=elapsed, phase=phase, code=code, reply=reply)
+    attempts.record([email.id], outcome, worker=email.locked_by, elapsed=elapsed, phase=phase, code=code, reply=reply)

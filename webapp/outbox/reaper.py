@@ -46,7 +46,7 @@ def reap() -> int:
         execution_options={"synchronize_session": False},
     ).all()
     for email_id, lease_expiries, worker in reaped:
-        attempts.record(email_id, "lease_expired", worker=worker, elapsed=0, reply="the worker ended")
+        attempts.record([email_id], "lease_expired", worker=worker, reply="the worker ended")
         tell = log.error if lease_expiries >= POISON_EXPIRIES else log.warning
         tell("lease_expired", email_id=str(email_id), lease_expiries=lease_expiries, worker=worker)
     expired = db.session.scalars(
@@ -56,8 +56,8 @@ def reap() -> int:
         .returning(OutgoingEmail.id),
         execution_options={"synchronize_session": False},
     ).all()
+    attempts.record(expired, "failed", reply="it expired before it could be sent")
     for email_id in expired:
-        attempts.record(email_id, "failed", worker=None, elapsed=0, reply="it expired before it could be sent")
         log.error("email_dead", email_id=str(email_id), meaning=EXPIRED)
     return len(reaped) + len(expired)
 
