@@ -9,7 +9,6 @@ import structlog
 from flask import current_app
 from limits import RateLimitItem
 from sqlalchemy import ColumnElement, case, func, or_, select, update
-from sqlalchemy.orm import aliased
 
 from webapp.db.base import db
 from webapp.db.clock import db_now, was_lately
@@ -86,18 +85,17 @@ def _line_up(budget: str, until: datetime, reason: str) -> None:
 
     That one is the newest whose link also serves whoever has waited longest.
     """
-    ours, waiting = aliased(OutgoingEmail), [OutgoingEmail.budget == budget, OutgoingEmail.status == "queued"]
+    waiting = [OutgoingEmail.budget == budget, OutgoingEmail.status == "queued"]
     oldest = db.session.scalar(select(OutgoingEmail).where(*waiting).order_by(OutgoingEmail.created_at).limit(1))
     if oldest is None:
         return
-    first = (
+    first = db.session.scalar(
         select(OutgoingEmail.id)
-        .join(ours, ours.id == oldest.id)
-        .where(*waiting, or_(OutgoingEmail.id == oldest.id, outgoing_email.serves(OutgoingEmail, ours)))
+        .where(*waiting, or_(OutgoingEmail.id == oldest.id, outgoing_email.serves(OutgoingEmail, oldest)))
         .order_by(OutgoingEmail.created_at.desc())
         .limit(1)
     )
-    turn = case((OutgoingEmail.id == db.session.scalar(first), until), else_=until + timedelta(seconds=HEAD_START))
+    turn = case((OutgoingEmail.id == first, until), else_=until + timedelta(seconds=HEAD_START))
     was_held = OutgoingEmail.dedupe_key == outgoing_email.HELD_KEY
     # An email that is not due yet keeps its own reason to wait, and is held once it is due.
     newly = db.session.scalars(
