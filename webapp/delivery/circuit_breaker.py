@@ -71,15 +71,14 @@ def take_probe() -> bool:
     )
 
 
-def reset(claimed_at: datetime | None = None) -> None:
+def reset() -> None:
     """Close the breaker after the mail server answered, and make due the emails that waited. The caller commits.
 
-    `claimed_at`: of the email that got the answer. One claimed before the breaker opened proves nothing: with a
-    server that fails some conversations and completes others, the breaker would flap many times a second.
+    Only for a probe or a test email: with a server that fails some conversations and completes others, what any email
+    tells would open and close the breaker many times a second.
     """
     seconds = db.session.scalar(select(seconds_between(MailBreaker.opened_at, db_now())))
-    is_proof = [MailBreaker.opened_at <= claimed_at] if claimed_at else []
-    if _write(MailBreaker.opened_at.is_not(None), *is_proof, opened_at=None, reason=None, probe_at=None):
+    if _write(MailBreaker.opened_at.is_not(None), opened_at=None, reason=None, probe_at=None):
         released = transitions.release_waiting_for_server()
         log.info("mail_server_up", released=released, seconds=round(seconds or 0, 1))
 

@@ -10,7 +10,7 @@ from webapp.delivery.batch import Batch, Tried, Wake, allowance, nobody
 from webapp.delivery.heartbeats import worker_name
 from webapp.delivery.throughput import batch_size
 from webapp.extensions import mail
-from webapp.outbox import claims, due, leases
+from webapp.outbox import claims, due
 from webapp.outbox.outgoing_email import OutgoingEmail
 
 
@@ -42,21 +42,18 @@ def probe() -> None:
 
     The newest that never failed comes first: another may be refused for reasons of its own.
     """
-    if not due.are_overdue(signups=True, by=0):
-        # Nothing to probe with: the turn is not used up.
-        return
     now = throttle.allowance()
-    if not now.mails or not circuit_breaker.take_probe():
-        db.session.rollback()
-        return
-    while claimed := _claim(now, 1, order="newest") or _claim(now, 1):
-        tried = Batch(claimed).send()
-        # An email that nobody needs, that cannot be built, or whose mailbox got enough says nothing about the server.
-        if any(failure is None or failure.meaning != "unsendable" for failure in tried.values()):
-            if all(failure is None or failure.is_answer for failure in tried.values()):
-                circuit_breaker.reset(leases.claimed_at(claimed[0]))
-            break
-    db.session.commit()
+    if now.mails and circuit_breaker.take_probe():
+        while claimed := _claim(now, 1, order="newest") or _claim(now, 1):
+            tried = Batch(claimed).send().values()
+            # An email that nobody needs or can build, or whose mailbox got enough, says nothing about the server.
+            if any(failure is None or failure.meaning != "unsendable" for failure in tried):
+                if all(failure is None or failure.is_answer for failure in tried):
+                    circuit_breaker.reset()
+                db.session.commit()
+                return
+    # The turn is not used up if nothing was due.
+    db.session.rollback()
 
 
 def _claim(now: throttle.Allowance, limit: int, *, order: due.Order = "urgent") -> Sequence[OutgoingEmail]:

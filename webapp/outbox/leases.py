@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from flask import current_app
 
 from webapp.db.clock import ticks
@@ -25,11 +23,6 @@ def left(email: OutgoingEmail) -> float:
 def tried_for(email: OutgoingEmail) -> float:
     """Return for how many seconds this worker has been sending the email, however often it renewed its lease."""
     return round(ticks() - email.begun_ticks, 3)
-
-
-def claimed_at(email: OutgoingEmail) -> datetime | None:
-    """Return when this worker claimed the email, by the database's clock."""
-    return email.lease_until - timedelta(seconds=seconds()) if email.lease_until else None
 
 
 def seconds() -> float:
