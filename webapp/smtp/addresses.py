@@ -13,8 +13,6 @@ import idna
 
 Mailbox = str | tuple[str, str]
 
-# An ASCII address without a name needs no conversion.
-PLAIN = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
 ON_THE_WIRE = re.compile(r"[!-+\--;=?A-~]+@[A-Za-z0-9._:\[\]-]+")
 NAMED = re.compile(r"\s*(.*?)\s*<([^<>]*)>\s*")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -23,8 +21,6 @@ QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 @lru_cache
 def mailbox(given: Mailbox, name: str = "") -> str:
     """Return name and address for a header, in ASCII; `name` is used if none is given. Raises ValueError."""
-    if isinstance(given, str) and not name and PLAIN.fullmatch(given):
-        return given
     its_name, address = _split(given)
     name = its_name or name
     if name.isascii():
@@ -35,7 +31,7 @@ def mailbox(given: Mailbox, name: str = "") -> str:
 @lru_cache
 def bare(given: Mailbox) -> str:
     """Return the address alone, its domain in ASCII. Raises ValueError."""
-    return given if isinstance(given, str) and PLAIN.fullmatch(given) else _split(given)[1]
+    return _split(given)[1]
 
 
 def domain(given: Mailbox) -> str:
