@@ -48,6 +48,14 @@ def allowance() -> throttle.Allowance:
     return throttle.Allowance(0) if rests else throttle.allowance()
 
 
+def are_overdue(by: float = due.OVERDUE) -> bool:
+    """Return whether emails that may be sent now are overdue, so that no worker is free for them. Commits."""
+    now = allowance()
+    found = bool(now.mails) and due.are_overdue(by, signups=now.signups)
+    db.session.commit()
+    return found
+
+
 class Ready(NamedTuple):
     """A claimed email and its composed message."""
 
@@ -106,11 +114,7 @@ class Batch:
         """Return whether to keep waiting for an answer. Either way, the rest of the batch is given back."""
         if (self._release_rest() and mail.has_place()) or not patience.is_over(seconds):
             return True
-        now = allowance()
-        db.session.commit()
-        if not now.mails or not due.are_overdue(signups=now.signups):
-            return True
-        return patience.may_wait_on(is_only=min(huey.workers, mail.pool.size) == 1)
+        return not are_overdue() or patience.may_wait_on(is_only=min(huey.workers, mail.pool.size) == 1)
 
     def _release_rest(self) -> bool:
         """Give back the emails that were not tried, and wake a worker for them; return whether there were any."""

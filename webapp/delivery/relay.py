@@ -18,6 +18,7 @@ from webapp.db import schema
 from webapp.db.base import db
 from webapp.db.outages import DatabaseAway
 from webapp.delivery import circuit_breaker, heartbeats, reach, throttle, worker
+from webapp.delivery.batch import are_overdue
 from webapp.delivery.tasks import deliver_email
 from webapp.delivery.throughput import batch_size
 from webapp.extensions import huey, mail
@@ -166,7 +167,7 @@ def sweep() -> float:
     try:
         waiting = huey.hints_waiting(QUEUE_MAX)
         # All workers are busy with tasks of your own.
-        if waiting and is_unheard() and send_batch():
+        if waiting and are_overdue(by=UNHEARD) and send_batch():
             return 0.0
         if waiting >= QUEUE_MAX:
             db.session.commit()
@@ -180,13 +181,6 @@ def sweep() -> float:
         if send_batch():
             return 0.0
     return LONGEST_SLEEP / 2 if throttle.spent() else SHORTEST_SLEEP
-
-
-def is_unheard() -> bool:
-    """Return whether emails that may be sent wait for workers that were told of them long ago."""
-    may_go = throttle.allowance()
-    db.session.commit()
-    return bool(may_go.mails) and due.are_overdue(signups=may_go.signups, by=UNHEARD)
 
 
 def send_batch() -> int:

@@ -45,11 +45,9 @@ def is_due(by: float = 0) -> ColumnElement[bool]:
     )
 
 
-def are_overdue(*, signups: bool, by: float = OVERDUE) -> bool:
-    """Return whether emails that may be sent are overdue, so that no worker is free for them. Commits."""
-    found = db.session.scalar(select(exists().where(is_due(by), ~pause.condition(), *kinds(signups=signups))))
-    db.session.commit()
-    return bool(found)
+def are_overdue(by: float, *, signups: bool) -> bool:
+    """Return whether emails have been due for `by` seconds; without `signups`, theirs do not count."""
+    return db.session.scalar(select(exists().where(is_due(by), ~pause.condition(), *kinds(signups=signups)))) or False
 
 
 def to_hint(limit: int, *, overdue: float, signups: bool) -> Sequence[uuid.UUID]:
