@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from webapp.smtp import opening
+from webapp.smtp import client, opening
 from webapp.smtp.client import Deadline, Line, Refused, Reply
 from webapp.smtp.protocol import RESET, Aborted, Command, SmtpError, Tell, accept, lines, nobody, step
 
@@ -54,7 +54,8 @@ class Conversation:
 
     def open(self, deadline: Deadline) -> None:
         """Connect, greet, encrypt and sign in, as the settings say. Raises SmtpError."""
-        self.line = opening.connect(self.account, deadline)
+        with step("connect"):
+            self.line = Line(client.connect(self.account.server, self.account.port, deadline), deadline)
         self.is_open = True
         offers = opening.greet(self.line, self.account, self.tell)
         self.is_in_order = True

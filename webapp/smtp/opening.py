@@ -1,22 +1,19 @@
-"""How a connection begins: connect, greet, encrypt and sign in, as the settings say."""
+"""How a conversation begins: greet, encrypt and sign in, as the settings say."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from webapp.smtp import client, sasl
-from webapp.smtp.client import Deadline, Line, Refused, Reply
+from webapp.smtp import sasl
+from webapp.smtp.client import Line, Refused, Reply
 from webapp.smtp.protocol import Tell, accept, step
 
 
-def connect(account: Any, deadline: Deadline) -> Line:
-    """Raises SmtpError, like `greet` and `log_in`."""
-    with step("connect"):
-        return Line(client.connect(account.server, account.port, deadline), deadline)
-
-
 def greet(line: Line, account: Any, tell: Tell) -> dict[str, str]:
-    """Exchange greetings, over TLS if the settings ask for it; return the extensions that the server offers."""
+    """Exchange greetings, over TLS if the settings ask for it; return the extensions that the server offers.
+
+    Raises SmtpError, like `log_in`.
+    """
     if account.use_ssl:
         with step("tls"):
             line.encrypt(account.tls, account.server)
