@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, func, insert, select
+from sqlalchemy import ForeignKey, Index, String, exists, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.base import NUMBERED_ONCE, Model, db, table
@@ -59,7 +59,7 @@ def record(
     phase: str | None = None,
     code: int | None = None,
 ) -> None:
-    """Record an attempt at each email that took `elapsed` seconds, as part of the caller's transaction."""
+    """Record an attempt of `elapsed` seconds at each of these emails, as part of the caller's transaction."""
     entry = {"outcome": outcome, "phase": phase, "code": code, "reply": redact(reply), "worker": worker}
     if entries := [{"email_id": email_id, **entry} for email_id in email_ids]:
         times = {"started_at": db_now(-elapsed), "finished_at": db_now()}
@@ -96,22 +96,16 @@ def in_doubt(email_id: uuid.UUID, spent: int) -> int:
 def accepted_others_since(email_id: uuid.UUID) -> bool:
     """Return whether the server took another email after it last failed on this one."""
     last = select(func.max(DeliveryAttempt.id)).where(DeliveryAttempt.email_id == email_id).scalar_subquery()
-    return (
-        db.session.scalar(
-            select(DeliveryAttempt.id).where(DeliveryAttempt.id > last, DeliveryAttempt.outcome == "sent").limit(1)
-        )
-        is not None
-    )
+    sent = exists().where(DeliveryAttempt.id > last, DeliveryAttempt.outcome == "sent")
+    return db.session.scalar(select(sent)) or False
 
 
 def accepted_within(seconds: float, but_by: str = "") -> bool:
     """Return whether the server took any email within the last `seconds`, from any worker `but_by`."""
-    sent = select(DeliveryAttempt.id).where(
-        DeliveryAttempt.finished_at > db_now(-seconds), DeliveryAttempt.outcome == "sent"
-    )
+    sent = exists().where(DeliveryAttempt.finished_at > db_now(-seconds), DeliveryAttempt.outcome == "sent")
     if but_by:
         sent = sent.where(~DeliveryAttempt.worker.startswith(but_by, autoescape=True))
-    return db.session.scalar(sent.limit(1)) is not None
+    return db.session.scalar(select(sent)) or False
 
 
 def redact(reply: str) -> str:
