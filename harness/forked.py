@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import runpy
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,8 +26,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from harness import processes
+from flask import Flask
+from sqlalchemy.orm import configure_mappers
+
+from harness import processes, shared_work
 from webapp.delivery import heartbeats
+from webapp.pages.shared import link_cookie
 from webapp.paths import ROOT
 
 PROGRAMS = {"flask", "gunicorn", "huey_consumer"}
@@ -92,8 +98,9 @@ class Origin:
 
     def __init__(self) -> None:
         self.line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.templates = tempfile.TemporaryDirectory(prefix="templates-")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "harness.forked", str(its.fileno())],
+            [sys.executable, "-m", "harness.forked", str(its.fileno()), self.templates.name],
             cwd=ROOT,
             env={name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             pass_fds=[its.fileno()],
@@ -110,6 +117,7 @@ class Origin:
     def end(self) -> None:
         self.line.close()
         self.process.wait()
+        self.templates.cleanup()
 
 
 @cache
@@ -117,10 +125,25 @@ def origin() -> Origin:
     return Origin()
 
 
-def serve(line: int) -> None:
+def prepare(templates: Path) -> None:
+    """Do what every copy would do after its imports, with the same result."""
+    shared_work.share_templates(templates)
+    shared_work.share_routes()
+    configure_mappers()
+    importlib.metadata.entry_points = cache(importlib.metadata.entry_points)  # type: ignore[assignment]
+    importlib.metadata.entry_points(group="flask.commands")
+    pages = [module for name, module in sys.modules.items() if name.startswith("webapp.pages.")]
+    app = Flask("routes")
+    link_cookie.init_app(app)
+    for blueprint in {module.blueprint for module in pages if hasattr(module, "blueprint")}:
+        app.register_blueprint(blueprint)
+
+
+def serve(line: int, templates: Path) -> None:
     """Make copies until the tests close the line; return in each copy."""
     for name in IMPORTED:
         importlib.import_module(name)
+    prepare(templates)
     gc.freeze()
     tells: dict[int, int] = {}
     wake, waker = os.pipe()
@@ -180,6 +203,30 @@ def become(program: dict[str, Any], output: int, errors: int) -> None:
     heartbeats.NAME = heartbeats.new_name()
 
 
+def run() -> None:
+    """Run the program. A command ends without taking apart what it imported, which takes as long as the command.
+
+    Servers end as usual: how their threads end is what tests are about.
+    """
+    code = 1
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    if Path(sys.argv[0]).name == "flask":
+        # Before its own, so that it comes after them.
+        atexit.register(end)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as ended:
+        if isinstance(ended.code, int | None):
+            code = ended.code or 0
+        raise
+
+
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    serve(int(sys.argv[1]), Path(sys.argv[2]))
+    run()

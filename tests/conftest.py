@@ -25,7 +25,7 @@ from playwright.sync_api import Browser
 from redis import Redis
 from sqlalchemy import select, update
 
-from harness import forked
+from harness import forked, shared_work
 from harness.browsers import chromium
 from harness.processes import Process, free_port
 from harness.servers import Database, Postgres, Valkey, name_of
@@ -33,7 +33,6 @@ from harness.smtp_server import Server
 from harness.visitor import Visitor
 from own import hooks as own_hooks
 from own import pages as own_pages
-from tests import shared_work
 from tests.factories import deliver
 from webapp import create_app, i18n, paths, signals
 from webapp.accounts import passwords

@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 
 
 def share(folder: Path) -> None:
-    Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(str(folder))}
+    share_templates(folder)
     share_statements()
     share_routes()
     share_certificates()
@@ -26,6 +26,10 @@ def share(folder: Path) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def share_templates(folder: Path) -> None:
+    Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(str(folder))}
 
 
 class Statements(dict[Any, Any]):
