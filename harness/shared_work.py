@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis.utils
 from flask import Flask
 from jinja2 import FileSystemBytecodeCache
 from sqlalchemy import event
@@ -21,6 +22,7 @@ def share(folder: Path) -> None:
     share_statements()
     share_routes()
     share_certificates()
+    share_versions()
     # Imported modules and collected tests stay: the garbage collector need not scan them again and again, nor look for
     # garbage as often as in a process that must stay small.
     gc.collect()
@@ -57,6 +59,11 @@ def share_statements() -> None:
 def share_certificates() -> None:
     """Let HTTP clients share what they trust, which takes longer to load than most requests take."""
     httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
+
+
+def share_versions() -> None:
+    """Let Redis connections share their library's version, for which each reads the library's list of files."""
+    redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 
 def share_routes() -> None:
