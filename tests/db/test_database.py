@@ -113,6 +113,13 @@ def test_a_database_that_was_away_is_used_again_without_a_restart(
         wait_until(lambda: Visitor(url).open("/readyz").status_code == 200, "the web is not ready", BACK_WITHIN)
         assert sign_up(url, "cat") == 303
         smtp.wait_for("cat@example.com", seconds=BACK_WITHIN)
+
+        def has_told() -> bool:
+            Visitor(url).open("/readyz")
+            return bool(web.events("database_up"))
+
+        # The web tells of the end with the first answer after some seconds without a failure.
+        wait_until(has_told, "the web tells of no end", BACK_WITHIN)
         for process in (web, worker):
             (down,) = process.events("database_down")
             assert down["level"] == "error"
