@@ -117,7 +117,9 @@ class Recorder:
                 """Does the work, and reports it."""
 
                 def execute(self, query: Any, *arguments: Any, **options: Any) -> Self:
-                    note(f"the driver: {query}")
+                    # The pool pings by how long a connection was idle, not by who asks.
+                    if query != ";":
+                        note(f"the driver: {query}")
                     return super().execute(query, *arguments, **options)
 
             connection.cursor_factory = Cursor
