@@ -144,7 +144,7 @@ def of_outage(error: BaseException | None) -> Finding:
         return Finding("database_full", f"the database is full: {said}", remedies.make_room())
     if outages.is_read_only(error):
         return Finding("database_read_only", f"the database is read-only: {said}", remedies.who_may_write())
-    return Finding("database_down", f"the database (DATABASE_URL) isn't responding: {said}", remedies.start_database())
+    return Finding("database_down", f"the database isn't responding: {said} (DATABASE_URL)", remedies.start_database())
 
 
 def clocks() -> list[Finding]:
@@ -192,7 +192,7 @@ def of_queue(error: Exception) -> Finding:
         return Finding("queue_full", f"the queue can't save to its disk: {said}", remedies.queue_info("persistence"))
     if isinstance(error, AuthenticationError | ResponseError):
         return Finding("queue_wrong", f"REDIS_URL is wrong: {said}. {SET_IT}", remedies.apply_settings("mail doctor"))
-    return Finding("queue_down", f"the queue (REDIS_URL) isn't responding: {said}", remedies.start_queue())
+    return Finding("queue_down", f"the queue isn't responding: {said} (REDIS_URL)", remedies.start_queue())
 
 
 def mail_server() -> list[Finding]:
