@@ -66,12 +66,15 @@ class Process:
 
     @property
     def log(self) -> str:
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")
+        # Not with seek(): the process shares our position in the file, and would write over what it said before.
+        output = self.output.fileno()
+        return os.pread(output, os.fstat(output).st_size, 0).decode(errors="replace")
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """Return the JSON log lines of this event."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        # The last line may not be whole yet.
+        whole = [line for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def wait_for_event(self, event: str, seconds: float = 30) -> dict[str, Any]:
