@@ -166,8 +166,10 @@ def serve(line: int, templates: Path) -> None:
             os.close(output)
             os.close(errors)
             tells[pid] = tell
-            os.write(tell, f"{pid}\n".encode())
         else:
+            # Told from here: from then on its group can be killed.
+            os.setsid()
+            os.write(tell, f"{os.getpid()}\n".encode())
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             asked.detach()
@@ -186,7 +188,6 @@ def report_ended(tells: dict[int, int]) -> None:
 
 
 def become(program: dict[str, Any], output: int, errors: int) -> None:
-    os.setsid()
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.closerange(3, 1024)
