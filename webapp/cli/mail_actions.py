@@ -174,7 +174,9 @@ def run_relay(*, once: bool) -> None:
         send_due()
     outcomes = queries.outcomes(heartbeats.worker_name(), after=before)
     left = queries.due()
-    click.echo(", ".join([f"took back {reaped}", *(f"{outcome} {count}" for outcome, count in outcomes.items())]))
+    done = [f"took back {reaped}"] if reaped else []
+    done += [f"{outcome} {count}" for outcome, count in outcomes.items()]
+    click.echo(", ".join(done) or "nothing was sent")
     if left:
         click.echo(f"{left} still due", err=True)
     if say_what_holds_email_up() or left or set(outcomes) - {"sent", "canceled"}:
