@@ -12,7 +12,7 @@ from flask import Flask
 from limits import parse_many
 from sqlalchemy import event, select
 
-from harness.processes import wait_until
+from harness.processes import wait_until, within
 from harness.smtp_server import Server
 from harness.visitor import Visitor
 from tests.delivery.test_throughput import count_queries
@@ -541,6 +541,26 @@ def test_an_email_that_is_sent_while_a_worker_counts_is_counted_once(app: Flask)
         # One of the seven, and another is kept for owners.
         assert throttle.allowance().mails == 7 - 1 - 1
     assert settled == [first]
+
+
+def test_who_counts_and_who_claims_do_not_wait_for_each_other(app: Flask) -> None:
+    """Each of two threads has begun to count; one of them began its transaction for something else."""
+    begins = threading.Event()
+
+    def count() -> None:
+        with app.app_context():
+            throttle.spent()
+
+    counting = threading.Thread(target=count)
+    with app.app_context():
+        circuit_breaker.is_open()
+        event.listen(db.engine, "engine_connect", lambda _connection: begins.set())
+        counting.start()
+        assert begins.wait(20)
+        with within(3):
+            throttle.allowance()
+        db.session.commit()
+    counting.join()
 
 
 def in_parallel(app: Flask, count: int, run: Callable[[], object]) -> None:

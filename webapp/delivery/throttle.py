@@ -131,6 +131,9 @@ class Total:
 
 def _total() -> Total:
     total: Total = current_app.extensions.setdefault("mail_total", Total())
+    # On SQLite whoever has a transaction open keeps all others from beginning one. So everybody begins it before taking
+    # the lock: two threads that each have one of both would wait for each other.
+    db.session.connection()
     with total.lock:
         if time.monotonic() >= total.count_at:
             total.count_at = time.monotonic() + COUNT_AGAIN_SECONDS
