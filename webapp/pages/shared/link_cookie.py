@@ -46,15 +46,7 @@ class LinkForm(Form):
 def keep(page: ResponseReturnValue, token: str, path: str) -> Response:
     """Answer with this page, and keep the token in a cookie for this path."""
     response = make_response(page)
-    response.set_cookie(
-        current_app.config["LINK_COOKIE_NAME"],
-        token,
-        max_age=COOKIE_SECONDS,
-        path=path,
-        secure=current_app.config["SESSION_COOKIE_SECURE"],
-        httponly=True,
-        samesite="Lax",
-    )
+    _set(response, token, path, COOKIE_SECONDS)
     return response
 
 
@@ -75,7 +67,20 @@ def expired(renew: str, form: Form | None = None) -> ResponseReturnValue:
 
 
 def drop(response: Response, path: str) -> None:
-    response.delete_cookie(current_app.config["LINK_COOKIE_NAME"], path=path)
+    # As it was set: a browser ignores what would delete a `__Secure-` cookie without saying Secure.
+    _set(response, "", path, seconds=0)
+
+
+def _set(response: Response, token: str, path: str, seconds: float) -> None:
+    response.set_cookie(
+        current_app.config["LINK_COOKIE_NAME"],
+        token,
+        max_age=int(seconds),
+        path=path,
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
 
 
 def mask(address: str) -> str:
