@@ -36,6 +36,10 @@ def test_every_problem_is_named_at_once() -> None:
     [
         ("SECRET_KEY", "short"),
         ("SECRET_KEY", "change-me-change-me"),
+        ("SECRET_KEY", "insecure-default-secret-key"),
+        ("SECRET_KEY", "django-insecure-x83jfhsk39fj"),
+        ("SECRET_KEY", "please-set-this-secret-key"),
+        ("SECRET_KEY", "development-key-0123456789"),
         ("SECRET_KEY", "aaaaaaaaaaaaaaaa"),
         ("SECRET_KEY", "1234567890123456"),
         ("SECRET_KEY", "passwordpassword"),

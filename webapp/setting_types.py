@@ -21,7 +21,10 @@ PNG = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}", re.DOTALL)
 MAIL_LOGO_MAX = 12_000
 MAIL_LOGO_HEIGHT = 32
 MAIL_LOGO_WIDEST = 7
-EXAMPLE_SECRETS = ("change", "secret", "example", "your-")
+EXAMPLE_SECRETS = (
+    *("change", "default", "development", "django-insecure", "example", "insecure", "password", "please", "secret"),
+    "your-",
+)
 Parser = Callable[[str], Any]
 
 
