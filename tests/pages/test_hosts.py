@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, make_response
 
 from harness.visitor import PASSWORD, Visitor
 from webapp import create_app
@@ -55,6 +56,23 @@ def test_who_calls_us_what_nobody_can_be_called_is_told_so(make: Make) -> None:
             answer = client.get(path, headers={"Host": host})
             assert answer.status_code == 400
             assert "No site can have this name." in answer.text
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [
+        (400, {"headers": {"Host": "a..b"}}),
+        (414, {"query_string": "&".join(["a=1"] * 300)}),
+        (431, {"headers": {"Accept-Language": "a" * 40_000}}),
+    ],
+)
+def test_an_answer_before_the_app_bears_headers_too(make: Make, status: int, asked: dict[str, Any]) -> None:
+    answer = make().test_client().get("/login", **asked)
+    assert answer.status_code == status
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +165,23 @@ def test_two_apps_on_one_host_share_no_cookie(make: Make, url: str, names: set[s
 
         kept = links.keep("", "token", "/verify").headers["Set-Cookie"].partition("=")[0]
     assert {*visitor.http.cookies, kept} == names
+
+
+@pytest.mark.parametrize("url", ["http://signup.example", "https://signup.example"])
+def test_the_links_cookie_ends_with_what_it_began_with(make: Make, url: str) -> None:
+    """A browser ignores what would delete a `__Secure-` cookie without saying Secure."""
+    with make(PUBLIC_URL=url).test_request_context():
+        from webapp.pages.shared import link_cookie as links  # noqa: PLC0415 - what every link's page does
+
+        kept, dropped = links.keep("", "token", "/verify"), make_response("")
+        links.drop(dropped, "/verify")
+    began, ended = (answer.headers["Set-Cookie"].split("; ") for answer in (kept, dropped))
+    assert "Max-Age=0" in ended
+    assert ended[0] == began[0].removesuffix("token")
+    ages = ("Expires=", "Max-Age=")
+    assert [part for part in ended[1:] if not part.startswith(ages)] == [
+        part for part in began[1:] if not part.startswith(ages)
+    ]
 
 
 def test_whoever_finds_a_hole_reads_where_to_say_so(make: Make) -> None:

@@ -23,7 +23,14 @@ PARAMETERS = 256
 # A host's name, with its port.
 HOST_LONGEST = 260
 
-TEXT = [("Content-Type", "text/plain")]
+# These answers come before the app, which adds such headers to all others.
+TEXT = [
+    ("Content-Type", "text/plain"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+]
 
 
 def init_app(app: Flask) -> None:
